@@ -1,0 +1,112 @@
+"""One tree of exceptions, each a sentence that a user can act on.
+
+Every message says what was being done, to what, what was expected and what came instead, and what to
+do next. The command prints the message alone and leaves with `exit_code`; a traceback means a defect
+of headscope itself. Constructors that need the same words in several places are class methods here,
+so that a question is always answered in the same way.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+
+class HeadscopeError(Exception):
+    """Anything that headscope refuses; the message is meant for the person who asked."""
+
+    exit_code = 2
+
+
+class UnknownName(HeadscopeError):
+    """A name that is not in a known list."""
+
+    @classmethod
+    def among(cls, kind: str, name: object, known: Iterable[str]) -> Self:
+        """Name what exists, the nearest spelling first.
+
+        >>> str(UnknownName.among("site", "resid_pree", ["resid_pre", "z"]))
+        "there is no site named 'resid_pree': did you mean 'resid_pre'? Known: resid_pre, z."
+        """
+        listed = list(known)
+        close = difflib.get_close_matches(str(name), listed, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return cls(f"there is no {kind} named {str(name)!r}: {hint}Known: {', '.join(listed) or 'none'}.")
+
+
+class BadArgument(HeadscopeError):
+    """An argument of the wrong shape, type or range."""
+
+
+class ModelNotFound(HeadscopeError):
+    """Neither a zoo name, nor a folder with a model, nor an id that a hub answers to."""
+
+
+class UnsafeWeights(HeadscopeError):
+    """Weights that exist only as pickle files, which can run code when they are opened."""
+
+
+class BrokenWeights(HeadscopeError):
+    """Weights with values that are not numbers."""
+
+
+class UnservedModel(HeadscopeError):
+    """A model that headscope does not serve, and says so instead of guessing."""
+
+
+class UnservedSite(HeadscopeError):
+    """A site that this model does not have, or that was not captured."""
+
+
+class OutOfRange(HeadscopeError):
+    """A layer, head or position that does not exist."""
+
+    @classmethod
+    def index(cls, doing: str, what: str, got: object, count: int, of: str) -> Self:
+        """`what` number `got` of something that has `count` of them, counted from 0."""
+        return cls(
+            f"cannot {doing}: there is no {what} {got}; {of} has {count}, numbered 0 to {count - 1}."
+            if count
+            else f"cannot {doing}: there is no {what} {got}; {of} has none."
+        )
+
+
+class PromptError(HeadscopeError):
+    """Prompts that cannot be built or do not hold what is asked of them."""
+
+
+class ContextTooShort(PromptError):
+    """A token index that the examples do not reach."""
+
+    @classmethod
+    def for_index(cls, what: str, index: int, length: int) -> Self:
+        return cls(
+            f"cannot compute {what} at token {index}: the examples have {length} tokens. "
+            f"Use examples of at least {index + 1} tokens, or pass smaller indices."
+        )
+
+
+class PositionMapNeeded(HeadscopeError):
+    """A patch between prompts of unequal length without saying which position goes where."""
+
+    @classmethod
+    def between(cls, source_lengths: Sequence[int], target_lengths: Sequence[int]) -> Self:
+        return cls(
+            f"cannot patch a run of {_span(source_lengths)} tokens into one of {_span(target_lengths)}: "
+            "which position goes where? Pass positions={source: target}, for example "
+            "positions={-1: -1} for the last token."
+        )
+
+
+class OutputExists(HeadscopeError):
+    """A folder that holds something else than a result of headscope."""
+
+
+class OutOfMemory(HeadscopeError):
+    """The device has too little memory for the smallest piece of this work."""
+
+    exit_code = 4
+
+
+def _span(lengths: Sequence[int]) -> str:
+    low, high = min(lengths), max(lengths)
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,133 @@
+"""Writing: what another run had at a place is put there (patching), or a vector is added.
+
+`Patch` moves activations of a source run into this one, the causal test of "is the information here?"
+(activation patching, Meng et al. 2022, Zhang & Nanda 2024). Between prompts of unequal length there is no
+natural way to say which position goes where, so a map is demanded. `Add` is steering.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from headscope.errors import BadArgument, OutOfRange, PositionMapNeeded
+from headscope.interventions.base import Intervention, site_edit
+from headscope.interventions.targets import Target
+from headscope.models.layout import Layout
+from headscope.models.protocols import SiteEdit
+from headscope.models.run import Run
+from headscope.specs import digest
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Positions
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+PositionMap = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Intervention):
+    """Put what a source run had at a target into this run.
+
+    `source` is a run that captured the site, or prompts to be run for it (unedited); it has one example
+    for each example here, or one for all. `position_map` pairs source and target positions, negative
+    ones counted from the end of each example; without it both have equal lengths and `positions` apply.
+    """
+
+    source: Run | Prompts = field(kw_only=True)
+    position_map: PositionMap | None = field(default=None, kw_only=True)
+
+    def _at_position(self, position: int) -> Self:
+        if self.position_map is not None:
+            raise BadArgument(
+                "cannot fill in positions of a patch that has a position map: give one of them."
+            )
+        return super()._at_position(position)
+
+    def rows(self, chosen: slice) -> Self:
+        source = self._source_prompts
+        return self if len(source) == 1 else replace(self, source=self.source.rows(chosen))
+
+    @property
+    def _source_prompts(self) -> Prompts:
+        return self.source.prompts if isinstance(self.source, Run) else self.source
+
+    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        source = self._source_prompts
+        if len(source) not in (1, len(prompts)):
+            raise BadArgument(
+                f"cannot patch {len(source)} source examples into {len(prompts)}: give one for each, or one for all."
+            )
+        assert target.layer is not None
+        value = self._value(target.site, target.layer, model)
+        if target.site == "pattern":
+            value = value.transpose(1, 2)
+        lookup = self._lookup(source, prompts).to(value.device)
+
+        def replacement(current: Tensor, layout: Layout) -> Tensor:
+            cells = layout.positions(current.shape[1]).clamp(0, lookup.shape[1] - 1)
+            rows = torch.arange(len(cells), device=cells.device)[:, None]
+            picked = lookup[rows, cells].clamp(min=0)
+            return value[rows if len(value) > 1 else 0, picked]
+
+        return site_edit(target, self._reached(), replacement)
+
+    def _reached(self) -> Positions:
+        if self.position_map is None:
+            return self.positions
+        return Positions(tuple(into for _, into in self.position_map))
+
+    def _value(self, site: str, layer: int, model: "Model") -> Tensor:
+        if isinstance(self.source, Run):
+            return self.source[site, layer]
+        prompts = self.source
+        key = f"run {site} {layer} {digest(prompts)}"
+        return model.remember(  # type: ignore[no-any-return]
+            key, lambda: model.run(prompts, capture=(site, layer))[site, layer]
+        )
+
+    def _lookup(self, source: Prompts, prompts: Prompts) -> Tensor:
+        """Source position of each target position, int64 [batch, position]; -1 where none is named."""
+        lengths = source.lengths * (len(prompts) if len(source) == 1 else 1)
+        if self.position_map is None:
+            if lengths != prompts.lengths:
+                raise PositionMapNeeded.between(lengths, prompts.lengths)
+            return torch.arange(prompts.longest).expand(len(prompts), -1)
+        lookup = torch.full((len(prompts), prompts.longest), -1)
+        for row, (given, own) in enumerate(zip(lengths, prompts.lengths, strict=True)):
+            for origin, into in self.position_map:
+                for index, length, what in ((origin, given, "source"), (into, own, "target")):
+                    if not -length <= index < length:
+                        raise OutOfRange.index("patch", f"{what} position", index, length, f"example {row}")
+                lookup[row, into % own] = origin % given
+        return lookup
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """Add `scale` times a vector to a site, or to a head's slice of z.
+
+    `vector` is [model] at a site of the stream, [head_dim] for heads.
+    """
+
+    vector: Tensor = field(kw_only=True)
+    scale: float = field(default=1.0, kw_only=True)
+
+    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        def replacement(value: Tensor, _: Layout) -> Tensor:
+            if self.vector.shape != value.shape[-1:]:
+                raise BadArgument(
+                    f"cannot add a vector of shape {tuple(self.vector.shape)} at {target}: "
+                    f"expected ({value.shape[-1]},)."
+                )
+            return value + self.scale * self.vector.to(value)
+
+        return site_edit(target, self.positions, replacement)
+
+
+def as_map(positions: object) -> PositionMap | None:
+    """The position map, if `positions` is one."""
+    return tuple((int(a), int(b)) for a, b in positions.items()) if isinstance(positions, Mapping) else None

@@ -1,0 +1,263 @@
+"""Where things are in a model: its layers, attention modules, projections, and what feeds the stream.
+
+In: the record of one probe pass (models.probe). Out: an `Anatomy` found from what the modules *did*, never
+from their names: a layer's output is solved, by least squares, as its input plus a few submodule outputs.
+That finds post-norms (the normed output is the term), parallel blocks (no state between attention and
+MLP), scale factors, and projections of any kind. What cannot be found is absent, and asking for it is
+refused; nothing is approximated.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import UnservedModel
+from headscope.models.probe import Event, Probe
+
+# How closely sums must agree, by the precision in which the model computes.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
+
+
+@dataclass(frozen=True)
+class Term:
+    """A submodule whose output, times `scale`, is added to the residual stream of its layer."""
+
+    module: nn.Module
+    scale: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: out = `carry` * in + attention term + MLP term.
+
+    `heads` and `head_dim` are those of `z`; `projection` is the module that `z` enters. `has_mid` says
+    whether the stream exists between attention and MLP (it does not in parallel blocks).
+    """
+
+    module: nn.Module
+    carry: float | None
+    attention: nn.Module | None
+    projection: nn.Module | None
+    heads: int
+    head_dim: int
+    attention_term: Term | None
+    mlp_term: Term | None
+    has_mid: bool
+    projection_is_term: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All layers, and the way from the last one to the logits.
+
+    `final_norm` is None where the unembedding reads the stream directly; `reads_stream` is False where
+    something else stands between, so that direct effects are refused.
+    """
+
+    layers: tuple[Layer, ...]
+    final_norm: nn.Module | None
+    unembedding: nn.Module
+    reads_stream: bool
+    logits_are_linear: bool
+
+    @property
+    def layer_of(self) -> dict[nn.Module, int]:
+        """Attention modules and the layer each belongs to."""
+        return {
+            layer.attention: index for index, layer in enumerate(self.layers) if layer.attention is not None
+        }
+
+
+def dissect(hf: nn.Module, record: Probe) -> Anatomy:
+    """The anatomy of a model from its probe.
+
+    Raises:
+        UnservedModel: if no attention or no list of layers that carry a residual stream is found.
+    """
+    if not record.attended:
+        raise UnservedModel(
+            f"cannot study heads in a {_type(hf)} model: none of its layers calls attention through "
+            "transformers' attention interface."
+        )
+    tolerance = TOLERANCE.get(record.logits.dtype, 1.5e-2)
+    modules = _decoder_layers(hf, record)
+    layers = tuple(_layer(module, record, tolerance) for module in modules)
+    unembedding = hf.get_output_embeddings()  # type: ignore[operator]
+    final_norm, reads_stream = _head_of(record, record.of(modules[-1]), unembedding, tolerance)
+    scores = record.of(unembedding)
+    linear = scores is not None and _same(scores.outputs[0], record.logits, tolerance)
+    return Anatomy(layers, final_norm, unembedding, reads_stream, linear)
+
+
+def _type(hf: nn.Module) -> str:
+    return str(getattr(getattr(hf, "config", None), "model_type", type(hf).__name__))
+
+
+def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
+    """The module list most of whose members hold attention, the outermost of several."""
+    paths = {module: path for path, module in hf.named_modules()}
+    found: list[tuple[int, int, nn.ModuleList]] = []
+    for path, module in hf.named_modules():
+        if not isinstance(module, nn.ModuleList) or not len(module):
+            continue
+        events = [record.of(member) for member in module]
+        if any(event is None or not _keeps_shape(event) for event in events):
+            continue
+        prefixes = [f"{path}.{index}." for index in range(len(module))]
+        holding = sum(
+            any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes
+        )
+        if holding:
+            found.append((holding, -path.count("."), module))
+    if not found:
+        raise UnservedModel(f"cannot find the decoder layers of a {_type(hf)} model.")
+    return list(max(found, key=lambda item: item[:2])[2])
+
+
+def _keeps_shape(event: Event) -> bool:
+    return bool(event.inputs and event.outputs and event.inputs[0].shape == event.outputs[0].shape)
+
+
+def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
+    event = record.of(module)
+    assert event is not None
+    inside = record.within(event)
+    stream_in, stream_out = event.inputs[0], event.outputs[0]
+    solved = _solve(stream_in, stream_out, _candidates(inside, stream_in, stream_out), tolerance)
+    attention = next((e for e in inside if e.module in record.attended), None)
+    carry, terms = (None, []) if solved is None else solved
+    attention_term, mlp_term = _assign(terms, attention, tolerance)
+    projection, heads, head_dim, is_term = None, 0, 0, False
+    if attention is not None:
+        heads, head_dim = record.attended[attention.module][0].shape[2:]
+        projection = _projection(record, attention, heads * head_dim)
+    if projection is not None and attention_term is not None:
+        is_term = _same(projection.outputs[0], attention_term[0].outputs[0], tolerance)
+    has_mid = False
+    if carry is not None and attention_term is not None and mlp_term is not None:
+        middle = carry * stream_in + attention_term[1] * _as(attention_term[0].outputs[0], stream_in)
+        has_mid = any(_same(e.inputs[0], middle, 10 * tolerance) for e in inside if e.inputs)
+    return Layer(
+        module=module,
+        carry=carry,
+        attention=None if attention is None else attention.module,
+        projection=None if projection is None else projection.module,
+        heads=heads,
+        head_dim=head_dim,
+        attention_term=None if attention_term is None else Term(attention_term[0].module, attention_term[1]),
+        mlp_term=None if mlp_term is None else Term(mlp_term[0].module, mlp_term[1]),
+        has_mid=has_mid,
+        projection_is_term=is_term,
+    )
+
+
+def _candidates(inside: Sequence[Event], stream_in: Tensor, stream_out: Tensor) -> list[Event]:
+    """Calls whose output could be a term; of several with one output, the outermost."""
+    kept: list[Event] = []
+    for event in sorted(inside, key=lambda event: event.depth):
+        if not event.outputs or event.outputs[0].numel() != stream_in.numel():
+            continue
+        output = _as(event.outputs[0], stream_in)
+        trivial = torch.equal(output, stream_out) or torch.equal(output, stream_in) or not output.any()
+        if not trivial and not any(torch.equal(output, _as(other.outputs[0], output)) for other in kept):
+            kept.append(event)
+    return kept
+
+
+def _solve(
+    stream_in: Tensor, stream_out: Tensor, candidates: Sequence[Event], tolerance: float
+) -> tuple[float, list[tuple[Event, float]]] | None:
+    """out = carry * in + sum of scale_i * output_i with as few terms as close the sum, or None."""
+    target = stream_out.double().flatten()
+    for count in (1, 2, 3):
+        closing = []
+        for chosen in itertools.combinations(candidates, count):
+            columns = [stream_in, *(event.outputs[0] for event in chosen)]
+            matrix = torch.stack([column.double().flatten() for column in columns], dim=1)
+            scales = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
+            error = float((matrix @ scales - target).norm() / target.norm())
+            if error < tolerance and all(abs(scale) > max(tolerance, 1e-6) for scale in scales.tolist()[1:]):
+                # Several sets may close (a module and its only child): prefer whole terms, then outer ones.
+                scaled = sum(abs(scale - 1) > 1e-3 for scale in scales.tolist()[1:])
+                closing.append((scaled, sum(event.depth for event in chosen), scales.tolist(), chosen))
+        if closing:
+            _, _, scales_found, events = min(closing, key=lambda item: item[:2])
+            found = [_rounded(scale) for scale in scales_found]
+            ordered = sorted(zip(events, found[1:], strict=True), key=lambda term: term[0].start)
+            return found[0], ordered
+    return None
+
+
+def _rounded(scale: float) -> float:
+    """1.0 where least squares leaves 0.9999999: a plain sum must stay bit-exact."""
+    return 1.0 if abs(scale - 1.0) < 1e-4 else scale
+
+
+def _assign(
+    terms: Sequence[tuple[Event, float]], attention: Event | None, tolerance: float
+) -> tuple[tuple[Event, float] | None, tuple[Event, float] | None]:
+    """Which term is the attention's: the module itself, one around it, or a norm of its output."""
+    if attention is None or len(terms) > 2:
+        return None, None
+
+    def of_attention(event: Event) -> bool:
+        nested = (
+            event.start <= attention.start <= event.end or attention.start <= event.start <= attention.end
+        )
+        normed = any(
+            _same(given, made, tolerance) for given in event.inputs[:1] for made in attention.outputs[:1]
+        )
+        return nested or normed
+
+    attentive = [term for term in terms if of_attention(term[0])]
+    rest = [term for term in terms if not of_attention(term[0])]
+    if len(attentive) != 1:
+        return None, None
+    return attentive[0], (rest[0] if rest else None)
+
+
+def _projection(record: Probe, attention: Event, width: int) -> Event | None:
+    """The last module inside the attention that a tensor of all heads' width enters, with a weight."""
+    inside = [
+        event
+        for event in record.within(attention)
+        if event.inputs
+        and event.inputs[0].shape[-1] == width
+        and getattr(event.module, "weight", None) is not None
+    ]
+    attended = record.attended[attention.module][0]
+    entered = [event for event in inside if _same(event.inputs[0], attended, 0.0)]
+    return entered[-1] if entered else None
+
+
+def _head_of(
+    record: Probe, last: Event | None, unembedding: nn.Module, tolerance: float
+) -> tuple[nn.Module | None, bool]:
+    scores = record.of(unembedding)
+    if last is None or scores is None:
+        return None, False
+    stream, read = last.outputs[0], scores.inputs[0]
+    if _same(stream, read, 0.0):
+        return None, True
+    norms = [
+        e for e in record.events if e.start > last.end and e.inputs and e.outputs and e.end < scores.start
+    ]
+    for event in norms:
+        if _same(event.inputs[0], stream, 0.0) and _same(event.outputs[0], read, tolerance):
+            return event.module, True
+    return None, False
+
+
+def _as(tensor: Tensor, like: Tensor) -> Tensor:
+    return tensor.reshape(like.shape).to(like.dtype)
+
+
+def _same(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two tensors hold the same numbers in the same order, whatever their shapes."""
+    if one.numel() != other.numel():
+        return False
+    scale = float(other.abs().max()) or 1.0
+    return bool((one.reshape(-1).double() - other.reshape(-1).double()).abs().max() <= tolerance * scale)

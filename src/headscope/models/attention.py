@@ -1,0 +1,131 @@
+"""One attention call as headscope sees it: queries, keys, values, the pattern, and the output of every head.
+
+In: the arguments with which a model file calls its attention kernel (after rotary and q/k norms, cache
+included), and the file's own eager function. Out: the pattern, computed *beside* the kernel so that
+looking never moves the logits, with the model's own soft-caps, sinks, scales and windows. Only an edit of
+the pattern itself replaces what the kernel returned, in that call alone.
+
+Here tensors stand as kernels want them: [batch, head, query or key, head_dim].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import UnservedSite
+from headscope.models.layout import Layout
+
+Kernel = Callable[..., tuple[Tensor, Tensor | None]]
+
+# What these kernels get as a mask can be handed to the eager function; others (flash) encode it elsewhere.
+READABLE_KERNELS = frozenset({"sdpa", "eager"})
+
+
+class AttentionCall:
+    """One call of one layer's attention kernel.
+
+    `q` [batch, head, query, head_dim], `k` and `v` [batch, kv_head, key, head_dim]; `out`, once the
+    kernel has run, [batch, query, head, head_dim].
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        module: nn.Module,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor | None,
+        options: Mapping[str, Any],
+        kernel: Kernel,
+        eager: Kernel,
+        layout: Layout,
+    ) -> None:
+        self.layer = layer
+        self.q, self.k, self.v = qkv
+        self.layout = layout
+        self.out: Tensor = torch.empty(0)
+        self._module, self._mask, self._options = module, mask, options
+        self._kernel, self._eager = kernel, eager
+        self._pattern: Tensor | None = None
+        self._redirects: list[tuple[int, Tensor, Tensor]] = []
+
+    @property
+    def n_heads(self) -> int:
+        return self.q.shape[1]
+
+    @property
+    def queries_per_key(self) -> int:
+        """How many query heads share one key/value head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    def run_kernel(self) -> Tensor | None:
+        """Run the model's own kernel; sets `out` and returns the weights that it returned, if any."""
+        self.out, weights = self._kernel(self._module, self.q, self.k, self.v, self._mask, **self._options)
+        return weights
+
+    def pattern(self) -> Tensor:
+        """Attention probabilities [batch, head, query, key], edits included.
+
+        Raises:
+            UnservedSite: under a kernel whose mask cannot be read.
+        """
+        if self._pattern is None:
+            kind = self._module.config._attn_implementation if hasattr(self._module, "config") else "eager"
+            if kind not in READABLE_KERNELS:
+                raise UnservedSite(
+                    f"cannot read attention patterns under the attention implementation {kind!r}: "
+                    "load the model with attn_implementation='sdpa' or 'eager'."
+                )
+            mask = additive_mask(self._mask, self.q, self.k, causal=self._is_causal())
+            weights = self._eager(self._module, self.q, self.k, self.v, mask, **self._options)[1]
+            if weights is None:
+                raise UnservedSite(f"the eager attention of layer {self.layer} returns no pattern.")
+            self._pattern = weights
+        pattern = self._pattern
+        for head, rows, cells in self._redirects:
+            target = torch.zeros_like(pattern[:, head])
+            target.scatter_(2, cells[:, None, None].expand(-1, target.shape[1], 1), 1.0)
+            changed = torch.where(rows[:, :, None], target, pattern[:, head])
+            pattern = torch.cat([pattern[:, :head], changed[:, None], pattern[:, head + 1 :]], dim=1)
+        return pattern
+
+    def write_pattern(self, pattern: Tensor) -> None:
+        """Replace the pattern, and with it what every head of this call returns."""
+        self._pattern = pattern
+        values = self.v.repeat_interleave(self.queries_per_key, dim=1)
+        self.out = (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous()
+
+    def value_at(self, head: int, cells: Tensor) -> Tensor:
+        """The value vector of one query head at one key cell per example, [batch, head_dim]."""
+        batch = torch.arange(len(cells), device=cells.device)
+        return self.v[batch, head // self.queries_per_key, cells]
+
+    def redirect(self, head: int, rows: Tensor, cells: Tensor) -> None:
+        """Let a head attend to one key alone: `rows` bool [batch, query], `cells` int64 [batch].
+
+        A row that attends to one key returns that key's value, so no pattern is needed.
+        """
+        value = self.value_at(head, cells)
+        replaced = torch.where(rows[:, :, None], value[:, None], self.out[:, :, head])
+        self.out = torch.cat([self.out[:, :, :head], replaced[:, :, None], self.out[:, :, head + 1 :]], dim=2)
+        self._redirects.append((head, rows, cells))
+
+    def _is_causal(self) -> bool:
+        given = self._options.get("is_causal")
+        return bool(getattr(self._module, "is_causal", True) if given is None else given)
+
+
+def additive_mask(mask: Tensor | None, q: Tensor, k: Tensor, *, causal: bool) -> Tensor | None:
+    """Any mask that a kernel may receive, as what an eager function adds: [batch or 1, 1, query, key].
+
+    None means causal to a fused kernel (aligned at the first key) unless there is a single query.
+    """
+    if mask is None:
+        if not causal or q.shape[2] == 1:
+            return None
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    if mask.dtype == torch.bool:
+        lowest = torch.finfo(q.dtype).min
+        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, lowest)
+    return mask[..., : k.shape[2]]

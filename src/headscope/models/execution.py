@@ -1,0 +1,96 @@
+"""Running a model with edits and captures: what `run`, `generate` and `read` have in common.
+
+In: the model's anatomy, prepared edits, the sites to keep. Out: a context in which every forward pass of
+this thread is edited and captured. The layout is advanced by a hook on the model itself, so positions are
+right in the one pass of a run and in the many of a cached generation alike.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.models.anatomy import Anatomy
+from headscope.models.attention import AttentionCall
+from headscope.models.hooks import SiteHooks
+from headscope.models.layout import Layout
+from headscope.models.protocols import CallEdit, SiteEdit
+from headscope.models.tap import Tap
+from headscope.vocabulary import ATTENTION_SITES
+
+Reader = Callable[[AttentionCall], None]
+
+
+@contextmanager
+def edited(
+    root: nn.Module,
+    anatomy: Anatomy,
+    layout: Layout,
+    *,
+    edits: Sequence[SiteEdit | CallEdit] = (),
+    wanted: Sequence[tuple[str, int]] = (),
+    reader: Reader | None = None,
+) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """Edit and capture every forward pass of `root` until the block ends; yields what is captured.
+
+    `reader` sees the finished attention call of every layer.
+    """
+    changes: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    call_changes: dict[int, list[Any]] = defaultdict(list)
+    readers: dict[int, list[Reader]] = defaultdict(list)
+    on_modules: list[SiteEdit] = []
+    for edit in edits:
+        if isinstance(edit, CallEdit):
+            call_changes[edit.layer].append(edit.change)
+        elif edit.site in ATTENTION_SITES:
+            changes[edit.site, edit.layer].append(edit.change)
+        else:
+            on_modules.append(edit)
+    captured: dict[tuple[str, int], Tensor] = {}
+    for site, layer in wanted:
+        if site in ATTENTION_SITES:
+            readers[layer].append(_keep(site, layer, captured))
+    if reader is not None:
+        for layer in set(anatomy.layer_of.values()):
+            readers[layer].append(reader)
+    tap = Tap(anatomy.layer_of, layout, changes=changes, call_changes=call_changes, readers=readers)
+    hooks = SiteHooks(anatomy, tap, on_modules, [item for item in wanted if item[0] not in ATTENTION_SITES])
+    with tap.active(), _counting_cells(root, tap), hooks.active():
+        yield captured
+    captured.update(hooks.captured)
+
+
+def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Reader:
+    def keep(call: AttentionCall) -> None:
+        value = call.pattern() if site == "pattern" else getattr(call, site).transpose(1, 2)
+        captured[site, layer] = value.clone()
+
+    return keep
+
+
+@contextmanager
+def _counting_cells(root: nn.Module, tap: Tap) -> Iterator[None]:
+    """Advance the tap's layout at the start of every forward pass of `root`."""
+
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not tap.is_current:
+            return
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cells = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
+        if kwargs.get("past_key_values") is None:
+            tap.layout.cells_seen = 0  # nothing is cached: the pass starts at the first cell again
+        tap.layout.advance(cells)
+
+    handle = root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def gradients(wanted: bool) -> torch.inference_mode | torch.enable_grad:
+    """Inference mode, unless gradients are asked for."""
+    return torch.enable_grad() if wanted else torch.inference_mode()

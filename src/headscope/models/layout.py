@@ -1,0 +1,99 @@
+"""Which cell of a padded batch is which position of which example.
+
+A forward pass works on *cells*: columns of a padded batch, or, in cached generation, the few new columns
+of one step. A user thinks in *positions*: real tokens counted from 0. The layout is the map between the
+two, and the only place where padding is known. It is advanced once per forward pass, so that positions
+stay absolute however many passes a generation takes and however short the key axis of a windowed cache is.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headscope.errors import UnservedSite
+from headscope.tasks.prompts import Prompts, Role
+from headscope.vocabulary import Positions
+
+
+class Layout:
+    """Positions of the cells of the forward pass that is under way.
+
+    `pads` is the number of padded cells before each example (0 except in batched generation).
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        roles: Mapping[str, Role],
+        *,
+        pads: Sequence[int] | None = None,
+        growing: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.lengths = torch.tensor(lengths, device=device)
+        self._roles = roles
+        self._pads = torch.tensor(pads or [0] * len(lengths), device=device)
+        self._growing = growing
+        self.cells_seen = 0
+        self.cells_now = 0
+
+    @classmethod
+    def of(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
+        """For one forward pass over right-padded prompts."""
+        return cls(prompts.lengths, prompts.roles, device=device)
+
+    @classmethod
+    def growing_from(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
+        """For a generation that starts from left-padded prompts."""
+        pads = [prompts.longest - length for length in prompts.lengths]
+        return cls(prompts.lengths, prompts.roles, pads=pads, growing=True, device=device)
+
+    def advance(self, cells: int) -> None:
+        """A forward pass over the next `cells` columns begins."""
+        self.cells_seen += cells
+        self.cells_now = cells
+
+    def positions(self, cells: int) -> Tensor:
+        """Position of each of the last `cells` cells so far, int64 [batch, cell]; -1 at padding."""
+        last = torch.arange(self.cells_seen - cells, self.cells_seen, device=self.lengths.device)
+        found = last[None] - self._pads[:, None]
+        real = found >= 0
+        if not self._growing:
+            real &= found < self.lengths[:, None]
+        return torch.where(real, found, -1)
+
+    def mask(self, wanted: Positions, cells: int) -> Tensor:
+        """Which of the last `cells` cells are at these positions, bool [batch, cell]."""
+        found = self.positions(cells)
+        if wanted.role is not None:
+            mask = torch.zeros_like(found, dtype=torch.bool)
+            for row, marked in enumerate(self._roles[wanted.role]):
+                mask[row] = torch.isin(
+                    found[row], torch.tensor(marked, device=found.device, dtype=found.dtype)
+                )
+            return mask
+        if wanted.indices is None:
+            return found >= 0
+        mask = torch.zeros_like(found, dtype=torch.bool)
+        for index in wanted.indices:
+            target = self.lengths + index if index < 0 else torch.full_like(self.lengths, index)
+            mask |= found == target[:, None]
+        return mask
+
+    def key_cell(self, position: int, keys: int, needed: Tensor) -> Tensor:
+        """Where each example's `position` stands on a key axis of `keys` cells, int64 [batch].
+
+        `needed`, bool [batch], says for which examples it matters; others may get any cell.
+
+        Raises:
+            UnservedSite: if a windowed cache has already dropped a needed one.
+        """
+        found = self.positions(keys) == position
+        # Only a cache can drop keys; asking the device elsewhere would make it wait for nothing.
+        if self._growing and not bool((found.any(dim=1) | ~needed).all()):
+            raise UnservedSite(
+                f"cannot redirect attention to position {position}: the sliding-window cache of this model "
+                "has dropped it. Generate fewer tokens than the window, or run without a cache."
+            )
+        return found.int().argmax(dim=1)

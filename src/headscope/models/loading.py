@@ -1,0 +1,186 @@
+"""Opening a model: a zoo name, a folder, a Hub id, or a transformers model that is already in memory.
+
+Weights are read from safetensors only, code of a model's author runs only when asked for, and a model is
+refused by one sentence when it is not there, is broken, or is of a family that is not served. Opening
+ends with one probe pass that finds the model's anatomy.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from headscope import architectures, zoo
+from headscope.errors import BadArgument, BrokenWeights, ModelNotFound, UnsafeWeights, UnservedModel
+from headscope.models.anatomy import dissect
+from headscope.models.model import Model
+from headscope.models.probe import probe
+
+# Families on which every site is tested against plain transformers, layer by layer.
+SERVED = ("gpt2", "llama", "mistral", "gemma2", "gpt_neox", architectures.ToyConfig.model_type)
+_ZOO = "zoo:"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def load(
+    source: str | Path | nn.Module,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    trust_remote_code: bool = False,
+) -> Model:
+    """Open a model for study.
+
+    `source`: `zoo:NAME`, a local folder, a Hub id, or a transformers model object (used as it is, put in
+    evaluation mode; give its `tokenizer`). `dtype="auto"` is float32 on a CPU, where half precision is
+    several per cent wrong, and the checkpoint's own precision on a GPU.
+
+    Raises:
+        ModelNotFound, UnsafeWeights, BrokenWeights, UnservedModel: each names what to do.
+    """
+    if isinstance(source, nn.Module):
+        return _open(source.eval(), tokenizer, name=_name_of(source))
+    place, name = _place(str(source))
+    where = torch.device(_device(device))
+    config = _config(place, name, revision, trust_remote_code)
+    _refuse_unserved(config, name)
+    if dtype == "auto" and where.type == "cpu":
+        dtype = torch.float32
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=_dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _weights_error(place, name, error) from error
+    _refuse_broken(hf, name)
+    tokenizer = tokenizer if tokenizer is not None else _tokenizer(place, revision, trust_remote_code)
+    return _open(hf.to(where).eval(), tokenizer, name=name)
+
+
+def _open(hf: nn.Module, tokenizer: Any, *, name: str) -> Model:
+    config = getattr(hf, "config", None)
+    if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
+        raise UnservedModel(
+            f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
+            "Pass a model of a ...ForCausalLM class."
+        )
+    _refuse_unserved(config, name)
+    if getattr(hf, "_orig_mod", None) is not None:
+        raise UnservedModel(f"cannot open {name}: it is compiled. Pass the model before torch.compile.")
+    _refuse_broken(hf, name)
+    context = getattr(config, "max_position_embeddings", None) or 2**31
+    return Model(hf, dissect(hf, probe(hf, config.vocab_size, context)), name=name, tokenizer=tokenizer)
+
+
+def _place(source: str) -> tuple[str, str]:
+    """Where transformers should look, and what the model is called."""
+    if source.startswith(_ZOO):
+        return str(zoo.path(source.removeprefix(_ZOO))), source
+    folder = Path(source).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ModelNotFound(
+            f"cannot open {source!r} as a model: it holds no config.json. Give a folder written by "
+            "save_pretrained, a Hub id, or a zoo name (headscope models lists them)."
+        )
+    return str(folder) if folder.exists() else source, source
+
+
+def _config(place: str, name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnservedModel(
+                f"cannot open {name!r}: it brings code of its own. Read that code, then pass "
+                "trust_remote_code=True (--trust-remote-code)."
+            ) from error
+        if Path(place).exists():
+            raise ModelNotFound(f"cannot read the configuration of {name!r}: {_first_line(error)}") from error
+        at = f" at revision {revision!r}" if revision else ""
+        raise ModelNotFound(
+            f"cannot find a model {name!r}{at}: it is no folder here, no zoo name "
+            f"({', '.join(_ZOO + known for known in zoo.names())}), and no hub gave it ({_first_line(error)})"
+        ) from error
+
+
+def _refuse_unserved(config: Any, name: str) -> None:
+    kind = getattr(config, "model_type", "?")
+    if kind in SERVED:
+        return
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
+    why = f"the family {kind!r} is not served" if heads else f"the family {kind!r} has no attention heads"
+    raise UnservedModel(f"cannot open {name!r}: {why}. Served families: {', '.join(SERVED)}.")
+
+
+def _refuse_broken(hf: nn.Module, name: str) -> None:
+    for weight, values in hf.named_parameters():
+        if values.device.type != "meta" and not bool(torch.isfinite(values).all()):
+            raise BrokenWeights(
+                f"cannot use {name!r}: its weight {weight!r} holds values that are not finite numbers. "
+                "Fetch or save the model again."
+            )
+
+
+def _weights_error(place: str, name: str, error: Exception) -> Exception:
+    folder = Path(place)
+    if folder.is_dir():
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        if pickles and not list(folder.glob("*.safetensors")):
+            return UnsafeWeights(
+                f"cannot load {name!r}: its weights are pickle files ({pickles[0]}), which can run code when "
+                "opened. Save the model as safetensors (save_pretrained) and load that."
+            )
+        return ModelNotFound(f"cannot load the weights of {name!r}: {_first_line(error)}")
+    if "safetensors" in str(error):
+        return UnsafeWeights(
+            f"cannot load {name!r}: it has no safetensors weights, and pickle files can run code when opened. "
+            "Use a revision that has them, or convert the model."
+        )
+    return ModelNotFound(f"cannot load the weights of {name!r}: {_first_line(error)}")
+
+
+def _tokenizer(place: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The model's tokenizer, or None where it has none (token ids still work)."""
+    folder = Path(place)
+    if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+        return None
+    return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise BadArgument(f"cannot use the device {device!r}: write cpu, cuda, cuda:1 or mps.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise BadArgument(f"cannot use the device {device!r}: this torch sees no CUDA device. Use cpu.")
+    return device
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise BadArgument(f"cannot use the dtype {dtype!r}: write auto, {', '.join(known)}.")
+    return known[dtype]
+
+
+def _name_of(hf: nn.Module) -> str:
+    return getattr(getattr(hf, "config", None), "name_or_path", "") or type(hf).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return (
+        str(error).strip().splitlines()[0].rstrip(".") + "." if str(error).strip() else type(error).__name__
+    )

@@ -1,0 +1,342 @@
+"""An opened model: run it, capture any site, edit any site, generate, hand its attention to readings.
+
+In: a causal language model of transformers and its anatomy. Out: runs in the shapes of `vocabulary.SITES`.
+The model itself is never converted or rewritten; without interventions and captures, `run` is its plain
+forward pass. What this model does not have (a state between attention and MLP in a parallel block, say)
+is refused by name.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedSite
+from headscope.models.anatomy import Anatomy, Layer
+from headscope.models.execution import edited, gradients
+from headscope.models.generation import Generation, check_options, decode
+from headscope.models.layout import Layout
+from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
+from headscope.models.run import Run, blank_padding
+from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.vocabulary import Head, Positions, site_named
+
+Capture = str | tuple[str, int] | tuple[str, Sequence[int]]
+Edits = Edit | Sequence[Edit]
+
+# Interventions of enclosing `editing` blocks of this thread, by model.
+_editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar(
+    "headscope_editing", default=()
+)
+
+
+class Model:
+    """A causal language model whose heads can be read, cut and patched; made by `headscope.load`.
+
+    `name` is what it was loaded from; `hf` is the untouched transformers model, in evaluation mode.
+    """
+
+    def __init__(self, hf: nn.Module, anatomy: Anatomy, *, name: str, tokenizer: Any = None) -> None:
+        self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
+        self._remembered: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.n_layers} layers, {len(self.heads)} heads, {self.dtype}, {self.device}>"
+
+    @property
+    def config(self) -> Any:
+        return self.hf.config
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.anatomy.layers)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt that the model was built for, in tokens; None where it does not say."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that starts every prompt; None where neither tokenizer nor configuration names one."""
+        told = getattr(self.tokenizer, "bos_token_id", None)
+        return told if told is not None else getattr(self.config, "bos_token_id", None)
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """Every head, in order of layer and index."""
+        layers = enumerate(self.anatomy.layers)
+        return tuple(Head(index, head) for index, layer in layers for head in range(layer.heads))
+
+    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once per key: means and source runs that many cells share."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
+
+    @cached_property
+    def identity(self) -> str:
+        """The commit on a hub where there is one, else a hash of configuration and weights."""
+        commit = getattr(self.config, "_commit_hash", None)
+        if commit:
+            return str(commit)
+        sha = hashlib.sha256(self.config.to_json_string().encode())
+        for name, weights in sorted(self.hf.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return "sha256:" + sha.hexdigest()[:16]
+
+    def layer(self, index: int, doing: str = "use a layer") -> Layer:
+        """The anatomy of one layer.
+
+        Raises:
+            OutOfRange: if the model has no such layer.
+        """
+        if not 0 <= index < self.n_layers:
+            raise OutOfRange.index(doing, "layer", index, self.n_layers, self.name)
+        return self.anatomy.layers[index]
+
+    def require_head(self, head: Head, doing: str = "use a head") -> None:
+        """Raise OutOfRange unless the model has this head."""
+        count = self.layer(head.layer, f"{doing} {head}").heads
+        if not 0 <= head.index < count:
+            raise OutOfRange.index(doing, "head", head, count, f"layer {head.layer} of {self.name}")
+
+    def require_site(self, site: str, layer: int) -> None:
+        """Raise UnservedSite, with the reason, unless the model has this site in this layer."""
+        site_named(site)
+        anatomy = self.layer(layer, f"use {site!r}")
+        reason = None
+        if site in ("q", "k", "v", "pattern", "z", "head_out") and anatomy.attention is None:
+            reason = "this layer has no attention"
+        elif site in ("z", "head_out") and anatomy.projection is None:
+            reason = "no module was found that takes all heads' outputs"
+        elif site == "attn_out" and anatomy.attention_term is None:
+            reason = "what attention adds to the stream was not found"
+        elif site == "mlp_out" and anatomy.mlp_term is None:
+            reason = "this layer has no MLP that adds to the stream"
+        elif site == "resid_mid" and not anatomy.has_mid:
+            reason = "there is no stream between attention and MLP in it"
+        elif site == "logits":
+            reason = "logits are not a site of a layer"
+        if reason:
+            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+
+    def prompts(self, given: PromptsLike) -> Prompts:
+        """`given` as prompts, checked against the vocabulary and the context of this model.
+
+        Raises:
+            PromptError: for empty prompts, ids outside the vocabulary, or prompts beyond the context.
+        """
+        prompts = Prompts.of(given)
+        low, high = min(map(min, prompts.tokens)), max(map(max, prompts.tokens))
+        if low < 0 or high >= self.vocab_size:
+            raise PromptError(
+                f"cannot run {self.name} on token {low if low < 0 else high}: "
+                f"its vocabulary has {self.vocab_size} tokens, numbered from 0."
+            )
+        if self.context is not None and prompts.longest > self.context:
+            raise PromptError(
+                f"cannot run {self.name} on prompts of {prompts.longest} tokens: its context holds "
+                f"{self.context}. Use shorter prompts."
+            )
+        return prompts
+
+    def run(
+        self,
+        prompts: PromptsLike,
+        *,
+        interventions: Edits = (),
+        capture: Capture | Sequence[Capture] = (),
+        grad: bool = False,
+    ) -> Run:
+        """One forward pass over all prompts.
+
+        `capture` names sites ("pattern"), or sites in layers (("z", 3), ("z", [3, 4])); nothing else is
+        kept. With `grad` the logits and captures carry gradients; otherwise inference mode is on.
+
+        >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
+        """
+        checked = self.prompts(prompts)
+        edits, given = self._prepared(checked, interventions)
+        wanted = list(self._wanted(capture))
+        ids = checked.ids.to(self.device)
+        with gradients(grad):
+            if not edits and not wanted:
+                logits, captured = self.hf(ids, use_cache=False).logits, {}
+            else:
+                layout = Layout.of(checked, self.device)
+                with edited(self.hf, self.anatomy, layout, edits=edits, wanted=wanted) as captured:
+                    logits = self.hf(ids, use_cache=False).logits
+            if checked.ragged:
+                logits = blank_padding("logits", logits, checked.real)
+                captured = {
+                    key: blank_padding(key[0], value, checked.real) for key, value in captured.items()
+                }
+        return Run(self, checked, given, logits, captured)
+
+    def generate(
+        self,
+        prompts: PromptsLike,
+        *,
+        max_new_tokens: int = 20,
+        interventions: Edits = (),
+        seed: int = 0,
+        **options: Any,
+    ) -> Generation:
+        """Generate under interventions, cached, greedily unless `do_sample=True`.
+
+        Interventions at all positions hold for generated tokens too; negative positions count from the
+        end of the prompt, positive ones may lie beyond it.
+
+        Raises:
+            BadArgument: for options under which positions lose their meaning (beams, assistants).
+        """
+        check_options(options)
+        if max_new_tokens < 1:
+            raise BadArgument(f"cannot generate {max_new_tokens} tokens: ask for at least 1.")
+        checked = self.prompts(prompts)
+        edits, _ = self._prepared(checked, interventions, growing=True)
+        layout = Layout.growing_from(checked, self.device)
+        with edited(self.hf, self.anatomy, layout, edits=edits):
+            return decode(
+                self.hf, self.tokenizer, checked, max_new_tokens=max_new_tokens, seed=seed, options=options
+            )
+
+    def read(
+        self,
+        prompts: PromptsLike,
+        readings: Sequence[Reading],
+        *,
+        interventions: Edits = (),
+        rows_at_once: int | None = None,
+    ) -> None:
+        """Let readings see every attention call on these prompts, a few rows at a time.
+
+        The unembedding is not computed. `rows_at_once` defaults to what keeps one layer's patterns
+        within about 256 MB.
+        """
+        checked = self.prompts(prompts)
+        step = rows_at_once or self.rows_within(checked, 256 * 2**20)
+        body = self.hf.base_model
+        given = _listed(interventions)
+        for start in range(0, len(checked), step):
+            rows = slice(start, min(start + step, len(checked)))
+            some = checked.rows(rows)
+            edits, _ = self._prepared(some, [edit.rows(rows) for edit in given])
+            layout = Layout.of(some, self.device)
+
+            def reader(call: Any, rows: slice = rows) -> None:
+                for reading in readings:
+                    reading.read(call, rows)
+
+            with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
+                body(some.ids.to(self.device), use_cache=False)
+
+    def rows_within(self, prompts: Prompts, budget_bytes: int) -> int:
+        """How many examples have one layer's patterns (and their float32 softmax) within a budget."""
+        widest = max(layer.heads for layer in self.anatomy.layers)
+        return max(1, min(len(prompts), budget_bytes // (16 * widest * prompts.longest**2)))
+
+    @contextmanager
+    def editing(self, interventions: Edits) -> Iterator["Model"]:
+        """Apply these interventions to every run, generation and reading of this model in the block.
+
+        Blocks nest: the outermost interventions are applied first, those of a call last.
+        """
+        token = _editing.set((*_editing.get(), (self, _listed(interventions))))
+        try:
+            yield self
+        finally:
+            _editing.reset(token)
+
+    def output_matrix(self, layer: int) -> Tensor:
+        """W_O of every head of a layer, [head, head_dim, model], from whatever module projects."""
+        self.require_site("z", layer)
+        anatomy = self.anatomy.layers[layer]
+        assert anatomy.projection is not None
+        width = anatomy.heads * anatomy.head_dim
+        with torch.no_grad():
+            basis = torch.eye(width, dtype=self.dtype, device=self.device)
+            matrix = anatomy.projection(basis) - anatomy.projection(torch.zeros_like(basis[:1]))
+        return matrix.reshape(anatomy.heads, anatomy.head_dim, -1)  # type: ignore[no-any-return]
+
+    def _prepared(
+        self, prompts: Prompts, interventions: Edits, *, growing: bool = False
+    ) -> tuple[list[SiteEdit | CallEdit], tuple[Edit, ...]]:
+        outer = tuple(edit for model, edits in _editing.get() if model is self for edit in edits)
+        given = (*outer, *_listed(interventions))
+        for edit in given:
+            positions = edit.footprint().positions
+            if growing and positions.indices:  # positions beyond the prompt will exist
+                positions = Positions(tuple(index for index in positions.indices if index < 0))
+            prompts.check(positions)
+        # Runs that an intervention needs of its own must not be edited by the blocks around this one.
+        token = _editing.set(())
+        try:
+            return [change for edit in given for change in edit.prepare(self, prompts)], given
+        finally:
+            _editing.reset(token)
+
+    def _wanted(self, capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, int]]:
+        for name, layers in _captures(capture):
+            site = site_named(name)
+            if name == "logits":
+                continue
+            every = range(self.n_layers) if site.per_layer else (0,)
+            chosen = [index for index in every if self._has(name, index)] if layers is None else layers
+            if not chosen:
+                self.require_site(name, 0)
+            for layer in chosen:
+                self.require_site(name, layer)
+                yield ("z" if name == "head_out" else name), layer
+
+    def _has(self, site: str, layer: int) -> bool:
+        try:
+            self.require_site(site, layer)
+        except UnservedSite:
+            return False
+        return True
+
+
+def _listed(interventions: Edits) -> tuple[Edit, ...]:
+    return tuple(interventions) if isinstance(interventions, Iterable) else (interventions,)
+
+
+def _captures(capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, Sequence[int] | None]]:
+    """Each asked site with its layers; None for all layers."""
+    alone = isinstance(capture, str) or (
+        isinstance(capture, tuple)
+        and len(capture) == 2
+        and isinstance(capture[0], str)
+        and not isinstance(capture[1], str)
+    )
+    for item in [capture] if alone else capture:
+        if isinstance(item, str):
+            yield item, None
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int):
+            yield str(item[0]), (item[1],)
+        elif isinstance(item, tuple) and len(item) == 2:
+            yield str(item[0]), tuple(item[1])
+        else:
+            raise BadArgument(
+                f"cannot capture {item!r}: name a site ('pattern'), a site in a layer (('z', 3)), or several."
+            )

@@ -1,0 +1,96 @@
+"""What one forward pass gave: the logits and the captured sites, in the shapes that users think in.
+
+Positions are real positions: examples stand at the left, and where they differ in length the cells beyond
+an example's end are NaN, so that a statistic which forgets to mask them cannot pass for a number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headscope.errors import UnservedSite
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import SITES, site_named
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Logits and captured sites of one forward pass.
+
+    >>> run["pattern", 1]              # doctest: +SKIP
+    tensor [batch, head, query, key]
+    """
+
+    model: "Model"
+    prompts: Prompts
+    interventions: tuple[Any, ...]
+    logits: Tensor
+    captured: Mapping[tuple[str, int], Tensor]
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Tensor:
+        """A captured site: `run["pattern", layer]`, `run["embed"]`, `run["logits"]`.
+
+        Raises:
+            UnservedSite: if the site was not captured in that layer.
+        """
+        site, layer = (key, 0) if isinstance(key, str) else key
+        site_named(site)
+        if site == "logits":
+            return self.logits
+        if site == "head_out":
+            return self._head_out(layer)
+        if (site, layer) not in self.captured:
+            kept = sorted({name for name, _ in self.captured})
+            where = f" in layer {layer}" if SITES[site].per_layer else ""
+            raise UnservedSite(
+                f"cannot read {site!r}{where}: it was not captured. This run captured "
+                f"{', '.join(kept) or 'nothing'}; ask with capture=[{site!r}]."
+            )
+        return self.captured[site, layer]
+
+    def layers(self, site: str) -> list[int]:
+        """The layers in which a site was captured."""
+        name = "z" if site == "head_out" else site
+        return sorted(layer for kept, layer in self.captured if kept == name)
+
+    def rows(self, chosen: slice | Sequence[int]) -> "Run":
+        """The same run for some of its examples."""
+        index = list(range(len(self.prompts))[chosen]) if isinstance(chosen, slice) else list(chosen)
+        return Run(
+            self.model,
+            self.prompts.rows(chosen),
+            self.interventions,
+            self.logits[index],
+            {key: value[index] for key, value in self.captured.items()},
+        )
+
+    def recipe(self) -> Mapping[str, Any]:
+        """What identifies this run, and with it every tensor in it."""
+        return {
+            "kind": "Run",
+            "model": self.model.identity,
+            "prompts": self.prompts,
+            "interventions": self.interventions,
+        }
+
+    def _head_out(self, layer: int) -> Tensor:
+        if ("z", layer) not in self.captured:
+            raise UnservedSite(
+                f"cannot read 'head_out' in layer {layer}: it was not captured. Ask with capture=['head_out']."
+            )
+        return torch.einsum("bphd,hdm->bphm", self.captured["z", layer], self.model.output_matrix(layer))
+
+
+def blank_padding(site: str, value: Tensor, real: Tensor) -> Tensor:
+    """`value` with NaN wherever the cell is padding; `real` is bool [batch, position].
+
+    A pattern's padded queries are blanked; its padded keys are 0 already, being in every query's future.
+    """
+    shape = (len(real), 1, -1, 1) if site == "pattern" else (*real.shape, *[1] * (value.ndim - 2))
+    return value.masked_fill(~real.to(value.device).reshape(shape), float("nan"))

@@ -1,0 +1,201 @@
+"""The one wrapped function through which headscope sees the attention of every model.
+
+transformers asks `AttentionInterface.get_interface` for a kernel in nearly every architecture. That method
+is wrapped once, at import. While nothing is active the wrapper costs one comparison and returns the kernel
+itself; while a `Tap` is active *in this thread* it returns a kernel that lets the tap edit and read the
+call. Configuration, masks and weights stay untouched, so un-edited logits are bit-identical. (Registering
+a kernel under a name of one's own instead changes the masks that some families build: silently wrong.)
+
+Taps nest: the outermost edits first. A tap leaves no trace when its block ends, by an exception too. New
+threads start without taps; run them in `contextvars.copy_context()` to hand one on.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import transformers
+from torch import Tensor, nn
+from transformers import modeling_utils
+
+from headscope.errors import HeadscopeError
+from headscope.models.attention import AttentionCall, Kernel
+from headscope.models.layout import Layout
+
+_stack: ContextVar[tuple["Tap", ...]] = ContextVar("headscope_taps", default=())
+_lock = threading.Lock()
+# A plain number, tested before the ContextVar: cheap, and transparent to torch.compile while it is 0.
+_active = 0
+
+SiteChange = Callable[[Tensor, Layout], Tensor]
+CallChange = Callable[[AttentionCall, Layout], None]
+
+
+class Tap:
+    """What one run changes in, and reads from, the attention of one model.
+
+    `layer_of` names the attention modules that belong to the model; calls of others pass untouched.
+    `changes` maps (site, layer) to changes of `q`, `k`, `v` [batch, cell, head, head_dim] or `pattern`
+    [batch, cell, head, key]; `call_changes` and `readers` map a layer to functions of the finished call.
+    """
+
+    def __init__(
+        self,
+        layer_of: Mapping[nn.Module, int],
+        layout: Layout,
+        *,
+        changes: Mapping[tuple[str, int], Sequence[SiteChange]] | None = None,
+        call_changes: Mapping[int, Sequence[CallChange]] | None = None,
+        readers: Mapping[int, Sequence[Callable[[AttentionCall], None]]] | None = None,
+    ) -> None:
+        self.layer_of, self.layout = layer_of, layout
+        self._changes = changes or {}
+        self._call_changes = call_changes or {}
+        self._readers = readers or {}
+
+    def edit_inputs(self, call: AttentionCall) -> None:
+        for name in ("q", "k", "v"):
+            for change in self._changes.get((name, call.layer), ()):
+                value = getattr(call, name).transpose(1, 2)
+                setattr(call, name, change(value, self.layout).transpose(1, 2))
+
+    def edits_pattern(self, layer: int) -> bool:
+        return ("pattern", layer) in self._changes
+
+    def edit_pattern(self, call: AttentionCall) -> None:
+        for change in self._changes.get(("pattern", call.layer), ()):
+            by_query = change(call.pattern().transpose(1, 2), self.layout)
+            call.write_pattern(by_query.transpose(1, 2))
+
+    def edit_output(self, call: AttentionCall) -> None:
+        for change in self._call_changes.get(call.layer, ()):
+            change(call, self.layout)
+
+    def read(self, call: AttentionCall) -> None:
+        for reader in self._readers.get(call.layer, ()):
+            reader(call)
+
+    @contextmanager
+    def active(self) -> Iterator["Tap"]:
+        """Edit and read every call of this thread until the block ends."""
+        global _active
+        with _lock:
+            _active += 1
+        token = _stack.set((*_stack.get(), self))
+        try:
+            yield self
+        finally:
+            _stack.reset(token)
+            with _lock:
+                _active -= 1
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this tap is active in the current thread (hooks of modules are seen by all threads)."""
+        return any(tap is self for tap in _stack.get())
+
+
+class CallRecorder:
+    """Notes which modules call their attention through the interface, and what their heads return."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[nn.Module, list[Tensor]] = {}
+
+    @contextmanager
+    def active(self) -> Iterator["CallRecorder"]:
+        """Record every call of this thread until the block ends; the calls themselves are untouched."""
+        global _active
+        with _lock:
+            _active += 1
+        token = _recorder.set(self)
+        try:
+            yield self
+        finally:
+            _recorder.reset(token)
+            with _lock:
+                _active -= 1
+
+    def wrap(self, kernel: Kernel) -> Kernel:
+        @functools.wraps(kernel)
+        def recorded(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+            result = kernel(module, *args, **options)
+            self.outputs.setdefault(module, []).append(result[0].detach().clone())
+            return result
+
+        return recorded
+
+
+_recorder: ContextVar[CallRecorder | None] = ContextVar("headscope_recorder", default=None)
+
+
+def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
+    @functools.wraps(kernel)
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        taps = [tap for tap in stack if module in tap.layer_of]
+        if not taps:
+            return kernel(module, query, key, value, attention_mask, **options)
+        call = AttentionCall(
+            layer=taps[-1].layer_of[module],
+            module=module,
+            qkv=(query, key, value),
+            mask=attention_mask,
+            options=options,
+            kernel=kernel,
+            eager=eager,
+            layout=taps[-1].layout,
+        )
+        for tap in taps:
+            tap.edit_inputs(call)
+        weights: Tensor | None = None
+        if any(tap.edits_pattern(call.layer) for tap in taps):
+            for tap in taps:
+                tap.edit_pattern(call)
+        else:
+            weights = call.run_kernel()
+        for tap in taps:
+            tap.edit_output(call)
+        for tap in taps:
+            tap.read(call)
+        return call.out, weights
+
+    return attend
+
+
+def _install() -> None:
+    interface = getattr(modeling_utils, "AttentionInterface", None)
+    original = getattr(interface, "get_interface", None)
+    parameters = list(inspect.signature(original).parameters) if original is not None else []
+    if parameters != ["self", "attn_implementation", "default"]:
+        raise HeadscopeError(
+            f"cannot use transformers {transformers.__version__}: headscope needs "
+            "AttentionInterface.get_interface(attn_implementation, default), which exists from 5.1 on. "
+            "Install transformers 5.1 or newer, below 6."
+        )
+    assert original is not None
+
+    @functools.wraps(original)
+    def get_interface(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
+        kernel: Kernel = original(self, attn_implementation, default)
+        if not _active:
+            return kernel
+        recorder = _recorder.get()
+        if recorder is not None:
+            kernel = recorder.wrap(kernel)
+        stack = _stack.get()
+        return _tapped(kernel, default, stack) if stack else kernel
+
+    interface.get_interface = get_interface  # type: ignore[union-attr]
+
+
+_install()

@@ -1,0 +1,184 @@
+"""Prompts: exactly the tokens that a model is asked about, and what we know of each position.
+
+In: token ids (never text that would be tokenised a second time). Out: one frozen value that holds the
+tokens of each example, the *roles* of its positions ("query", "repeated", ...), the right answers, the
+foils they are compared with, and the recipe that made it. Examples may differ in length; padding is made
+here, on the right, for whoever runs them, and is never seen by a user.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from headscope.errors import BadArgument, OutOfRange, PromptError, UnknownName
+from headscope.vocabulary import Positions, PositionsLike
+
+Role = tuple[tuple[int, ...], ...]
+
+
+class Speaker(Protocol):
+    """What a task needs to know of a model to write prompts for it; every loaded model is one."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Examples as token ids, with roles, answers and provenance.
+
+    `roles` maps a role to the positions that carry it, one tuple per example. `answers` and `foils` are
+    one token id per example (or empty). `made_by` is the recipe: task, parameters, seed.
+
+    >>> prompts = Prompts.of([[5, 6, 7], [5, 6]])
+    >>> prompts.lengths
+    (3, 2)
+    >>> prompts.where(-1).tolist()
+    [[False, False, True], [False, True, False]]
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    answers: tuple[int, ...] = ()
+    foils: tuple[int, ...] = ()
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tokens or not all(self.tokens):
+            raise PromptError("cannot use empty prompts: every example needs at least one token.")
+        for name, given in (("answers", self.answers), ("foils", self.foils), *self.roles.items()):
+            if given and len(given) != len(self.tokens):
+                raise PromptError(
+                    f"cannot build prompts: {name!r} has {len(given)} entries for {len(self.tokens)} examples."
+                )
+
+    @classmethod
+    def of(cls, given: "PromptsLike") -> Self:
+        """From prompts, a list of lists of token ids, one list of ids, or an integer tensor.
+
+        Raises:
+            PromptError: if there is no example or an example is empty.
+            BadArgument: for anything that is not token ids.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Tensor):
+            if given.is_floating_point() or given.ndim not in (1, 2):
+                raise BadArgument(
+                    f"cannot read prompts from a {given.dtype} tensor of shape {tuple(given.shape)}: "
+                    "give token ids as integers [batch, position]."
+                )
+            given = given.tolist()
+        listed: list[Any] = list(given)  # type: ignore[arg-type]
+        if listed and all(isinstance(item, int) for item in listed):
+            listed = [listed]
+        try:
+            tokens = tuple(tuple(int(token) for token in example) for example in listed)
+        except (TypeError, ValueError) as error:
+            raise BadArgument(
+                f"cannot read prompts from {str(given)[:60]!r}: give token ids, or text through hs.tasks.text."
+            ) from error
+        return cls(tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of tokens of each example."""
+        return tuple(len(example) for example in self.tokens)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether examples differ in length."""
+        return len(set(self.lengths)) > 1
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """Token ids, int64 [batch, position], padded on the right with the example's last token.
+
+        Repeating a real token keeps padded cells harmless for every model: none reads its future.
+        """
+        longest = self.longest
+        return torch.tensor([example + (example[-1],) * (longest - len(example)) for example in self.tokens])
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Which cells hold a token rather than padding, bool [batch, position]."""
+        return torch.arange(self.longest)[None] < torch.tensor(self.lengths)[:, None]
+
+    def where(self, positions: PositionsLike) -> Tensor:
+        """The cells at these positions, bool [batch, position].
+
+        Raises:
+            OutOfRange: if an example is too short for a position.
+            UnknownName: if no position carries the role.
+        """
+        wanted = Positions.of(positions)
+        self.check(wanted)
+        mask = torch.zeros_like(self.real)
+        if wanted.role is not None:
+            for row, marked in enumerate(self.roles[wanted.role]):
+                mask[row, list(marked)] = True
+        elif wanted.indices is None:
+            mask = self.real.clone()
+        else:
+            for row, length in enumerate(self.lengths):
+                mask[row, [index % length for index in wanted.indices]] = True
+        return mask
+
+    def check(self, positions: Positions) -> None:
+        """Raise unless every example has these positions (see `where`)."""
+        if positions.role is not None and positions.role not in self.roles:
+            raise UnknownName.among("role", positions.role, self.roles)
+        shortest = min(self.lengths)
+        for index in positions.indices or ():
+            if not -shortest <= index < shortest:
+                raise OutOfRange(
+                    f"cannot use position {index}: the shortest example has {shortest} tokens, "
+                    f"numbered 0 to {shortest - 1} or, from the end, -{shortest} to -1."
+                )
+
+    def rows(self, chosen: slice | Sequence[int]) -> Self:
+        """Some of the examples, in the given order."""
+        order = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
+
+        def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in order) if values else ()
+
+        return replace(
+            self,
+            tokens=pick(self.tokens),
+            roles={name: pick(marked) for name, marked in self.roles.items()},
+            answers=pick(self.answers),
+            foils=pick(self.foils),
+            made_by={**self.made_by, "rows": list(order)},
+        )
+
+    def recipe(self) -> Mapping[str, Any]:
+        """What identifies these prompts: the tokens themselves, and how they were made."""
+        return {
+            "kind": "Prompts",
+            "tokens": self.tokens,
+            "roles": self.roles,
+            "answers": self.answers,
+            "foils": self.foils,
+            "made_by": self.made_by,
+        }
+
+
+PromptsLike = Prompts | Tensor | Sequence[Sequence[int]] | Sequence[int]

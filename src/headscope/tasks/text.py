@@ -1,0 +1,127 @@
+"""Plain text as prompts: one string an example, or a long text cut into windows.
+
+In: text and a model with a tokenizer. Out: prompts that start with the BOS token where the model has one.
+For a first look where nobody names a text, `sample_text` reads prose that every Python has on disk (the
+documentation strings of some standard modules) and its hash is recorded; serious work names its own.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headscope.errors import PromptError
+from headscope.tasks.prompts import Prompts, Speaker
+
+# Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
+_DOCUMENTED = (
+    "argparse",
+    "calendar",
+    "configparser",
+    "csv",
+    "datetime",
+    "decimal",
+    "difflib",
+    "fractions",
+    "heapq",
+    "inspect",
+    "mailbox",
+    "optparse",
+    "pathlib",
+    "random",
+    "statistics",
+    "string",
+    "tarfile",
+    "threading",
+    "turtle",
+    "typing",
+    "zipfile",
+)
+
+
+def text(model: Speaker, texts: str | Sequence[str]) -> Prompts:
+    """One example per string, tokenised by the model's tokenizer, BOS in front where there is one.
+
+    Raises:
+        PromptError: if the model has no tokenizer or a string has no tokens.
+    """
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    tokens = tuple(tuple(_with_bos(model, _encode(model, one))) for one in listed)
+    if not tokens or not all(listed):
+        raise PromptError("cannot use empty prompts: every text needs at least one character.")
+    return Prompts(tokens, made_by={"task": "text", "sha256": _sha256("\0".join(listed)), "n": len(listed)})
+
+
+def windows(
+    model: Speaker, source: str, *, length: int = 64, n: int = 50, named: str = "a given text"
+) -> Prompts:
+    """`n` windows of `length` tokens spread evenly over one long text, BOS in front of each.
+
+    Windows do not overlap as long as the text has `n * length` tokens; where it is shorter there are
+    fewer windows, never overlapping ones, since prompts that share text are not independent.
+
+    Raises:
+        PromptError: if the text is shorter than one window.
+    """
+    ids = _encode(model, source)
+    body = length if model.bos_token_id is None else length - 1
+    available = len(ids) // body
+    if available < 1:
+        raise PromptError(
+            f"cannot cut {named} into windows of {length} tokens: it has {len(ids)}. "
+            "Give a longer text or shorter windows."
+        )
+    count = min(n, available)
+    starts = [index * (available // count) * body for index in range(count)]
+    tokens = tuple(tuple(_with_bos(model, ids[start : start + body])) for start in starts)
+    recipe: dict[str, Any] = {"task": "windows", "text": named, "sha256": _sha256(source), "length": length}
+    return Prompts(tokens, made_by={**recipe, "n": count})
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        PromptError: if it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"cannot read the text file {str(path)!r}: {error}.") from error
+
+
+def sample_text() -> tuple[str, str]:
+    """English prose from this Python's own documentation strings, and a name that says which."""
+    paragraphs = []
+    for name in _DOCUMENTED:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            continue  # left out of this Python's standard library
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        paragraphs += [
+            ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)
+        ]
+    version = ".".join(map(str, sys.version_info[:3]))
+    prose = "\n\n".join(paragraph for paragraph in paragraphs if len(paragraph) > 200)
+    return prose, f"documentation strings of Python {version}"
+
+
+def _encode(model: Speaker, source: str) -> list[int]:
+    if model.tokenizer is None:
+        raise PromptError(
+            "cannot tokenise text: this model was loaded without a tokenizer. Pass tokenizer=, or token ids."
+        )
+    ids: list[int] = model.tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _with_bos(model: Speaker, ids: Sequence[int]) -> list[int]:
+    return list(ids) if model.bos_token_id is None else [model.bos_token_id, *ids]
+
+
+def _sha256(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
