@@ -90,6 +90,13 @@ class AttentionCall:
             pattern = torch.cat([pattern[:, :head], changed[:, None], pattern[:, head + 1 :]], dim=1)
         return pattern
 
+    def visible(self) -> Tensor:
+        """Which keys each query may see, bool [batch or 1, query, key]: causality, windows, padding."""
+        mask = additive_mask(self._mask, self.q, self.k, causal=self._is_causal())
+        if mask is None:
+            return torch.ones(1, self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=self.q.device)
+        return mask[:, 0] > torch.finfo(mask.dtype).min / 2
+
     def write_pattern(self, pattern: Tensor) -> None:
         """Replace the pattern, and with it what every head of this call returns."""
         self._pattern = pattern

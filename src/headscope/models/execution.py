@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headscope.models.anatomy import Anatomy
 from headscope.models.attention import AttentionCall
-from headscope.models.hooks import SiteHooks
+from headscope.models.hooks import SiteHooks, kept_copy
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.tap import Tap
@@ -51,8 +51,11 @@ def edited(
             on_modules.append(edit)
     captured: dict[tuple[str, int], Tensor] = {}
     for site, layer in wanted:
-        if site in ATTENTION_SITES:
-            readers[layer].append(_keep(site, layer, captured))
+        if site == "pattern":
+            readers[layer].append(_keep_pattern(layer, captured))
+        elif site in ATTENTION_SITES:
+            # After all edits of the site, and before the kernel, so that gradients pass through the copy.
+            changes[site, layer].append(_keep(site, layer, captured))
     if reader is not None:
         for layer in set(anatomy.layer_of.values()):
             readers[layer].append(reader)
@@ -63,10 +66,17 @@ def edited(
     captured.update(hooks.captured)
 
 
-def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Reader:
+def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
+    def keep(value: Tensor, _: Layout) -> Tensor:
+        captured[site, layer], value = kept_copy(value)
+        return value
+
+    return keep
+
+
+def _keep_pattern(layer: int, captured: dict[tuple[str, int], Tensor]) -> Reader:
     def keep(call: AttentionCall) -> None:
-        value = call.pattern() if site == "pattern" else getattr(call, site).transpose(1, 2)
-        captured[site, layer] = value.clone()
+        captured["pattern", layer] = call.pattern().clone()
 
     return keep
 
@@ -75,8 +85,9 @@ def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Rea
 def _counting_cells(root: nn.Module, tap: Tap) -> Iterator[None]:
     """Advance the tap's layout at the start of every forward pass of `root`."""
 
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not tap.is_current:
+    # While one thread removes its hook, torch may call it in another without keyword arguments.
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None or not tap.is_current:
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         cells = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]

@@ -22,6 +22,12 @@ Change = Callable[[Tensor, Layout], Tensor]
 Captured = dict[tuple[str, int], Tensor]
 
 
+def kept_copy(value: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy to keep, and what the model goes on with: the copy itself where gradients must reach it."""
+    copy = value.clone()
+    return copy, (copy if value.requires_grad else value)
+
+
 class SiteHooks:
     """Hooks of one run on the layers of one model.
 
@@ -69,7 +75,7 @@ class SiteHooks:
         for change in self._changes.get((site, layer), ()):
             value = change(value, self._tap.layout)
         if (site, layer) in self._wanted:
-            self.captured[site, layer] = value.detach().clone() if not value.requires_grad else value.clone()
+            self.captured[site, layer], value = kept_copy(value)
         return value
 
     def _enter_layer(self, layer: int, stream: Tensor) -> Tensor:
@@ -120,8 +126,9 @@ class SiteHooks:
         return (added if term.scale == 1.0 else added / term.scale).reshape(like.shape)
 
     def _before(self, module: nn.Module, layer: int, visit: Callable[[int, Tensor], Tensor]) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not self._tap.is_current:
+        # While one thread removes its hooks, torch may call them in another without keyword arguments.
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if kwargs is None or not self._tap.is_current:
                 return None
             if args:
                 return (visit(layer, args[0]), *args[1:]), kwargs

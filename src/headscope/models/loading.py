@@ -5,10 +5,13 @@ refused by one sentence when it is not there, is broken, or is of a family that 
 ends with one probe pass that finds the model's anatomy.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -17,6 +20,7 @@ from headscope.errors import BadArgument, BrokenWeights, ModelNotFound, UnsafeWe
 from headscope.models.anatomy import dissect
 from headscope.models.model import Model
 from headscope.models.probe import probe
+from headscope.tasks.natural import GENERATORS
 
 # Families on which every site is tested against plain transformers, layer by layer.
 SERVED = ("gpt2", "llama", "mistral", "gemma2", "gpt_neox", architectures.ToyConfig.model_type)
@@ -51,21 +55,29 @@ def load(
     if dtype == "auto" and where.type == "cpu":
         dtype = torch.float32
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
+        hf, told = AutoModelForCausalLM.from_pretrained(
             place,
             revision=revision,
             dtype=_dtype(dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _weights_error(place, name, error) from error
-    _refuse_broken(hf, name)
+    if told["missing_keys"]:
+        # transformers would fill them with random numbers and only warn.
+        raise BrokenWeights(
+            f"cannot use {name!r}: its files have no weights for {min(told['missing_keys'])!r}"
+            f"{' and others' if len(told['missing_keys']) > 1 else ''}. Give the folder of a whole language model."
+        )
     tokenizer = tokenizer if tokenizer is not None else _tokenizer(place, revision, trust_remote_code)
-    return _open(hf.to(where).eval(), tokenizer, name=name)
+    return _open(hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)))
 
 
-def _open(hf: nn.Module, tokenizer: Any, *, name: str) -> Model:
+def _open(
+    hf: nn.Module, tokenizer: Any, *, name: str, language: Mapping[str, Any] | None = None
+) -> Model:
     config = getattr(hf, "config", None)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
         raise UnservedModel(
@@ -77,7 +89,8 @@ def _open(hf: nn.Module, tokenizer: Any, *, name: str) -> Model:
         raise UnservedModel(f"cannot open {name}: it is compiled. Pass the model before torch.compile.")
     _refuse_broken(hf, name)
     context = getattr(config, "max_position_embeddings", None) or 2**31
-    return Model(hf, dissect(hf, probe(hf, config.vocab_size, context)), name=name, tokenizer=tokenizer)
+    anatomy = dissect(hf, probe(hf, config.vocab_size, context))
+    return Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language)
 
 
 def _place(source: str) -> tuple[str, str]:
@@ -153,6 +166,15 @@ def _tokenizer(place: str, revision: str | None, trust_remote_code: bool) -> Any
     if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
         return None
     return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _language(folder: Path) -> Mapping[str, Any] | None:
+    """The synthetic language that a model was trained on, where a card of ours beside it names one."""
+    card = folder / "card.json"
+    if not card.is_file():
+        return None
+    told = json.loads(card.read_text(encoding="utf-8")).get("prompt_generator")
+    return told if isinstance(told, dict) and told.get("name") in GENERATORS else None
 
 
 def _device(device: str) -> str:

@@ -7,7 +7,7 @@ is refused by name.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedSite
+from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.execution import edited, gradients
 from headscope.models.generation import Generation, check_options, decode
@@ -38,11 +38,23 @@ _editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar(
 class Model:
     """A causal language model whose heads can be read, cut and patched; made by `headscope.load`.
 
-    `name` is what it was loaded from; `hf` is the untouched transformers model, in evaluation mode.
+    `name` is what it was loaded from; `hf` is the untouched transformers model, in evaluation mode;
+    `language` names the synthetic language it was trained on, where its card says so.
     """
 
-    def __init__(self, hf: nn.Module, anatomy: Anatomy, *, name: str, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        hf: nn.Module,
+        anatomy: Anatomy,
+        *,
+        name: str,
+        tokenizer: Any = None,
+        language: Mapping[str, Any] | None = None,
+    ) -> None:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
+        self.language = language
+        # How much one batch of intermediate results may take; what is streamed is cut to fit.
+        self.memory_bytes = 2**30
         self._remembered: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -140,6 +152,14 @@ class Model:
         if reason:
             raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
 
+    def require_direct_effects(self) -> None:
+        """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
+        if not self.anatomy.reads_stream:
+            raise UnservedModel(
+                f"cannot compute direct effects in {self.name}: more than a norm stands between its stream "
+                "and its unembedding. Total effects (cutting heads) still work."
+            )
+
     def prompts(self, given: PromptsLike) -> Prompts:
         """`given` as prompts, checked against the vocabulary and the context of this model.
 
@@ -171,7 +191,8 @@ class Model:
         """One forward pass over all prompts.
 
         `capture` names sites ("pattern"), or sites in layers (("z", 3), ("z", [3, 4])); nothing else is
-        kept. With `grad` the logits and captures carry gradients; otherwise inference mode is on.
+        kept. With `grad` the logits and captures carry gradients (but for `pattern`, which is computed
+        beside the kernel); otherwise inference mode is on.
 
         >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
         """
@@ -231,11 +252,11 @@ class Model:
     ) -> None:
         """Let readings see every attention call on these prompts, a few rows at a time.
 
-        The unembedding is not computed. `rows_at_once` defaults to what keeps one layer's patterns
-        within about 256 MB.
+        The unembedding is not computed. `rows_at_once` defaults to what keeps one layer's patterns within
+        `memory_bytes`.
         """
         checked = self.prompts(prompts)
-        step = rows_at_once or self.rows_within(checked, 256 * 2**20)
+        step = rows_at_once or self.rows_within(checked)
         body = self.hf.base_model
         given = _listed(interventions)
         for start in range(0, len(checked), step):
@@ -251,10 +272,10 @@ class Model:
             with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
                 body(some.ids.to(self.device), use_cache=False)
 
-    def rows_within(self, prompts: Prompts, budget_bytes: int) -> int:
-        """How many examples have one layer's patterns (and their float32 softmax) within a budget."""
+    def rows_within(self, prompts: Prompts) -> int:
+        """How many examples have one layer's patterns (and their float32 softmax) within `memory_bytes`."""
         widest = max(layer.heads for layer in self.anatomy.layers)
-        return max(1, min(len(prompts), budget_bytes // (16 * widest * prompts.longest**2)))
+        return max(1, min(len(prompts), self.memory_bytes // (16 * widest * prompts.longest**2)))
 
     @contextmanager
     def editing(self, interventions: Edits) -> Iterator["Model"]:
@@ -304,7 +325,7 @@ class Model:
             every = range(self.n_layers) if site.per_layer else (0,)
             chosen = [index for index in every if self._has(name, index)] if layers is None else layers
             if not chosen:
-                self.require_site(name, 0)
+                self.require_site(name, 0)  # says why no layer has it
             for layer in chosen:
                 self.require_site(name, layer)
                 yield ("z" if name == "head_out" else name), layer

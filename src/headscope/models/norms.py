@@ -36,6 +36,14 @@ class FrozenNorm:
             part = part - part.mean(dim=-1, keepdim=True)
         return part * self.gain * self.inverse_scale
 
+    def pull_back(self, direction: Tensor) -> Tensor:
+        """The direction before the norm whose dot product with a part is `direction`'s with its image.
+
+        `direction` is [..., model]; this is the transpose of the map above.
+        """
+        scaled = direction * self.gain * self.inverse_scale
+        return scaled - scaled.mean(dim=-1, keepdim=True) if self.centred else scaled
+
     @classmethod
     def at(cls, norm: nn.Module | None, stream: Tensor) -> "FrozenNorm":
         """The map of `norm` at this stream, [..., model]; the identity where there is no norm.

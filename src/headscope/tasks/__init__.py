@@ -1,0 +1,19 @@
+"""Tasks: prompts with roles, answers and provenance."""
+
+from headscope.tasks.natural import natural, random_tokens
+from headscope.tasks.prompts import Prompts, PromptsLike, Speaker
+from headscope.tasks.repeated import induction_pairs, repeated_tokens, without_repeats
+from headscope.tasks.text import text, windows
+
+__all__ = [
+    "Prompts",
+    "PromptsLike",
+    "Speaker",
+    "induction_pairs",
+    "natural",
+    "random_tokens",
+    "repeated_tokens",
+    "text",
+    "windows",
+    "without_repeats",
+]

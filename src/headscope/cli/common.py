@@ -1,0 +1,155 @@
+"""What all verbs share: options, errors as one sentence with an exit code, progress on stderr.
+
+Results go to stdout, everything else to stderr; with `--json` stdout is one JSON value. Nothing moves on
+the screen where stderr is no terminal.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from headscope.errors import BadArgument, HeadscopeError, OutOfMemory
+from headscope.models.loading import load
+from headscope.models.model import Model
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+Memory = Annotated[str, typer.Option(help="How much memory one batch may take, for example 2GB.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model. Read it first.")]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?b?|b)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user did wrong into one sentence on stderr and an exit code."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> None:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        try:
+            verb(*args, **kwargs)
+        except KeyboardInterrupt:
+            stderr.print("headscope: interrupted.")
+            raise typer.Exit(130) from None
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            code = OutOfMemory.exit_code
+            stderr.print("headscope: out of memory. Pass a smaller --memory, fewer prompts (--n), or another --device.")
+            raise typer.Exit(code) from error
+        except HeadscopeError as error:
+            stderr.print(f"headscope: {error}", markup=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # The reader of stdout went away (head, less); that is no error of ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def opened(
+    source: str, *, device: str, dtype: str, memory: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Model:
+    """The model that a command line names."""
+    budget = bytes_of(memory)
+    model = load(source, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.memory_bytes = budget
+    return model
+
+
+def bytes_of(size: str) -> int:
+    """Bytes in a written size.
+
+    >>> bytes_of("2GB"), bytes_of("512M")
+    (2147483648, 536870912)
+    """
+    match = _SIZE.fullmatch(size.strip())
+    if match is None or float(match[1]) <= 0:
+        raise BadArgument(f"cannot read the size {size!r}: write for example 512MB or 2GB.")
+    return int(float(match[1]) * _UNITS[match[2][:1].lower().replace("b", "")])
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout, without NaN."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback `(stage, done, of)` that draws one line on a terminal and prints stages elsewhere."""
+    if quiet:
+        yield lambda stage, done, of: None
+        return
+    if not stderr.is_terminal:
+        seen: set[str] = set()
+
+        def say(stage: str, done: int, of: int) -> None:
+            if stage not in seen:
+                seen.add(stage)
+                stderr.print(f"{stage} ...", markup=False)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=stderr, transient=True) as bar:
+        task = bar.add_task("starting", total=1)
+        yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)
+
+
+def with_fields(config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb an option for every field of a configuration; it receives them as `settings`.
+
+    Type, default and help come from the field, so that Python and the command cannot drift apart.
+    """
+    hints = get_type_hints(config)
+    fields = dataclasses.fields(config)
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(verb).parameters.values() if p.name != "settings"]
+        added = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[hints[field.name], typer.Option(help=field.metadata.get("help", ""))],
+            )
+            for field in fields
+        ]
+
+        @functools.wraps(verb)
+        def run(**given: Any) -> None:
+            settings = {field.name: given.pop(field.name) for field in fields}
+            verb(**given, settings=settings)
+
+        kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        run.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*kept, *added]}
+        return run
+
+    return decorate
+
+
+def default_out(name: str, model: str) -> Path:
+    """Where a run goes if nobody says: runs/NAME-MODEL."""
+    return Path("runs") / f"{name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', model).strip('-.')}"

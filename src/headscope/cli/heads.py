@@ -1,0 +1,106 @@
+"""`headscope heads MODEL`: the detector table alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table as RichTable
+
+from headscope.cli.common import (
+    Device,
+    Dtype,
+    Json,
+    Memory,
+    Quiet,
+    Revision,
+    Seed,
+    TrustRemoteCode,
+    guarded,
+    opened,
+    print_json,
+    stderr,
+    stdout,
+)
+from headscope.detectors import DEFAULT, default_prompts, detect, detectors
+from headscope.errors import BadArgument, OutputExists
+from headscope.tables import Table
+from headscope.tasks.text import read_text
+
+Model = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
+Detectors = Annotated[str, typer.Option(help="Detectors, by commas; lookback:N is one for each N.")]
+Text = Annotated[Path | None, typer.Option(help="UTF-8 file of real text for the detectors that want text.")]
+Prompts = Annotated[int, typer.Option("--n", help="Prompts of each kind.")]
+Gap = Annotated[int, typer.Option(help="Up to so many other tokens before each repeat.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the table to this .parquet or .csv file.")]
+
+# As many heads as a terminal shows at once; larger models print what was named.
+MOST_ROWS = 64
+
+
+def register(app: typer.Typer, name: str, text: str) -> None:
+    """Put the verb into the command."""
+    app.command(name, help=text)(run)
+
+
+@guarded
+def run(
+    model: Model,
+    detector: Detectors = ",".join(DEFAULT),
+    text: Text = None,
+    n: Prompts = 50,
+    gap: Gap = 0,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    memory: Memory = "1GB",
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score every head on every detector, with intervals, uniform references and matched nulls."""
+    wanted = [found.name for found in detectors(detector)]
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
+    if out is not None and out.is_dir():
+        raise OutputExists(f"cannot write the table to {str(out)!r}: it is a folder.")
+    if n < 2:
+        raise BadArgument(f"cannot detect heads on {n} prompt: intervals need at least 2, better 50.")
+    source = None if text is None else read_text(text)
+    loaded = opened(
+        model, device=device, dtype=dtype, memory=memory, revision=revision, trust_remote_code=trust_remote_code
+    )
+    named = "a given text" if text is None else text.name
+    prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap))
+    table = detect(loaded, wanted, prompts=prompts)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.write_parquet(out) if out.suffix == ".parquet" else table.frame.write_csv(out)
+    if json:
+        print_json({"model": loaded.name, "identity": loaded.identity, "heads": table.to_records()})
+        return
+    _show(table, wanted, quiet)
+
+
+def _show(table: Table, wanted: list[str], quiet: bool) -> None:
+    scores: dict[tuple[int, int], dict[str, tuple[float, bool]]] = {}
+    for row in table.rows():
+        scores.setdefault((row["layer"], row["head"]), {})[row["detector"]] = (row["score"], row["named"])
+    shown = {
+        head: found
+        for head, found in scores.items()
+        if len(scores) <= MOST_ROWS or any(named for _, named in found.values())
+    }
+    grid = RichTable("head", *wanted, box=None, pad_edge=False)
+    for (layer, head), found in shown.items():
+        cells = [f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted]
+        grid.add_row(f"{layer}.{head}", *cells)
+    stdout.print(grid)
+    if not quiet:
+        left_out = f" {len(scores) - len(shown)} heads that nothing names are left out." if len(shown) < len(scores) else ""
+        stderr.print(
+            f"* named: the score exceeds its matched null by more than .1 (lower 95% bound).{left_out} "
+            "--json or --out gives intervals and nulls.",
+            markup=False,
+        )

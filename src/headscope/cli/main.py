@@ -1,0 +1,63 @@
+"""The command `headscope`: finds the verb, loads that verb's file alone, and hands over.
+
+Only the verb that is called is imported, so that `headscope --help` answers at once although a model
+library stands behind most verbs. Exit codes: 0 ok, 1 internal, 2 usage, input or model, 4 out of memory,
+130 interrupted.
+"""
+
+import importlib
+import sys
+
+import typer
+
+VERBS = {
+    "demo": "The main job on a shipped model, under a minute.",
+    "study": "One question, one report: headscope study NAME --model MODEL.",
+    "heads": "The detector table of a model: what each head attends to.",
+    "models": "The models that ship with headscope.",
+    "train": "Train a small model by recipe, with checkpoints.",
+}
+
+
+def build(verb: str | None) -> typer.Typer:
+    """The command with one verb loaded and the others known by name and help alone."""
+    app = typer.Typer(
+        name="headscope",
+        help="What every attention head does, and what happens without it.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_version)
+    for name, text in VERBS.items():
+        if name == verb:
+            module = importlib.import_module(f"headscope.cli.{name}")
+            module.register(app, name, text)
+        else:
+            app.command(name, help=text)(_named_only)
+    return app
+
+
+def _named_only() -> None:
+    """Stands for a verb that was not called."""
+
+
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"headscope {installed('headscope')}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The entry point."""
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    build(verb if verb in VERBS else None)()
+
+
+if __name__ == "__main__":
+    main()

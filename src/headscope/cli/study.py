@@ -1,0 +1,89 @@
+"""`headscope study NAME`: run a study on a model and write its folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headscope.cli.common import (
+    Device,
+    Dtype,
+    Json,
+    Memory,
+    Quiet,
+    Revision,
+    TrustRemoteCode,
+    default_out,
+    guarded,
+    opened,
+    print_json,
+    progress_bar,
+    stdout,
+    with_fields,
+)
+from headscope.results.folder import check_free
+from headscope.results.study import Study, Verdict
+from headscope.studies.registry import STUDIES, Entry, study
+
+Out = Annotated[Path | None, typer.Option(help="Folder for tables, figures and report.html.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Smaller, for a first look.")]
+ModelName = Annotated[str, typer.Option(help="zoo:NAME, a folder, or a Hub id.")]
+
+_COLOUR = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNDETERMINED: "yellow"}
+
+
+def register(app: typer.Typer, name: str, text: str) -> None:
+    """Put the verb, with one command per study, into the command."""
+    group = typer.Typer(no_args_is_help=True)
+    for study_name, found in STUDIES.items():
+        group.command(study_name, help=found.help)(verb(study_name, found))
+    app.add_typer(group, name=name, help=text)
+
+
+def verb(name: str, found: Entry) -> Any:
+    """The command of one study; its options are the fields of the study's configuration."""
+
+    @with_fields(found.config)
+    @guarded
+    def run(
+        model: ModelName = found.shown_on,
+        out: Out = None,
+        quick: Quick = False,
+        device: Device = "auto",
+        dtype: Dtype = "auto",
+        memory: Memory = "1GB",
+        revision: Revision = None,
+        trust_remote_code: TrustRemoteCode = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        *,
+        settings: dict[str, Any],
+    ) -> None:
+        folder = out if out is not None else default_out(name, model)
+        check_free(folder)
+        loaded = opened(
+            model, device=device, dtype=dtype, memory=memory, revision=revision, trust_remote_code=trust_remote_code
+        )
+        with progress_bar(quiet) as progress:
+            result = study(name, model=loaded, out=folder, quick=quick, progress=progress, **settings)
+        show(result, folder, json)
+
+    return run
+
+
+def show(result: Study, folder: Path, as_json: bool) -> None:
+    """Claims and the path of the report, or everything as JSON."""
+    report = folder / "report.html"
+    if as_json:
+        print_json({**result.to_json(), "report": str(report)})
+        return
+    for paragraph in result.summary:
+        stdout.print(paragraph, markup=False)
+    stdout.print()
+    for claim in result.claims:
+        colour = _COLOUR[claim.verdict]
+        stdout.print(f"[{colour}]{claim.verdict:>12}[/{colour}]  ", end="")
+        stdout.print(claim.statement, markup=False)
+        stdout.print(f"{'':14}{claim.because}", markup=False, style="dim")
+    stdout.print()
+    stdout.print(f"Report: {report.resolve()}", markup=False)

@@ -1,0 +1,75 @@
+"""How much attention falls on key sets: the reading behind every detector.
+
+In: attention calls, one layer at a time. Out: for each detector, head and prompt the mean over judged
+queries of the mass on the query's key set, with its two references: *uniform* (the same for a head that
+spreads evenly over the keys it may see, windows respected) and *other keys* (the mean mass on equally
+many other visible keys of the same query, the null of detectors that are about distance alone).
+Patterns are dropped after each layer: memory is one layer's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headscope.detectors.pairs import KeySets
+from headscope.models.attention import AttentionCall
+
+
+@dataclass
+class MassReading:
+    """Mass on several kinds of key sets at once; implements the Reading protocol.
+
+    After the run `mass[layer]` and `other[layer]` are [detector, prompt, head], `uniform[layer]`
+    [detector, prompt]; NaN where a prompt has no judged query.
+    """
+
+    sets: Sequence[KeySets]
+    mass: dict[int, Tensor] = field(default_factory=dict)
+    other: dict[int, Tensor] = field(default_factory=dict)
+    uniform: dict[int, Tensor] = field(default_factory=dict)
+
+    def read(self, call: AttentionCall, rows: slice) -> None:
+        pattern = call.pattern().float()
+        visible = call.visible()
+        prompts = len(self.sets[0].queries)
+        if call.layer not in self.mass:
+            shape = (len(self.sets), prompts, pattern.shape[1])
+            self.mass[call.layer] = torch.full(shape, float("nan"))
+            self.other[call.layer] = torch.full(shape, float("nan"))
+            self.uniform[call.layer] = torch.full(shape[:2], float("nan"))
+        for index, keys in enumerate(self.sets):
+            cells = pattern.shape[2]
+            pairs = keys.pairs[rows, :cells, :cells].to(pattern.device) & visible
+            queries = keys.queries[rows, :cells].to(pattern.device)
+            mass, other, uniform = _masses(pattern, pairs, queries, visible)
+            self.mass[call.layer][index, rows] = mass.cpu()
+            self.other[call.layer][index, rows] = other.cpu()
+            self.uniform[call.layer][index, rows] = uniform.cpu()
+
+
+def _masses(
+    pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over judged queries: mass on the set and on other keys [prompt, head], uniform [prompt]."""
+    on_set = (pattern * pairs[:, None]).sum(-1)
+    elsewhere = pattern.sum(-1) - on_set
+    in_set = pairs.sum(-1).float()
+    seen = visible.sum(-1).float().expand_as(in_set)
+    spare = (seen - in_set)[:, None]
+    # As many other keys as the set has; a query that sees nothing else has no such reference.
+    other = elsewhere * in_set[:, None] / spare.clamp(min=1.0)
+    comparable = queries & (spare[:, 0] >= in_set)
+    return (
+        _mean(on_set, queries[:, None]),
+        _mean(other, comparable[:, None]),
+        _mean(in_set / seen.clamp(min=1.0), queries),
+    )
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the last axis where `chosen`; NaN where nothing is."""
+    count = chosen.sum(-1)
+    total = torch.where(chosen, values, 0.0).sum(-1)
+    return torch.where(count > 0, total / count.clamp(min=1), float("nan"))

@@ -1,0 +1,99 @@
+"""Intervals over prompts: how far a mean over this many prompts can be trusted.
+
+In: one value per prompt, for one or many cells. Out: mean, lower and upper bound of each cell. Prompts are
+the unit, since the positions of one prompt are not independent. Below 50 prompts the interval is the
+studentised bootstrap (Efron & Tibshirani 1993, section 12.5), since percentile intervals are too short
+there (about 88% instead of 95% over 10); from 50 on it is BCa (section 14.3), which respects the range of
+a bounded score. All cells are resampled with the same prompts, which keeps their differences honest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from headscope.errors import BadArgument
+
+Array = NDArray[np.float64]
+RESAMPLES = 4000
+_BCA_FROM = 50
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and bounds per cell; bounds are NaN where fewer than two prompts have a value."""
+
+    mean: Array
+    low: Array
+    high: Array
+    n: int
+
+
+def interval(
+    values: Array, *, level: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Mean over prompts with a bootstrap interval of coverage `level`.
+
+    `values` is [prompt] or [prompt, cell, ...]. A cell with a NaN is NaN throughout: what is undefined
+    for a prompt has no mean, and leaving prompts out is the caller's decision.
+
+    >>> interval(np.ones(10)).low
+    array(1.)
+
+    Raises:
+        BadArgument: for no values, or a level outside (0, 1).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim < 1 or len(values) == 0:
+        raise BadArgument("cannot compute an interval over no prompts: give at least two.")
+    if not 0 < level < 1:
+        raise BadArgument(f"cannot compute an interval of level {level}: it lies between 0 and 1.")
+    n, shape = len(values), values.shape[1:]
+    cells = values.reshape(n, -1)
+    mean = cells.mean(0)
+    if n < 2:
+        bounds = np.full((2, cells.shape[1]), np.nan)
+    else:
+        counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+        bounds = _bca(cells, counts, level) if n >= _BCA_FROM else _studentised(cells, counts, level)
+        constant = cells.min(0) == cells.max(0)
+        bounds = np.where(constant, mean, bounds)
+    return Estimate(mean.reshape(shape), bounds[0].reshape(shape), bounds[1].reshape(shape), n)
+
+
+def _studentised(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
+    """[2, cell]: mean - t* s / sqrt(n), with t* from the resamples' own studentised means."""
+    n = len(cells)
+    # Centred first: the second moments below would otherwise lose digits to a large mean.
+    centred = cells - cells.mean(0)
+    means = counts @ centred / n
+    variances = counts @ centred**2 / n - means**2
+    error = centred.std(0, ddof=1) / np.sqrt(n)
+    tiny = 1e-12 * np.maximum(centred.var(0), np.finfo(float).tiny)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = means / np.sqrt(variances / (n - 1))
+    t = np.where(variances > tiny, t, np.nan)
+    tail = (1 - level) / 2
+    upper, lower = np.nanquantile(np.nan_to_num(t, nan=0.0), [1 - tail, tail], axis=0)
+    return cells.mean(0) - np.stack([upper, lower]) * error
+
+
+def _bca(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
+    """[2, cell]: percentiles of the resampled means, corrected for bias and acceleration."""
+    n, mean = len(cells), cells.mean(0)
+    means = counts @ cells / n
+    below = ((means < mean).sum(0) + 0.5 * (means == mean).sum(0)) / len(means)
+    bias = norm.ppf(np.clip(below, 0.5 / len(means), 1 - 0.5 / len(means)))
+    centred = cells - mean
+    spread = np.maximum((centred**2).sum(0), np.finfo(float).tiny)
+    acceleration = (centred**3).sum(0) / (6 * spread**1.5)
+    tails = norm.ppf([(1 - level) / 2, (1 + level) / 2])[:, None]
+    shifted = bias + (bias + tails) / (1 - acceleration * (bias + tails))
+    wanted = np.nan_to_num(norm.cdf(shifted), nan=0.5)
+    ordered = np.sort(means, axis=0)
+    at = np.clip(wanted * (len(means) - 1), 0, len(means) - 1)
+    floor = np.floor(at).astype(int)
+    ceiling = np.minimum(floor + 1, len(means) - 1)
+    columns = np.arange(cells.shape[1])
+    return ordered[floor, columns] + (at - floor) * (ordered[ceiling, columns] - ordered[floor, columns])

@@ -1,0 +1,54 @@
+"""What it takes to run a result again: model, prompts, settings, versions, machine, command."""
+
+import dataclasses
+import datetime
+import platform
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from headscope.models.model import Model
+from headscope.specs import digest
+from headscope.tasks.prompts import Prompts
+
+
+def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict[str, Any]:
+    """A flat record of plain values; `config` is the study's frozen configuration."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        "model": model.name,
+        "identity": model.identity,
+        "architecture": f"{model.config.model_type}, {model.n_layers} layers, {len(model.heads)} heads",
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+        "seed": settings.get("seed"),
+        "command": command(model, study, config),
+        "versions": {
+            "headscope": version("headscope"),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def command(model: Model, study: str, config: Any) -> str:
+    """The command line that does this again: every setting that is not at its default.
+
+    >>> from types import SimpleNamespace
+    >>> command(SimpleNamespace(name="zoo:induction-2l"), "heads", dataclasses.make_dataclass("C", [])())
+    'headscope study heads --model zoo:induction-2l'
+    """
+    parts = ["headscope", "study", study, "--model", model.name]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and value is not None:
+            parts += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join(parts)

@@ -1,0 +1,1 @@
+"""Studies: one question each, as a command that ends in a report."""

@@ -1,0 +1,280 @@
+"""The main study: which heads a model has, what each does for it, and who takes over when one is cut.
+
+In: any model. Out: a Study with the detector table of all heads; the damage of every head's ablation, and
+of named groups against as many random heads; a clean-to-corrupted patch of the stream over layer and
+position; and direct effects before and after a cut. Heads are *selected* on one half of the prompts and
+*estimated* on the other, so that picking the largest does not flatter it. Sources: Olsson et al. 2022
+(detectors), Wang et al. 2023 (patching), McGrath et al. 2023 (self-repair).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from headscope.detectors import DetectorPrompts, default_prompts, detect
+from headscope.detectors.catalogue import DEFAULT
+from headscope.errors import BadArgument
+from headscope.interventions import mean, patch, to_bos, zero
+from headscope.interventions.base import Intervention
+from headscope.measures import logit_difference, loss, next_logit
+from headscope.models.model import Model
+from headscope.results.example import attention_example
+from headscope.results.provenance import provenance
+from headscope.results.study import AttentionExample, Study
+from headscope.studies import heads_claims, heads_figures
+from headscope.studies import heads_tables as tables
+from headscope.sweeps import evaluate
+from headscope.sweeps.controls import random_sets
+from headscope.sweeps.takeover import direct_effects
+from headscope.tables import Table
+from headscope.tasks.prompts import Prompts
+from headscope.tasks.repeated import induction_pairs
+from headscope.tasks.text import read_text
+from headscope.vocabulary import Head
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What can be chosen; the command's options and help come from these fields."""
+
+    n: int = field(default=50, metadata={"help": "prompts for estimates (as many again select heads)"})
+    seed: int = field(default=0, metadata={"help": "seed of everything random"})
+    text: Path | None = field(default=None, metadata={"help": "UTF-8 file of real text for text detectors"})
+    length: int = field(default=25, metadata={"help": "tokens of the segment that is repeated"})
+    repeats: int = field(default=4, metadata={"help": "times it is shown"})
+    gap: int = field(default=0, metadata={"help": "up to so many other tokens before each repeat"})
+    random_sets: int = field(default=20, metadata={"help": "random sets of heads beside each group"})
+    cuts: int = field(default=3, metadata={"help": "heads whose loss is followed through the model"})
+
+    def quick(self) -> "Config":
+        """Smaller, for a first look."""
+        return Config(12, self.seed, self.text, self.length, self.repeats, self.gap, 8, 2)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Heads named on the selection prompts, by detector, most strongly first."""
+
+    by_detector: dict[str, tuple[Head, ...]]
+
+    def of(self, detector: str) -> tuple[Head, ...]:
+        return self.by_detector.get(detector, ())
+
+    def labels(self) -> dict[str, str]:
+        """What each head was named, by its written form."""
+        found: dict[str, str] = {}
+        for detector, heads in self.by_detector.items():
+            for head in heads:
+                found[str(head)] = f"{found[str(head)]}, {detector}" if str(head) in found else detector
+        return found
+
+
+def run(config: Config, model: Model, progress: Progress = lambda stage, done, of: None) -> Study:
+    """Which heads are there, what do they do for the model, and who takes over?"""
+    if config.n < 5:
+        raise BadArgument(f"cannot study heads on {config.n} prompts: intervals need at least 5, better 50.")
+    everything = prompts_for(config, model)
+    selection, prompts = everything.rows(slice(0, None, 2)), everything.rows(slice(1, None, 2))
+    progress("detecting heads", 0, 1)
+    named = name_heads(detect(model, DEFAULT, prompts=selection))
+    heads = detect(model, DEFAULT, prompts=prompts)
+
+    reference = selection.unrepeated
+    damage = damage_of_heads(model, prompts, reference, progress)
+    order = order_by_damage(model, selection, reference, progress)
+    groups = damage_of_groups(config, model, prompts.repeated, reference, named, progress)
+    cumulative = cut_one_by_one(model, prompts.repeated, reference, named, order, progress)
+    patching = patch_stream(config, model, progress)
+    cuts = heads_to_cut(config, named, order)
+    takeover, self_repair = follow_cuts(model, selection.repeated, prompts.repeated, cuts, progress)
+
+    found = {
+        "heads": heads,
+        "damage": damage,
+        "groups": groups,
+        "cumulative": cumulative,
+        "patching": patching,
+        **takeover,
+        "self_repair": self_repair,
+    }
+    claims = heads_claims.all_claims(found, named.by_detector)
+    return Study(
+        name="heads",
+        title=f"Attention heads of {model.name}",
+        question="Which heads does this model have, what does each do for it, and who takes over when one is cut?",
+        summary=heads_claims.summary(model, found, named.by_detector, claims),
+        claims=claims,
+        tables=found,
+        figures=heads_figures.all_figures(found, model),
+        attention=(example_of(model, prompts.repeated, named),),
+        notes=heads_claims.notes(model, prompts, config.gap),
+        provenance=provenance(model, "heads", config, everything.natural, everything.repeated),
+    )
+
+
+def prompts_for(config: Config, model: Model) -> DetectorPrompts:
+    """Twice `n` prompts of each kind: those of even number select heads, the others estimate."""
+    return default_prompts(
+        model,
+        n=2 * config.n,
+        seed=config.seed,
+        text=None if config.text is None else read_text(config.text),
+        named="a given text" if config.text is None else config.text.name,
+        length=config.length,
+        repeats=config.repeats,
+        gaps=(0, config.gap),
+    )
+
+
+def name_heads(table: Table) -> Named:
+    rows = table.where(named=True).frame.sort("above_null_low", descending=True)
+    found: dict[str, tuple[Head, ...]] = {}
+    for row in rows.iter_rows(named=True):
+        found[row["detector"]] = (*found.get(row["detector"], ()), Head(row["layer"], row["head"]))
+    return Named(found)
+
+
+def damage_of_heads(model: Model, prompts: DetectorPrompts, reference: Prompts, progress: Progress) -> Table:
+    """Loss with each head cut in three ways, and on natural prompts by its mean."""
+    cells: list[tuple[str, str, Prompts, Callable[[Head], Intervention]]] = [
+        ("mean", "repeated", prompts.repeated, lambda head: mean(head, over=reference)),
+        ("zero", "repeated", prompts.repeated, zero),
+        ("to_bos", "repeated", prompts.repeated, to_bos),
+        ("mean", "natural", prompts.natural, lambda head: mean(head, over=reference)),
+    ]
+    rows = []
+    for ablation, kind, shown, cut in cells:
+        measure = loss("predictable" if kind == "repeated" else "all")
+        clean = evaluate(model, shown, [measure])[0]
+        for done, head in enumerate(model.heads):
+            progress(f"cutting heads ({ablation}, {kind})", done, len(model.heads))
+            damage = evaluate(model, shown, [measure], [cut(head)])[0] - clean
+            rows.append(tables.damage_row(head, ablation, kind, damage))
+    return tables.DAMAGE.table(rows)
+
+
+def order_by_damage(
+    model: Model, selection: DetectorPrompts, reference: Prompts, progress: Progress
+) -> list[Head]:
+    """Heads by damage of their mean ablation on the selection prompts, worst first."""
+    measure, shown = loss("predictable"), selection.repeated
+    clean = evaluate(model, shown, [measure])[0]
+    damage = {}
+    for done, head in enumerate(model.heads):
+        progress("selecting heads", done, len(model.heads))
+        damage[head] = float((evaluate(model, shown, [measure], [mean(head, over=reference)])[0] - clean).mean())
+    return sorted(damage, key=lambda head: -damage[head])
+
+
+def damage_of_groups(
+    config: Config, model: Model, shown: Prompts, reference: Prompts, named: Named, progress: Progress
+) -> Table:
+    """Each named group cut together, against random sets of the same size."""
+    clean = evaluate(model, shown, [loss("predictable")])[0]
+    rows = []
+    for group, heads in named.by_detector.items():
+        damage = _damage(model, shown, heads, reference, clean)
+        control = []
+        sets = random_sets(model.heads, heads, count=config.random_sets, seed=config.seed)
+        for done, chosen in enumerate(sets):
+            progress(f"random heads beside {group}", done, len(sets))
+            control.append(float(_damage(model, shown, chosen, reference, clean).mean()))
+        rows.append(tables.group_row(group, heads, damage, control))
+    return tables.GROUPS.table(rows)
+
+
+def cut_one_by_one(
+    model: Model, shown: Prompts, reference: Prompts, named: Named, order: Sequence[Head], progress: Progress
+) -> Table:
+    """Induction heads cut cumulatively, worst first, beside the sum of their single cuts."""
+    induction = [head for head in order if head in named.of("induction")][:12]
+    measures = [loss("predictable"), next_logit("predictable")]
+    clean = evaluate(model, shown, measures)
+
+    def damage(heads: Sequence[Head]) -> list[Tensor]:
+        edited = evaluate(model, shown, measures, [mean(heads, over=reference)])
+        return [m.damage(before, after) for m, before, after in zip(measures, clean, edited, strict=True)]
+
+    rows, singles = [], [torch.zeros_like(values) for values in clean]
+    for count in range(1, len(induction) + 1):
+        progress("cutting induction heads one by one", count - 1, len(induction))
+        cut = induction[:count]
+        together = damage(cut)
+        alone = together if count == 1 else damage(cut[-1:])
+        singles = [total + one for total, one in zip(singles, alone, strict=True)]
+        for measure, joint, apart in zip(measures, together, singles, strict=True):
+            where = {"cut": count, "heads": tables.written(cut), "measure": measure.name}
+            quantities = {"together": joint, "sum of single cuts": apart, "interaction": joint - apart}
+            for quantity, values in quantities.items():
+                rows.append({**where, "quantity": quantity, **tables.estimated(values, "damage")})
+    return tables.CUMULATIVE.table(rows)
+
+
+def patch_stream(config: Config, model: Model, progress: Progress) -> Table:
+    """The clean stream patched into the corrupted run, at every layer and position."""
+    room = (model.context or 10**9) - 1
+    length = max(5, min(8, room // 2))
+    clean, corrupted = induction_pairs(model, length=length, n=config.n, seed=config.seed)
+    measure, source = logit_difference(), model.run(clean, capture=["resid_pre", ("resid_post", model.n_layers - 1)])
+    high, low = (evaluate(model, shown, [measure])[0] for shown in (clean, corrupted))
+    gap = high - low
+    roles = {marked[0][0]: role for role, marked in clean.roles.items()}
+    rows = []
+    for layer in range(model.n_layers + 1):
+        site = ("resid_pre", layer) if layer < model.n_layers else ("resid_post", layer - 1)
+        for position in range(clean.longest):
+            progress("patching the stream", layer * clean.longest + position, (model.n_layers + 1) * clean.longest)
+            edit = patch(site, source=source, positions=position)
+            moved = evaluate(model, corrupted, [measure], [edit])[0] - low
+            rows.append(
+                {
+                    "layer": layer,
+                    "position": position,
+                    "role": roles.get(position, ""),
+                    **tables.estimated(heads_claims.share_of_gap(moved, gap), "recovered"),
+                }
+            )
+    return tables.PATCHING.table(rows)
+
+
+def heads_to_cut(config: Config, named: Named, order: Sequence[Head]) -> list[Head]:
+    """The most damaging head, the strongest induction and previous-token heads, then the next damaging."""
+    first = [*order[:1], *named.of("induction")[:1], *named.of("previous_token")[:1], *order[1:]]
+    return list(dict.fromkeys(first))[: config.cuts]
+
+
+def follow_cuts(
+    model: Model, selection: Prompts, shown: Prompts, cuts: Sequence[Head], progress: Progress
+) -> tuple[dict[str, Table], Table]:
+    """Direct effects of all components before and after each cut, on both halves of the prompts."""
+    found = {}
+    for schema, half in ((tables.TAKEOVER_SELECTION, selection), (tables.TAKEOVER, shown)):
+        clean = direct_effects(model, half, "predictable")
+        effects = []
+        for done, head in enumerate(cuts):
+            progress("following cuts through the model", done, len(cuts))
+            effects.append((head, direct_effects(model, half, "predictable", [zero(head)])))
+        found[schema.name] = tables.takeover_table(schema, effects, clean)
+        repair = tables.self_repair_table(effects, clean)
+    return found, repair
+
+
+def example_of(model: Model, shown: Prompts, named: Named) -> AttentionExample:
+    """Every head's pattern on the first prompt, cut to what can be read on a page."""
+    return attention_example(
+        model.run(shown.rows(slice(0, 1)), capture="pattern"),
+        labels=named.labels(),
+        caption="Repeated random tokens: an induction head attends to what followed the last showing.",
+    )
+
+
+def _damage(
+    model: Model, shown: Prompts, heads: Sequence[Head], reference: Prompts, clean: Tensor
+) -> Tensor:
+    """Loss on predictable tokens with these heads at their mean, minus the clean loss, per prompt."""
+    return evaluate(model, shown, [loss("predictable")], [mean(heads, over=reference)])[0] - clean

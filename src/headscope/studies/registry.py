@@ -1,0 +1,85 @@
+"""The studies by name, and `study`: load a model, run one, write its folder.
+
+In: a name, a model (or what to load), settings. Out: the Study record; with `out`, a run folder too.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headscope.errors import UnknownName
+from headscope.models.loading import load
+from headscope.models.model import Model
+from headscope.report import render
+from headscope.results.folder import check_free, save
+from headscope.results.study import Study
+from headscope.studies import heads
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study: its configuration, its function, the model it shows itself on, one line of help."""
+
+    config: type[Any]
+    run: Callable[[Any, Model, Progress], Study]
+    shown_on: str
+    help: str
+
+
+STUDIES = {
+    "heads": Entry(
+        heads.Config,
+        heads.run,
+        "zoo:induction-2l",
+        "Which heads there are, what each does for the model, and who takes over when one is cut.",
+    ),
+}
+
+
+def entry(name: str) -> Entry:
+    """The study of that name.
+
+    Raises:
+        UnknownName: naming the studies that exist.
+    """
+    if name not in STUDIES:
+        raise UnknownName.among("study", name, STUDIES)
+    return STUDIES[name]
+
+
+def study(
+    name: str,
+    *,
+    model: Model | str | None = None,
+    out: str | Path | None = None,
+    quick: bool = False,
+    progress: Progress = lambda stage, done, of: None,
+    **settings: Any,
+) -> Study:
+    """Run a study by name; with `out`, write tables, figures and report.html there.
+
+    `model` defaults to the shipped model that the study shows itself on. `settings` are fields of the
+    study's configuration; `quick` makes everything smaller.
+
+    >>> hs.study("heads", model="zoo:induction-2l", out="runs/heads").claims     # doctest: +SKIP
+
+    Raises:
+        UnknownName: for an unknown study or setting.
+    """
+    found = entry(name)
+    known = [field.name for field in dataclasses.fields(found.config)]
+    for setting in settings:
+        if setting not in known:
+            raise UnknownName.among(f"setting of the study {name!r}", setting, known)
+    config = found.config(**settings)
+    if out is not None:
+        check_free(Path(out))
+    opened = model if isinstance(model, Model) else load(found.shown_on if model is None else model)
+    result = found.run(config.quick() if quick else config, opened, progress)
+    if out is not None:
+        save(result, Path(out), render)
+    return result

@@ -1,0 +1,84 @@
+"""Grids: one intervention as a template, and the cells that fill in its layer, head and position.
+
+In: a template ("patch resid_pre from the clean run") and axes. Out: cells, each a set of interventions
+with the coordinates under which its result is filed. A cell is plain frozen data with a hash, so a sweep
+can be planned, resumed and joined by cell.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+from headscope.errors import BadArgument
+from headscope.interventions.base import Intervention
+from headscope.vocabulary import Head
+
+Axis = Sequence[int] | Literal["all"] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Interventions that are applied together, and where their result belongs; None = not an axis."""
+
+    interventions: tuple[Intervention, ...]
+    layer: int | None = None
+    head: int | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A template and its axes; "all" is resolved against a model and its prompts by `cells`."""
+
+    template: Intervention
+    layers: Axis = None
+    heads: Axis = None
+    positions: Axis = None
+
+    def cells(self, n_layers: int, heads: Sequence[Head], length: int) -> list[Cell]:
+        """All cells, layer by layer."""
+        layer_axis = _axis(self.layers, range(n_layers))
+        position_axis = _axis(self.positions, range(length))
+        found = []
+        for layer in layer_axis:
+            own = [head.index for head in heads if head.layer == layer]
+            for head, position in product(_axis(self.heads, own), position_axis):
+                edit = self.template.at(layer=layer, head=head, position=position)
+                found.append(Cell((edit,), layer, head, position))
+        return found
+
+
+def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, positions: Axis = None) -> Grid:
+    """Cells for every combination of the given axes: a list of numbers, or "all".
+
+    >>> from headscope.interventions import zero
+    >>> cells = grid(zero("attn_out"), layers=[0, 2]).cells(3, [], 10)
+    >>> [str(cell.interventions[0]) for cell in cells]
+    ['zero attn_out[0]', 'zero attn_out[2]']
+
+    Raises:
+        BadArgument: if a template without a layer gets no layers, or heads come without layers.
+    """
+    if template.is_template and layers is None:
+        raise BadArgument("cannot build a grid from a template without a layer: pass layers=, for example 'all'.")
+    if heads is not None and layers is None:
+        raise BadArgument("cannot build a grid over heads without layers: pass layers=, for example 'all'.")
+    if heads is not None:
+        # A head is a slice of z, whatever site the template names for whole layers.
+        template = replace(template, targets=tuple(replace(target, site="z") for target in template.targets))
+    return Grid(template, layers, heads, positions)
+
+
+def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
+    """One cell per head, for a template that names any head or `z`."""
+    return [
+        Cell((template.at(layer=head.layer, head=head.index),), layer=head.layer, head=head.index)
+        for head in heads
+    ]
+
+
+def _axis(given: Axis, everything: Sequence[int]) -> Sequence[int | None]:
+    if given is None:
+        return (None,)
+    return list(everything) if isinstance(given, str) else list(given)

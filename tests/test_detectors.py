@@ -1,0 +1,137 @@
+"""Detectors find what is planted, stay silent on random weights, and agree with hand arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import headscope as hs
+from headscope.architectures import ToyConfig
+from headscope.detectors import default_prompts, detector, pairs
+from headscope.measures import loss
+from headscope.sweeps import evaluate
+from headscope.tasks.repeated import repeated_tokens, without_repeats
+from tests import planted, tiny
+
+
+def test_a_planted_induction_circuit_is_found():
+    table = hs.detect(planted.induction_circuit(), n=20)
+    scores = {(row["detector"], row["layer"], row["head"]): row for row in table.rows()}
+    assert scores["previous_token", 0, 0]["score"] > 0.99
+    assert scores["induction", 1, 0]["score"] > 0.99
+    named = {(d, layer, head) for (d, layer, head), row in scores.items() if row["named"]}
+    assert {("previous_token", 0, 0), ("induction", 1, 0)} <= named
+    # The empty heads attend evenly, so nothing may be named after them.
+    assert {(layer, head) for _, layer, head in named} == {(0, 0), (1, 0)}
+
+
+def test_cutting_the_previous_token_head_takes_the_induction_away():
+    model = planted.induction_circuit()
+    prompts = default_prompts(model, n=20)
+    cut = hs.detect(model, ["induction"], prompts=prompts, interventions=[hs.zero("0.0")])
+    assert cut.rows(layer=1, head=0)[0]["score"] < 0.2
+    judged = prompts.repeated
+    clean, broken = (
+        evaluate(model, judged, [loss("predictable")], edits)[0].mean() for edits in ((), [hs.zero("0.0")])
+    )
+    assert clean < 0.1
+    assert broken > 2.0
+
+
+def test_prefix_matching_looks_at_what_followed():
+    # a b c a b: the second a (query 3) should attend to the first b (key 1), the second b (4) to c (2).
+    keys = pairs.prefix_matching(hs.Prompts.of([[7, 8, 9, 7, 8]]))
+    assert keys.pairs[0].nonzero().tolist() == [[3, 1], [4, 2]]
+    assert keys.queries[0].tolist() == [False, False, False, True, True]
+
+
+def test_only_later_showings_are_judged_and_gaps_break_fixed_distances():
+    model = planted.induction_circuit()
+    prompts = repeated_tokens(model, length=6, repeats=3, n=4, gaps=(1, 4))
+    keys = pairs.prefix_matching(prompts)
+    assert bool((keys.queries == prompts.where("repeated")).all())
+    distances = {(q - k) for _, q, k in keys.pairs.nonzero().tolist()}
+    assert len(distances) > 3
+    for row, marked in enumerate(prompts.roles["predictable"]):
+        for position in marked:
+            assert prompts.tokens[row][position + 1] in prompts.tokens[row][: position + 1]
+
+
+def test_lookback_leaves_out_queries_without_such_a_key():
+    keys = detector("lookback:3").key_sets(hs.Prompts.of([[5, 5, 5, 5, 5]]))
+    assert keys.pairs[0].nonzero().tolist() == [[3, 0], [4, 1]]
+
+
+def test_scores_and_references_by_hand():
+    # Zero weights: attention is even. Prompts of 4 tokens; previous token is judged at queries 2 and 3.
+    model = planted.induction_circuit()
+    with torch.no_grad():
+        for weight in model.hf.parameters():
+            weight.zero_()
+    prompts = default_prompts(model, n=4)
+    short = type(prompts)(hs.Prompts.of([[0, 5, 6, 7]] * 4), prompts.repeated, prompts.unrepeated)
+    row = hs.detect(model, ["previous_token"], prompts=short).rows()[0]
+    assert row["score"] == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert row["uniform"] == pytest.approx(row["score"])
+    assert row["null"] == pytest.approx(row["score"])
+    assert row["lift"] == pytest.approx(1.0)
+    assert not row["named"]
+
+
+def test_the_null_has_the_same_pairs_and_no_repetition():
+    model = tiny.opened("llama")
+    prompts = repeated_tokens(model, length=10, repeats=3, n=5)
+    null = without_repeats(model, prompts)
+    assert null.lengths == prompts.lengths
+    assert all(len(set(example)) == len(example) for example in null.tokens)
+
+
+def random_models(seed: int) -> list[hs.Model]:
+    """A toy and a llama with the weights that training would start from."""
+    torch.manual_seed(seed)
+    toy = AutoModelForCausalLM.from_config(ToyConfig(vocab_size=128, n_ctx=128, n_layers=2, n_heads=8))
+    llama = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=128, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8, bos_token_id=0
+        )
+    )
+    return [hs.load(toy), hs.load(llama)]
+
+
+def test_at_most_one_per_cent_of_random_heads_are_named():
+    heads, named = 0, []
+    for seed in range(20):
+        for model in random_models(seed):
+            table = hs.detect(model, n=10, seed=seed)
+            heads += len(model.heads)
+            named += [(seed, row["detector"], row["layer"], row["head"]) for row in table.rows(named=True)]
+    assert heads == 640
+    assert len({(seed, layer, head) for seed, _, layer, head in named}) <= 0.01 * heads, named
+
+
+def test_detection_agrees_with_a_direct_computation():
+    # The reference reads eager attentions and walks over queries one by one.
+    model = tiny.opened("gemma2", seed=3)
+    prompts = default_prompts(model, n=6, length=5, repeats=3)
+    table = hs.detect(model, ["induction"], prompts=prompts)
+    hf = tiny.build("gemma2", seed=3, attention="eager")
+    with torch.no_grad():
+        attentions = hf(prompts.repeated.ids, output_attentions=True, use_cache=False).attentions
+    for layer, pattern in enumerate(attentions):
+        for head in range(pattern.shape[1]):
+            scores = []
+            for row, tokens in enumerate(prompts.repeated.tokens):
+                masses = [
+                    sum(float(pattern[row, head, q, j + 1]) for j in range(q) if tokens[j] == tokens[q])
+                    for q in prompts.repeated.roles["repeated"][row]
+                ]
+                scores.append(np.mean(masses))
+            found = table.rows(layer=layer, head=head)[0]["score"]
+            assert found == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+def test_unknown_detectors_are_named():
+    with pytest.raises(hs.errors.UnknownName, match="did you mean 'induction'"):
+        hs.detect(planted.induction_circuit(), ["inducton"])
+    with pytest.raises(hs.errors.BadArgument, match="lookback:N"):
+        detector("lookback:zero")

@@ -1,0 +1,82 @@
+"""Measures against hand arithmetic; intervals against simulation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import headscope as hs
+from headscope.measures import interval, tokens
+
+
+def test_loss_by_hand():
+    # Two tokens, logits (0, ln 3): probabilities 1/4 and 3/4. The next token is 1, then 0.
+    logits = torch.tensor([[[0.0, math.log(3)]] * 3])
+    found = tokens.loss_nats(logits, torch.tensor([[0, 1, 0]]))
+    assert_close(found, torch.tensor([[math.log(4 / 3), math.log(4)]]))
+
+
+def test_the_loss_measure_reads_predicting_positions_only():
+    prompts = hs.Prompts((((0, 1, 0)), ((0, 1))), roles={"marked": ((1,), (1,))})
+    logits = torch.zeros(2, 3, 2)
+    # Example 2 ends at position 1, which predicts nothing that we know: NaN, not 0.
+    found = hs.measures.loss("marked")(logits, prompts)
+    assert_close(found, torch.tensor([math.log(2), float("nan")]), equal_nan=True)
+
+
+def test_rank_counts_ties_by_half():
+    logits = torch.tensor([[5.0, 2.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    assert tokens.rank(logits, torch.tensor([1, 3])).tolist() == [1.5, 1.5]
+
+
+def test_answer_measures_by_hand():
+    prompts = hs.Prompts(((0, 1), (0, 1)), answers=(0, 1), foils=(1, 2))
+    logits = torch.zeros(2, 2, 3)
+    logits[:, 1] = torch.tensor([2.0, 1.0, -1.0])
+    assert hs.measures.logit_difference()(logits, prompts).tolist() == [1.0, 2.0]
+    odds = math.exp(2) + math.exp(1) + math.exp(-1)
+    assert_close(hs.measures.probability()(logits, prompts), torch.tensor([math.exp(2) / odds, math.exp(1) / odds]))
+    assert hs.measures.rank()(logits, prompts).tolist() == [0.0, 1.0]
+    mean = 2 / 3
+    assert_close(
+        hs.measures.next_logit([0])(torch.flip(logits, [1]), prompts), torch.tensor([1 - mean, 1 - mean])
+    )
+
+
+def test_kl_is_that_of_the_reference_from_the_model():
+    model, reference = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert tokens.kl_nats(model[None], reference[None]).item() == pytest.approx(expected)
+
+
+def test_measures_without_answers_say_so():
+    prompts = hs.Prompts.of([[0, 1]])
+    with pytest.raises(hs.errors.PromptError, match="no answers"):
+        hs.measures.probability()(torch.zeros(1, 2, 3), prompts)
+    with pytest.raises(hs.errors.PromptError, match="exactly one position"):
+        hs.measures.probability("all")(torch.zeros(1, 2, 3), hs.Prompts(((0, 1),), answers=(0,)))
+
+
+@pytest.mark.parametrize("n", [20, 100])
+def test_intervals_cover_the_mean(n):
+    # A skewed score in [0, 1], as attention masses are; binomial spread of 1500 trials is 0.6%.
+    rng = np.random.default_rng(0)
+    values = rng.beta(2, 5, size=(1500, n))
+    found = interval(values.T, resamples=1000)
+    covered = (found.low <= 2 / 7) & (found.high >= 2 / 7)
+    assert 0.93 <= covered.mean() <= 0.97
+
+
+def test_intervals_without_spread_or_prompts():
+    constant = interval(np.full((30, 2), 0.4))
+    assert constant.low.tolist() == constant.high.tolist() == pytest.approx([0.4, 0.4])
+    single = interval(np.array([1.0]))
+    assert single.mean == 1.0
+    assert math.isnan(single.low)
+    with_gap = interval(np.array([[1.0, 1.0], [math.nan, 2.0], [2.0, 3.0]]))
+    assert math.isnan(with_gap.mean[0])
+    assert with_gap.mean[1] == 2.0
+    with pytest.raises(hs.errors.BadArgument, match="no prompts"):
+        interval(np.array([]))

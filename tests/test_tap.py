@@ -1,0 +1,148 @@
+"""The wrapped function: inert when unused, composing when nested, per thread, no residue."""
+
+import contextvars
+import threading
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers.modeling_utils import AttentionInterface
+
+import headscope as hs
+from headscope.models import tap as tap_module
+from headscope.models.layout import Layout
+from headscope.models.tap import Tap
+from tests import tiny
+
+
+def hooks_of(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules())
+
+
+def test_the_wrapper_returns_the_kernel_itself_while_nothing_is_active():
+    def default():
+        """Stands for a model file's eager function."""
+
+    interface = AttentionInterface()
+    assert interface.get_interface("eager", default) is default
+    assert interface.get_interface("sdpa", default) is interface["sdpa"]
+
+
+def test_nested_blocks_compose_outermost_first():
+    model, ids = tiny.opened("llama"), tiny.ids()
+    both = model.run(ids, interventions=[hs.zero("1.0"), hs.zero("1.2")]).logits
+    with model.editing(hs.zero("1.0")):
+        assert_close(model.run(ids, interventions=hs.zero("1.2")).logits, both, atol=0, rtol=0)
+        with model.editing(hs.zero("1.2")):
+            assert torch.equal(model.run(ids).logits, both)
+        assert not torch.equal(model.run(ids).logits, both)
+    push = torch.linspace(-1, 1, 32)
+    with model.editing(hs.zero(("resid_pre", 1))):
+        kept = model.run(ids, interventions=hs.add(("resid_pre", 1), push), capture="resid_pre")
+    assert_close(kept["resid_pre", 1], push.expand_as(kept["resid_pre", 1]))
+
+
+def test_runs_of_an_intervention_itself_are_not_edited_by_blocks_around_it():
+    model, ids, other = tiny.opened("llama"), tiny.ids(), tiny.ids(seed=5)
+    patched = hs.patch(("resid_post", 1), source=other)
+    expected = model.run(ids, interventions=patched).logits
+    fresh = tiny.opened("llama")
+    with fresh.editing(hs.zero("0.0")):
+        assert_close(fresh.run(ids, interventions=patched).logits, expected, atol=0, rtol=0)
+
+
+def test_taps_nest_at_the_level_of_the_interface():
+    model, ids = tiny.opened("gpt2"), tiny.ids()
+    layout = Layout((12, 12), {})
+    layout.advance(12)
+    seen = []
+
+    def tapped(name):
+        readers = {1: [lambda call: seen.append((name, call.pattern().shape))]}
+        return Tap(model.anatomy.layer_of, layout, readers=readers).active()
+
+    with torch.no_grad(), tapped("outer"), tapped("inner"):
+        logits = model.hf(ids, use_cache=False).logits
+    assert seen == [("outer", (2, 4, 12, 12)), ("inner", (2, 4, 12, 12))]
+    assert torch.equal(logits, model.run(ids).logits)
+
+
+def test_five_threads_with_different_edits_do_not_mix():
+    model, ids = tiny.opened("llama"), tiny.ids()
+    edits = [[], *([hs.zero(hs.Head(1, h)), hs.zero(("attn_out", 2), positions=[h])] for h in range(4))]
+    expected = [model.run(ids, interventions=edit).logits for edit in edits]
+    mismatches = [0] * 5
+
+    def work(which):
+        for _ in range(15):
+            mismatches[which] += not torch.equal(model.run(ids, interventions=edits[which]).logits, expected[which])
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mismatches == [0] * 5
+
+
+def test_a_new_thread_starts_without_edits_and_can_be_handed_them():
+    model, ids = tiny.opened("llama"), tiny.ids()
+    plain, cut = model.run(ids).logits, model.run(ids, interventions=hs.zero("1.1")).logits
+    found = {}
+    with model.editing(hs.zero("1.1")):
+        context = contextvars.copy_context()
+        for name, target in (
+            ("bare", lambda: found.update(bare=model.run(ids).logits)),
+            ("handed", lambda: context.run(lambda: found.update(handed=model.run(ids).logits))),
+        ):
+            thread = threading.Thread(target=target, name=name)
+            thread.start()
+            thread.join()
+    assert torch.equal(found["bare"], plain)
+    assert torch.equal(found["handed"], cut)
+
+
+@pytest.mark.parametrize("site", ["z", "resid_pre", "pattern", "q"])
+def test_an_exception_leaves_no_residue(site):
+    from headscope.models.execution import edited
+    from headscope.models.protocols import SiteEdit
+
+    model, ids = tiny.opened("llama"), tiny.ids()
+    plain, hooks = model.run(ids).logits, hooks_of(model)
+
+    def boom(value, layout):
+        raise ValueError("boom")
+
+    layout = Layout((12, 12), {})
+    with (
+        pytest.raises(ValueError, match="boom"),
+        edited(model.hf, model.anatomy, layout, edits=[SiteEdit(site, 1, boom)], wanted=[("resid_post", 0)]),
+    ):
+        model.hf(ids, use_cache=False)
+    assert tap_module._active == 0
+    assert tap_module._stack.get() == ()
+    assert hooks_of(model) == hooks == 0
+    assert torch.equal(model.run(ids).logits, plain)
+
+
+def test_reads_are_clones_and_hooks_come_before_those_of_users():
+    model, ids = tiny.opened("gpt2"), tiny.ids()
+    run = model.run(ids, capture="resid_post")
+    with torch.no_grad():
+        hidden = model.hf(ids, output_hidden_states=True, use_cache=False).hidden_states
+    assert_close(run["resid_post", 0], hidden[1], atol=0, rtol=0)
+    with model.editing(hs.zero(("resid_post", 0))):
+        assert not model.run(ids, capture="resid_post")["resid_post", 0].any()
+
+
+def test_gradients_flow_through_captures_when_asked():
+    model, ids = tiny.opened("gpt2"), tiny.ids()
+    run = model.run(ids, capture="z", grad=True)
+    gradient = torch.autograd.grad(run.logits[0, -1, 5], run["z", 1])[0]
+    # Compare with a finite difference: one number of z moved by an addition.
+    step = 1e-2
+    push = torch.zeros(8)
+    push[3] = step
+    moved = model.run(ids, interventions=hs.add("1.2", push, positions=[7])).logits[0, -1, 5]
+    base = model.run(ids).logits[0, -1, 5]
+    assert gradient[0, 7, 2, 3].item() == pytest.approx((moved - base).item() / step, rel=0.05, abs=1e-4)
