@@ -189,3 +189,17 @@ def test_the_stream_between_attention_and_mlp_is_written_for_both_paths(family):
 def test_parallel_blocks_have_no_stream_in_between():
     with pytest.raises(hs.errors.UnservedSite, match="no stream between"):
         tiny.opened("gpt_neox").run(tiny.ids(), capture=("resid_mid", 1))
+
+
+def test_captures_are_named_in_every_form():
+    model, ids = tiny.opened("llama"), tiny.ids()
+    assert model.run(ids, capture="z").layers("z") == [0, 1, 2]
+    assert model.run(ids, capture=("z", 1)).layers("z") == [1]
+    assert model.run(ids, capture=("z", range(1, 3))).layers("z") == [1, 2]
+    both = model.run(ids, capture=["q", ("v", 0), ("k", [0, 2])])
+    assert [both.layers(site) for site in "qkv"] == [[0, 1, 2], [0, 2], [0]]
+    assert model.run(ids, capture=("q", "k")).layers("k") == [0, 1, 2]
+    with pytest.raises(hs.errors.BadArgument, match="cannot capture 3"):
+        model.run(ids, capture=[3])
+    with pytest.raises(hs.errors.UnservedSite, match=r"captured z; ask with capture=\['pattern'\]"):
+        model.run(ids, capture="z")["pattern", 0]

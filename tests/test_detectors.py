@@ -92,7 +92,12 @@ def random_models(seed: int) -> list[hs.Model]:
     toy = AutoModelForCausalLM.from_config(ToyConfig(vocab_size=128, n_ctx=128, n_layers=2, n_heads=8))
     llama = AutoModelForCausalLM.from_config(
         LlamaConfig(
-            vocab_size=128, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8, bos_token_id=0
+            vocab_size=128,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            bos_token_id=0,
         )
     )
     return [hs.load(toy), hs.load(llama)]

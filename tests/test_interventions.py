@@ -34,7 +34,9 @@ def test_a_layer_by_its_number_means_all_its_heads(llama):
     assert torch.equal(by_number, by_heads)
     # gpt2's projection has a bias, which cutting its heads leaves and cutting attn_out removes.
     gpt2 = tiny.opened("gpt2")
-    heads, site = (gpt2.run(ids, interventions=edit).logits for edit in (hs.zero(1), hs.zero(("attn_out", 1))))
+    heads, site = (
+        gpt2.run(ids, interventions=edit).logits for edit in (hs.zero(1), hs.zero(("attn_out", 1)))
+    )
     assert (heads - site).abs().max() > 1e-3
 
 
@@ -82,7 +84,9 @@ def test_one_source_example_serves_all(llama):
 def test_patching_a_pattern_moves_only_the_routing(llama):
     source, target = tiny.ids(2, 6, seed=4), tiny.ids(2, 6, seed=5)
     run = llama.run(source, capture="pattern")
-    kept = llama.run(target, interventions=hs.patch(("pattern", 1), source=run), capture=["pattern", "z", "v"])
+    kept = llama.run(
+        target, interventions=hs.patch(("pattern", 1), source=run), capture=["pattern", "z", "v"]
+    )
     assert_close(kept["pattern", 1], run["pattern", 1])
     values = kept["v", 1].transpose(1, 2).repeat_interleave(2, dim=1)
     assert_close(kept["z", 1], (run["pattern", 1] @ values).transpose(1, 2), atol=1e-6, rtol=1e-5)
@@ -97,7 +101,11 @@ def test_refusals_say_what_to_do(llama):
         (hs.zero("1.0", positions="query"), hs.errors.UnknownName, "no role named 'query'"),
         (hs.zero("resid_pre"), hs.errors.BadArgument, "without a layer"),
         (hs.to_bos(("resid_pre", 1)), hs.errors.UnservedSite, "name heads"),
-        (hs.patch(("resid_pre", 1), source=tiny.ids(2, 5)), hs.errors.PositionMapNeeded, "which position goes where"),
+        (
+            hs.patch(("resid_pre", 1), source=tiny.ids(2, 5)),
+            hs.errors.PositionMapNeeded,
+            "which position goes where",
+        ),
         (hs.patch(("z", 1), source=llama.run(ids)), hs.errors.UnservedSite, "not captured"),
         (hs.patch(("z", 1), source=tiny.ids(5, 12)), hs.errors.BadArgument, "one for each"),
     ]
@@ -165,9 +173,9 @@ def test_random_compositions_equal_edits_made_one_layer_after_another(llama, dat
     for row, tokens in enumerate(rows):
         handles = []
         for layer in {head.layer for head in heads}:
-            own = [head.index for head in heads if head.layer == layer]
+            own, at = [head.index for head in heads if head.layer == layer], position % len(tokens)
 
-            def cut(module, args, own=own, at=position % len(tokens)):
+            def cut(module, args, own=own, at=at):
                 mixed = args[0].clone().unflatten(-1, (4, 8))
                 mixed[:, at, own] = 0
                 return (mixed.flatten(-2),)

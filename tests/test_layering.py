@@ -1,6 +1,8 @@
 """Data flows one way: each package imports only from those that stand before it. And few names are public."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,12 @@ def test_public_names_are_few_and_known():
         "zero",
     ]
     assert all(hasattr(hs, name) for name in hs.__all__)
+    assert set(hs._HOME) == set(hs.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'zeroo'"):
+        hs.zeroo  # noqa: B018
+
+
+def test_the_package_and_its_help_load_no_model_library():
+    code = "import sys, headscope, headscope.cli.main as m; m.build(None); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 import headscope as hs
+from headscope.models import loading
 from tests import tiny
 
 
@@ -61,16 +62,14 @@ def test_identity_follows_the_weights(folder):
 
 def test_a_hub_id_passes_its_revision_on(monkeypatch, folder):
     asked = []
-    from headscope.models import loading
-
     real = loading.AutoModelForCausalLM.from_pretrained
 
     def stands_for_the_hub(name, **options):
         asked.append((name, options["revision"], options["use_safetensors"], options["trust_remote_code"]))
         return real(folder, dtype=options["dtype"], output_loading_info=True)
 
-    config = loading.AutoConfig.from_pretrained(folder)
-    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda *a, **k: config)
+    real_config = loading.AutoConfig.from_pretrained
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda name, **k: real_config(folder, **k))
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", stands_for_the_hub)
     monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *a, **k: word_tokenizer())
     model = hs.load("someone/some-model", revision="step1000")
@@ -129,11 +128,15 @@ def test_weights_that_do_not_cover_the_model(folder, tmp_path):
 
 def test_a_model_without_attention():
     config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
-    refused(hs.errors.UnservedModel, "'mamba' has no attention heads", AutoModelForCausalLM.from_config(config))
+    refused(
+        hs.errors.UnservedModel, "'mamba' has no attention heads", AutoModelForCausalLM.from_config(config)
+    )
 
 
 def test_a_family_that_is_not_served():
-    config = Qwen2Config(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = Qwen2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     refused(hs.errors.UnservedModel, "family 'qwen2' is not served", AutoModelForCausalLM.from_config(config))
 
 
@@ -171,7 +174,7 @@ def test_bad_prompts(folder, prompts, words):
 
 
 def test_text_in_place_of_ids(folder):
-    with pytest.raises(hs.errors.BadArgument, match="text through hs.tasks.text"):
+    with pytest.raises(hs.errors.BadArgument, match=r"text through hs\.tasks\.text"):
         hs.load(folder).run("some text")
     with pytest.raises(hs.errors.PromptError, match="without a tokenizer"):
         hs.tasks.text(tiny.opened("llama"), "some text")

@@ -10,7 +10,9 @@ from transformers.modeling_utils import AttentionInterface
 
 import headscope as hs
 from headscope.models import tap as tap_module
+from headscope.models.execution import edited
 from headscope.models.layout import Layout
+from headscope.models.protocols import SiteEdit
 from headscope.models.tap import Tap
 from tests import tiny
 
@@ -75,7 +77,9 @@ def test_five_threads_with_different_edits_do_not_mix():
 
     def work(which):
         for _ in range(15):
-            mismatches[which] += not torch.equal(model.run(ids, interventions=edits[which]).logits, expected[which])
+            mismatches[which] += not torch.equal(
+                model.run(ids, interventions=edits[which]).logits, expected[which]
+            )
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(5)]
     for thread in threads:
@@ -104,9 +108,6 @@ def test_a_new_thread_starts_without_edits_and_can_be_handed_them():
 
 @pytest.mark.parametrize("site", ["z", "resid_pre", "pattern", "q"])
 def test_an_exception_leaves_no_residue(site):
-    from headscope.models.execution import edited
-    from headscope.models.protocols import SiteEdit
-
     model, ids = tiny.opened("llama"), tiny.ids()
     plain, hooks = model.run(ids).logits, hooks_of(model)
 

@@ -37,6 +37,8 @@ def canonical(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return list(value)  # token ids, by the thousand
     if isinstance(value, HasRecipe):
         return canonical(value.recipe())
     if isinstance(value, torch.Tensor):

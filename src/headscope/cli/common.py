@@ -55,7 +55,9 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
         except (MemoryError, torch.OutOfMemoryError) as error:
             code = OutOfMemory.exit_code
-            stderr.print("headscope: out of memory. Pass a smaller --memory, fewer prompts (--n), or another --device.")
+            stderr.print(
+                "headscope: out of memory. Pass a smaller --memory, fewer prompts (--n), or another --device."
+            )
             raise typer.Exit(code) from error
         except HeadscopeError as error:
             stderr.print(f"headscope: {error}", markup=False, soft_wrap=True)
@@ -69,7 +71,13 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(
-    source: str, *, device: str, dtype: str, memory: str, revision: str | None = None, trust_remote_code: bool = False
+    source: str,
+    *,
+    device: str,
+    dtype: str,
+    memory: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Model:
     """The model that a command line names."""
     budget = bytes_of(memory)

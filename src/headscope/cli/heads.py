@@ -69,7 +69,12 @@ def run(
         raise BadArgument(f"cannot detect heads on {n} prompt: intervals need at least 2, better 50.")
     source = None if text is None else read_text(text)
     loaded = opened(
-        model, device=device, dtype=dtype, memory=memory, revision=revision, trust_remote_code=trust_remote_code
+        model,
+        device=device,
+        dtype=dtype,
+        memory=memory,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
     )
     named = "a given text" if text is None else text.name
     prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap))
@@ -94,11 +99,17 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     }
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
     for (layer, head), found in shown.items():
-        cells = [f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted]
+        cells = [
+            f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted
+        ]
         grid.add_row(f"{layer}.{head}", *cells)
     stdout.print(grid)
     if not quiet:
-        left_out = f" {len(scores) - len(shown)} heads that nothing names are left out." if len(shown) < len(scores) else ""
+        left_out = (
+            f" {len(scores) - len(shown)} heads that nothing names are left out."
+            if len(shown) < len(scores)
+            else ""
+        )
         stderr.print(
             f"* named: the score exceeds its matched null by more than .1 (lower 95% bound).{left_out} "
             "--json or --out gives intervals and nulls.",

@@ -7,6 +7,7 @@ library stands behind most verbs. Exit codes: 0 ok, 1 internal, 2 usage, input o
 
 import importlib
 import sys
+from importlib.metadata import version
 
 import typer
 
@@ -29,7 +30,7 @@ def build(verb: str | None) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_version)
+    app.callback()(_options)
     for name, text in VERBS.items():
         if name == verb:
             module = importlib.import_module(f"headscope.cli.{name}")
@@ -43,14 +44,18 @@ def _named_only() -> None:
     """Stands for a verb that was not called."""
 
 
-def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"headscope {installed('headscope')}")
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headscope {version('headscope')}")
         raise typer.Exit()
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:

@@ -62,7 +62,12 @@ def verb(name: str, found: Entry) -> Any:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
         loaded = opened(
-            model, device=device, dtype=dtype, memory=memory, revision=revision, trust_remote_code=trust_remote_code
+            model,
+            device=device,
+            dtype=dtype,
+            memory=memory,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
         with progress_bar(quiet) as progress:
             result = study(name, model=loaded, out=folder, quick=quick, progress=progress, **settings)

@@ -55,7 +55,8 @@ _FIXED = {
         ),
     )
 }
-DEFAULT = tuple(_FIXED)
+# The most telling first: in this order they are computed, listed and drawn.
+DEFAULT = ("induction", "previous_token", "duplicate_token", "current_token", "bos")
 KNOWN = (*_FIXED, "lookback:N")
 
 

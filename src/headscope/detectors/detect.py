@@ -122,7 +122,11 @@ def detect(
 
 
 def _scored(
-    model: Model, group: Sequence[Detector], prompts: DetectorPrompts, kind: str, interventions: Sequence[Edit]
+    model: Model,
+    group: Sequence[Detector],
+    prompts: DetectorPrompts,
+    kind: str,
+    interventions: Sequence[Edit],
 ) -> list[dict[str, object]]:
     shown = prompts.natural if kind == "natural" else prompts.repeated
     sets = [detector.key_sets(shown) for detector in group]

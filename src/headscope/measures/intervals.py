@@ -30,9 +30,7 @@ class Estimate:
     n: int
 
 
-def interval(
-    values: Array, *, level: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
+def interval(values: Array, *, level: float = 0.95, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean over prompts with a bootstrap interval of coverage `level`.
 
     `values` is [prompt] or [prompt, cell, ...]. A cell with a NaN is NaN throughout: what is undefined
@@ -76,7 +74,8 @@ def _studentised(cells: Array, counts: NDArray[np.int64], level: float) -> Array
     t = np.where(variances > tiny, t, np.nan)
     tail = (1 - level) / 2
     upper, lower = np.nanquantile(np.nan_to_num(t, nan=0.0), [1 - tail, tail], axis=0)
-    return cells.mean(0) - np.stack([upper, lower]) * error
+    bounds: Array = cells.mean(0) - np.stack([upper, lower]) * error
+    return bounds
 
 
 def _bca(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
@@ -86,8 +85,10 @@ def _bca(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
     below = ((means < mean).sum(0) + 0.5 * (means == mean).sum(0)) / len(means)
     bias = norm.ppf(np.clip(below, 0.5 / len(means), 1 - 0.5 / len(means)))
     centred = cells - mean
-    spread = np.maximum((centred**2).sum(0), np.finfo(float).tiny)
-    acceleration = (centred**3).sum(0) / (6 * spread**1.5)
+    spread = (centred**2).mean(0) ** 0.5
+    # Scaled before it is cubed, so that a nearly constant cell neither overflows nor divides by zero.
+    skew = ((centred / np.where(spread > 0, spread, 1.0)) ** 3).mean(0)
+    acceleration = skew / (6 * n**0.5)
     tails = norm.ppf([(1 - level) / 2, (1 + level) / 2])[:, None]
     shifted = bias + (bias + tails) / (1 - acceleration * (bias + tails))
     wanted = np.nan_to_num(norm.cdf(shifted), nan=0.5)
@@ -96,4 +97,6 @@ def _bca(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
     floor = np.floor(at).astype(int)
     ceiling = np.minimum(floor + 1, len(means) - 1)
     columns = np.arange(cells.shape[1])
-    return ordered[floor, columns] + (at - floor) * (ordered[ceiling, columns] - ordered[floor, columns])
+    step = ordered[ceiling, columns] - ordered[floor, columns]
+    bounds: Array = ordered[floor, columns] + (at - floor) * step
+    return bounds

@@ -5,7 +5,6 @@ averaging over prompts comes with an interval (measures.intervals). `loss[q]` is
 token q + 1 from position q, so all indices count predicting positions.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -71,7 +71,7 @@ class AttentionCall:
             UnservedSite: under a kernel whose mask cannot be read.
         """
         if self._pattern is None:
-            kind = self._module.config._attn_implementation if hasattr(self._module, "config") else "eager"
+            kind = getattr(getattr(self._module, "config", None), "_attn_implementation", "eager")
             if kind not in READABLE_KERNELS:
                 raise UnservedSite(
                     f"cannot read attention patterns under the attention implementation {kind!r}: "

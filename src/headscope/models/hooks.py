@@ -93,6 +93,7 @@ class SiteHooks:
         anatomy = self._anatomy.layers[layer]
         term, before = anatomy.attention_term, output
         assert term is not None
+        assert anatomy.carry is not None
         added = self._visit("attn_out", layer, self._scaled(term, output, layer))
         if self._touches("resid_mid", layer):
             stream = self._stream.pop(layer)

@@ -75,9 +75,7 @@ def load(
     return _open(hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)))
 
 
-def _open(
-    hf: nn.Module, tokenizer: Any, *, name: str, language: Mapping[str, Any] | None = None
-) -> Model:
+def _open(hf: nn.Module, tokenizer: Any, *, name: str, language: Mapping[str, Any] | None = None) -> Model:
     config = getattr(hf, "config", None)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
         raise UnservedModel(
@@ -173,8 +171,8 @@ def _language(folder: Path) -> Mapping[str, Any] | None:
     card = folder / "card.json"
     if not card.is_file():
         return None
-    told = json.loads(card.read_text(encoding="utf-8")).get("prompt_generator")
-    return told if isinstance(told, dict) and told.get("name") in GENERATORS else None
+    told = json.loads(card.read_text(encoding="utf-8")).get("prompts")
+    return told if isinstance(told, dict) and told.get("generator") in GENERATORS else None
 
 
 def _device(device: str) -> str:

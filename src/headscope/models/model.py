@@ -257,7 +257,7 @@ class Model:
         """
         checked = self.prompts(prompts)
         step = rows_at_once or self.rows_within(checked)
-        body = self.hf.base_model
+        body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         given = _listed(interventions)
         for start in range(0, len(checked), step):
             rows = slice(start, min(start + step, len(checked)))
@@ -344,20 +344,18 @@ def _listed(interventions: Edits) -> tuple[Edit, ...]:
 
 def _captures(capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, Sequence[int] | None]]:
     """Each asked site with its layers; None for all layers."""
-    alone = isinstance(capture, str) or (
-        isinstance(capture, tuple)
-        and len(capture) == 2
-        and isinstance(capture[0], str)
-        and not isinstance(capture[1], str)
-    )
-    for item in [capture] if alone else capture:
-        if isinstance(item, str):
-            yield item, None
-        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int):
-            yield str(item[0]), (item[1],)
-        elif isinstance(item, tuple) and len(item) == 2:
-            yield str(item[0]), tuple(item[1])
-        else:
-            raise BadArgument(
-                f"cannot capture {item!r}: name a site ('pattern'), a site in a layer (('z', 3)), or several."
-            )
+    items: Sequence[Any] = [capture] if isinstance(capture, str) else list(capture)
+    if len(items) == 2 and isinstance(items[0], str) and not isinstance(items[1], str | tuple):
+        items = [tuple(items)]  # one site and its layer or layers
+    for item in items:
+        match item:
+            case str(name):
+                yield name, None
+            case (str(name), int(layer)):
+                yield name, (layer,)
+            case (str(name), [*layers]) if all(isinstance(layer, int) for layer in layers):
+                yield name, tuple(layers)
+            case _:
+                raise BadArgument(
+                    f"cannot capture {item!r}: name a site ('pattern'), a site in a layer (('z', 3)), or several."
+                )

@@ -26,7 +26,9 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
+        },
         "seed": settings.get("seed"),
         "command": command(model, study, config),
         "versions": {

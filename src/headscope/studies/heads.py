@@ -69,8 +69,9 @@ class Named:
         """What each head was named, by its written form."""
         found: dict[str, str] = {}
         for detector, heads in self.by_detector.items():
+            word = detector.replace("_", " ")
             for head in heads:
-                found[str(head)] = f"{found[str(head)]}, {detector}" if str(head) in found else detector
+                found[str(head)] = f"{found[str(head)]}, {word}" if str(head) in found else word
         return found
 
 
@@ -132,10 +133,12 @@ def prompts_for(config: Config, model: Model) -> DetectorPrompts:
 
 
 def name_heads(table: Table) -> Named:
-    rows = table.where(named=True).frame.sort("above_null_low", descending=True)
+    """The heads that the table names, by detector in the order of the catalogue."""
     found: dict[str, tuple[Head, ...]] = {}
-    for row in rows.iter_rows(named=True):
-        found[row["detector"]] = (*found.get(row["detector"], ()), Head(row["layer"], row["head"]))
+    for detector in DEFAULT:
+        rows = table.where(named=True, detector=detector).sorted("above_null_low", descending=True).rows()
+        if rows:
+            found[detector] = tuple(Head(row["layer"], row["head"]) for row in rows)
     return Named(found)
 
 
@@ -167,7 +170,9 @@ def order_by_damage(
     damage = {}
     for done, head in enumerate(model.heads):
         progress("selecting heads", done, len(model.heads))
-        damage[head] = float((evaluate(model, shown, [measure], [mean(head, over=reference)])[0] - clean).mean())
+        damage[head] = float(
+            (evaluate(model, shown, [measure], [mean(head, over=reference)])[0] - clean).mean()
+        )
     return sorted(damage, key=lambda head: -damage[head])
 
 
@@ -220,7 +225,10 @@ def patch_stream(config: Config, model: Model, progress: Progress) -> Table:
     room = (model.context or 10**9) - 1
     length = max(5, min(8, room // 2))
     clean, corrupted = induction_pairs(model, length=length, n=config.n, seed=config.seed)
-    measure, source = logit_difference(), model.run(clean, capture=["resid_pre", ("resid_post", model.n_layers - 1)])
+    measure, source = (
+        logit_difference(),
+        model.run(clean, capture=["resid_pre", ("resid_post", model.n_layers - 1)]),
+    )
     high, low = (evaluate(model, shown, [measure])[0] for shown in (clean, corrupted))
     gap = high - low
     roles = {marked[0][0]: role for role, marked in clean.roles.items()}
@@ -228,7 +236,9 @@ def patch_stream(config: Config, model: Model, progress: Progress) -> Table:
     for layer in range(model.n_layers + 1):
         site = ("resid_pre", layer) if layer < model.n_layers else ("resid_post", layer - 1)
         for position in range(clean.longest):
-            progress("patching the stream", layer * clean.longest + position, (model.n_layers + 1) * clean.longest)
+            progress(
+                "patching the stream", layer * clean.longest + position, (model.n_layers + 1) * clean.longest
+            )
             edit = patch(site, source=source, positions=position)
             moved = evaluate(model, corrupted, [measure], [edit])[0] - low
             rows.append(
@@ -273,8 +283,6 @@ def example_of(model: Model, shown: Prompts, named: Named) -> AttentionExample:
     )
 
 
-def _damage(
-    model: Model, shown: Prompts, heads: Sequence[Head], reference: Prompts, clean: Tensor
-) -> Tensor:
+def _damage(model: Model, shown: Prompts, heads: Sequence[Head], reference: Prompts, clean: Tensor) -> Tensor:
     """Loss on predictable tokens with these heads at their mean, minus the clean loss, per prompt."""
     return evaluate(model, shown, [loss("predictable")], [mean(heads, over=reference)])[0] - clean

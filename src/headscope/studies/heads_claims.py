@@ -5,6 +5,7 @@ upper bounds stay below it, and *undetermined* otherwise: a wide interval is nev
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,14 +36,15 @@ def share_of_gap(moved: Tensor, gap: Tensor) -> Tensor:
 
 def all_claims(found: Tables, named: Groups) -> tuple[Claim, ...]:
     """The claims of the study, in the order in which a reader asks."""
-    return (
-        _presence(found, named, "previous_token", "Some heads attend to the previous token."),
+    claims = (
         _presence(found, named, "induction", "Some heads complete repeated sequences (induction heads)."),
+        _presence(found, named, "previous_token", "Some heads attend to the previous token."),
         _matters(found),
         _moves(found),
         _redundant(found),
         _backed_up(found),
     )
+    return tuple(replace(claim, because=claim.because[:1].upper() + claim.because[1:]) for claim in claims)
 
 
 def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Claim:
@@ -94,7 +96,9 @@ def _moves(found: Tables) -> Claim:
     statement = "What a token was is moved to the token after it before the query looks there."
     rows = [row for row in found["patching"].rows(role="answer") if row["layer"] > 0]
     if any(row["recovered"] != row["recovered"] for row in rows):
-        because = "the model answers clean prompts no better than corrupted ones, so there is nothing to restore."
+        because = (
+            "the model answers clean prompts no better than corrupted ones, so there is nothing to restore."
+        )
         return _undetermined("moves", statement, because, "patching")
     best = max(rows, key=lambda row: row["recovered"])
     if best["low"] > RECOVERY_MARGIN:
@@ -111,7 +115,9 @@ def _moves(found: Tables) -> Claim:
 
 
 def _redundant(found: Tables) -> Claim:
-    statement = "The induction heads stand in for each other: cut together they hurt more than one by one in sum."
+    statement = (
+        "The induction heads stand in for each other: cut together they hurt more than one by one in sum."
+    )
     rows = found["cumulative"].frame
     if rows.is_empty() or int(rows["cut"].max()) < 2:  # type: ignore[arg-type]
         because = "fewer than two heads were named induction heads."
@@ -158,11 +164,7 @@ def _backed_up(found: Tables) -> Claim:
         if direct < 0:
             change, low, high = -change, -high, -low
         verdicts.append(
-            Verdict.SUPPORTED
-            if low > margin
-            else Verdict.REFUTED
-            if high < margin
-            else Verdict.UNDETERMINED
+            Verdict.SUPPORTED if low > margin else Verdict.REFUTED if high < margin else Verdict.UNDETERMINED
         )
         reasons.append(
             f"with {cut} cut (direct effect {direct:+.2f} logits), {row['component']} changes by "
@@ -208,7 +210,8 @@ def notes(model: Model, prompts: DetectorPrompts, gap: int) -> tuple[str, ...]:
     found = [
         "Heads are named on the prompts of even number and estimated on those of odd number. Intervals are "
         "95% bootstrap intervals over prompts, one head at a time; they are not corrected for the number of heads.",
-        f"Natural prompts: {source.get('text', source.get('task'))}. Repeated prompts: {prompts.repeated.made_by['vocabulary']}.",
+        f"Natural prompts: {source.get('text', source.get('task'))}. "
+        f"Repeated prompts: {prompts.repeated.made_by['vocabulary']}.",
         "Mean ablation puts a head's mean over random tokens without repetition in its place, so that the mean "
         "holds nothing of the repetition. Zero ablation is farther from anything the model has seen.",
         "A recovered share is of the mean difference between clean and corrupted runs, which is taken as known.",

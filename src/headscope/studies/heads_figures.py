@@ -1,6 +1,7 @@
 """The figures of the heads study."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines
 from headscope.models.model import Model
@@ -59,8 +60,15 @@ def all_figures(found: Mapping[str, Table], model: Model) -> tuple[Figure, ...]:
 
 
 def _cumulative(table: Table) -> Figure:
+    schema = replace(
+        table.schema,
+        columns=tuple(
+            replace(column, unit="logits") if column.unit == "unit of the measure" else column
+            for column in table.schema.columns
+        ),
+    )
     return lines(
-        table.where(measure="next_logit"),
+        Table(schema, table.where(measure="next_logit").frame),
         "cut",
         "damage",
         "quantity",
@@ -75,7 +83,7 @@ def _cumulative(table: Table) -> Figure:
 
 def _patching(table: Table) -> Figure:
     first_layer = table.rows(layer=0)
-    labels = [row["role"] or "·" for row in sorted(first_layer, key=lambda row: row["position"])]
+    labels = [row["role"] or None for row in sorted(first_layer, key=lambda row: row["position"])]
     return layer_position_grid(
         table,
         "recovered",
@@ -92,7 +100,7 @@ def _patching(table: Table) -> Figure:
 
 def _takeover(table: Table) -> Figure:
     ordered = sorted(table.rows(), key=lambda row: -abs(row["change"]))[:MOST_BARS]
-    shown = table.schema.table(sorted(ordered, key=lambda row: (row["cut"], row["layer"], row["component"])))
+    shown = table.schema.table(sorted(ordered, key=lambda row: (row["layer"], row["component"], row["cut"])))
     return bars_with_intervals(
         shown,
         "component",

@@ -31,7 +31,9 @@ DAMAGE = Schema(
         _LAYER,
         _HEAD,
         Column("ablation", pl.String, "what is put in place of the head's output"),
-        Column("prompts_kind", pl.String, "repeated: loss on predictable tokens; natural: loss on all tokens"),
+        Column(
+            "prompts_kind", pl.String, "repeated: loss on predictable tokens; natural: loss on all tokens"
+        ),
         Column("damage", pl.Float64, "loss with the head cut minus clean loss", "nats"),
         *_bounds("the damage", "nats"),
         _PROMPTS,
@@ -48,7 +50,9 @@ GROUPS = Schema(
         Column("random_mean", pl.Float64, "mean damage of random sets of as many heads", "nats"),
         Column("random_max", pl.Float64, "largest damage among the random sets", "nats"),
         Column("random_sets", pl.Int64, "how many random sets were cut"),
-        Column("p", pl.Float64, "share of sets, this one included, that do at least this damage", "probability"),
+        Column(
+            "p", pl.Float64, "share of sets, this one included, that do at least this damage", "probability"
+        ),
         _PROMPTS,
     ),
 )
@@ -58,7 +62,9 @@ CUMULATIVE = Schema(
         Column("cut", pl.Int64, "how many induction heads are cut, most damaging first"),
         Column("heads", pl.String, "which"),
         Column("measure", pl.String, "loss (nats), or logit of the right token above the mean (logits)"),
-        Column("quantity", pl.String, "together; sum of the single cuts; interaction: the first minus the second"),
+        Column(
+            "quantity", pl.String, "together; sum of the single cuts; interaction: the first minus the second"
+        ),
         Column("damage", pl.Float64, "how much worse than clean", "unit of the measure"),
         *_bounds("the damage", "unit of the measure"),
         _PROMPTS,
@@ -67,9 +73,15 @@ CUMULATIVE = Schema(
 PATCHING = Schema(
     "patching",
     (
-        Column("layer", pl.Int64, "the stream before this layer is patched; the last row is the final stream"),
+        Column(
+            "layer", pl.Int64, "the stream before this layer is patched; the last row is the final stream"
+        ),
         Column("position", pl.Int64, "patched position, from 0"),
-        Column("role", pl.String, "match: the token that was corrupted; answer: the one after it; query: the last"),
+        Column(
+            "role",
+            pl.String,
+            "match: the token that was corrupted; answer: the one after it; query: the last",
+        ),
         Column("recovered", pl.Float64, "share of the clean-corrupted logit difference restored", "share"),
         *_bounds("the share", "share"),
         _PROMPTS,
@@ -114,9 +126,7 @@ def damage_row(head: Head, ablation: str, kind: str, damage: Tensor) -> dict[str
     return {**where, **estimated(damage, "damage")}
 
 
-def group_row(
-    group: str, heads: Sequence[Head], damage: Tensor, control: Sequence[float]
-) -> dict[str, Any]:
+def group_row(group: str, heads: Sequence[Head], damage: Tensor, control: Sequence[float]) -> dict[str, Any]:
     """A picked set beside random sets; `p` counts the picked set itself, so it is never 0."""
     row = estimated(damage, "damage")
     at_least = sum(other >= row["damage"] for other in control)

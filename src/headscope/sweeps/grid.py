@@ -61,7 +61,9 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
         BadArgument: if a template without a layer gets no layers, or heads come without layers.
     """
     if template.is_template and layers is None:
-        raise BadArgument("cannot build a grid from a template without a layer: pass layers=, for example 'all'.")
+        raise BadArgument(
+            "cannot build a grid from a template without a layer: pass layers=, for example 'all'."
+        )
     if heads is not None and layers is None:
         raise BadArgument("cannot build a grid over heads without layers: pass layers=, for example 'all'.")
     if heads is not None:

@@ -26,9 +26,7 @@ class CellResult:
     values: Tensor
 
 
-def execute(
-    model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure
-) -> Iterator[CellResult]:
+def execute(model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure) -> Iterator[CellResult]:
     """Run every cell with a full forward pass and yield its values as they come."""
     for cell in cells:
         yield CellResult(cell, evaluate(model, prompts, [measure], cell.interventions)[0])

@@ -16,7 +16,6 @@ from headscope.tasks.prompts import Prompts, Speaker
 from headscope.tasks.text import sample_text, windows
 from headscope.tasks.vocabulary import ordinary_tokens
 
-
 # Languages by the name that a model's card gives them.
 GENERATORS = {"phrases": PhraseLanguage}
 
@@ -32,7 +31,13 @@ class Native(Speaker, Protocol):
 
 
 def natural(
-    model: Native, *, text: str | None = None, named: str = "a given text", length: int = 64, n: int = 50, seed: int = 0
+    model: Native,
+    *,
+    text: str | None = None,
+    named: str = "a given text",
+    length: int = 64,
+    n: int = 50,
+    seed: int = 0,
 ) -> Prompts:
     """`n` prompts of `length` tokens (fewer where the model's context is shorter), as natural as can be had.
 
@@ -67,6 +72,6 @@ def random_tokens(model: Speaker, *, length: int = 64, n: int = 50, seed: int = 
 
 def _spoken(language: Mapping[str, Any], length: int, n: int, seed: int) -> Prompts:
     parameters = {**language["parameters"], "length": length}
-    drawn = GENERATORS[language["name"]](**parameters).sample(n, np.random.default_rng(seed))
-    recipe = {"task": language["name"], **parameters, "n": n, "sample_seed": seed}
+    drawn = GENERATORS[language["generator"]](**parameters).sample(n, np.random.default_rng(seed))
+    recipe = {"task": language["generator"], **parameters, "n": n, "sample_seed": seed}
     return Prompts(tuple(map(tuple, drawn.tolist())), made_by=recipe)

@@ -3,8 +3,8 @@
 In: the sizes of the language and a numpy generator. Out: token ids [sequence, position] of any number of
 sequences. Each sequence begins with BOS (token 0) and goes on as *background*: token 1 to V - 1, each drawn
 from the few successors of the one before it, which the language fixes once for all. That much a bigram
-table knows. Over the background lie *phrases*: every sequence draws a few random ones for itself and shows
-them again and again. No weight can know them; only a model that finds where the current token stood before
+table knows. Over the background lie *phrases*: every sequence draws a few random ones for itself, in which no
+token occurs twice, and shows them again and again. No weight can know them; only a model that finds where the current token stood before
 and reads on from there predicts their later showings. This is what makes two-layer attention-only models
 form induction heads, all at once, within a few million tokens.
 
@@ -68,6 +68,12 @@ class PhraseLanguage:
                 f"cannot make a language of {self.vocab_size} tokens, {self.n_successors} successors each, "
                 f"in sequences of {self.length}: expected more tokens than successors and 2 positions or more."
             )
+        needed = self.phrases[1] * self.phrase_length[1]
+        if needed >= self.vocab_size:
+            raise BadArgument(
+                f"cannot make phrases of {needed} different tokens out of {self.vocab_size - 1}: use a larger "
+                "vocabulary, or fewer or shorter phrases."
+            )
         for name in ("phrases", "phrase_length", "gap"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
@@ -106,7 +112,9 @@ class PhraseLanguage:
         counts = generator.integers(*_closed(self.phrases), n)
         bank_shape = (n, self.phrases[1])
         lengths = generator.integers(*_closed(self.phrase_length), bank_shape)
-        bank = generator.integers(1, self.vocab_size, (*bank_shape, longest))
+        # Different tokens, so that the one token before decides what comes next within the phrases.
+        order = generator.random((n, self.vocab_size - 1)).argsort(axis=1)
+        bank = 1 + order[:, : bank_shape[1] * longest].reshape(*bank_shape, longest)
 
         rows, offsets = np.arange(n), np.arange(longest)
         seen = np.zeros(bank_shape, np.int64)

@@ -1,0 +1,164 @@
+"""Bars with intervals: one value per row, what it could also be, and what it is compared with.
+
+In: a table and the names of its columns. Out: a finished Figure. Rows stand in the order of the table,
+since a sorted table says what it is sorted by and a chart that sorts again does not. The interval is a
+whisker over the bar; a reference (a null, the value before an intervention) is an upright stroke on it,
+so that "is the interval beyond the null" is one look. Not done here: computing either.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish
+from headscope.figures.tokens import legible
+from headscope.figures.words import axis_title, extremes, rows_of, value_of
+from headscope.results.study import Figure
+from headscope.tables import Table
+
+_UPRIGHT = "M0,-1L0,1"
+_WIDTH = 560
+# Bars in colours of a ramp that a whisker in dark ink can be seen on.
+_BAR_OPACITY = 0.55
+
+
+def bars_with_intervals(
+    table: Table,
+    label: str,
+    value: str,
+    low: str | None = None,
+    high: str | None = None,
+    *,
+    group: str | None = None,
+    reference: str | float | None = None,
+    title: str,
+    caption: str,
+    name: str | None = None,
+) -> Figure:
+    """Horizontal bars of the column `value`, named by `label`, in the order of the table.
+
+    `low` and `high` name the ends of the interval, in the unit of `value`. `group` names a column that
+    splits each label into several bars, told apart by colour and by their order. `reference` names a
+    column with the value that each row is compared with, or is one number for all. A row whose value is
+    NaN keeps its place and reads "undefined".
+
+    Raises:
+        UnknownName: if a column does not exist.
+        BadArgument: if the table is empty.
+    """
+    per_row = reference if isinstance(reference, str) else None
+    rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
+    mark = axis_title(table, reference) if isinstance(reference, str) else "reference"
+    columns = _Columns(label, value, low, high, group, reference)
+    records = [{**columns.record(row), "mark": mark} for row in rows]
+    alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
+    chart = _chart(records, axis_title(table, value), mark, group)
+    return Figure(name or f"{table.name}-{value}-bars", title, caption, alt_text, finish(chart), table.name)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which column of the table gives what; `reference` may be one number for all rows."""
+
+    label: str
+    value: str
+    low: str | None
+    high: str | None
+    group: str | None
+    reference: str | float | None
+
+    def record(self, row: dict[str, Any]) -> dict[str, Any]:
+        compared = row[self.reference] if isinstance(self.reference, str) else self.reference
+        return {
+            "label": legible(str(row[self.label])),
+            "group": "" if self.group is None else legible(str(row[self.group])),
+            "value": _or_none(row[self.value]),
+            "low": None if self.low is None else _or_none(row[self.low]),
+            "high": None if self.high is None else _or_none(row[self.high]),
+            "reference": _or_none(compared),
+        }
+
+
+def _or_none(given: Any) -> float | None:
+    """A number for the chart's JSON, which has no NaN."""
+    value = value_of(given)
+    return None if math.isnan(value) else value
+
+
+def _chart(
+    records: Sequence[dict[str, Any]], value_title: str, reference_title: str, group: str | None
+) -> alt.TopLevelMixin:
+    labels = list(dict.fromkeys(record["label"] for record in records))
+    groups = list(dict.fromkeys(record["group"] for record in records))
+    band = 22 if group is None else 14 * len(groups) + 6
+    y = alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(ticks=False, labelLimit=260, domain=False))
+    base = alt.Chart().encode(y=y)
+    if group is not None:
+        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
+    zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
+    layers = [_bars(base, value_title, group, groups), zero, _undefined(base)]
+    if any(record["low"] is not None for record in records):
+        layers += _whiskers(base)
+    if any(record["reference"] is not None for record in records):
+        layers.append(_references(base, reference_title, min(band - 6, 13)))
+    data = alt.InlineData(values=list(records))
+    return alt.layer(*layers, data=data).properties(
+        width=_WIDTH, height=alt.Step(band, **{"for": "position"})
+    )
+
+
+def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str]) -> alt.Chart:
+    colours = [OKABE_ITO[index % len(OKABE_ITO)] for index in range(len(groups))]
+    legend = None if group is None else alt.Legend(title=group.replace("_", " "), symbolType="square")
+    scale = alt.Scale(domain=list(groups), range=colours)
+    fill = alt.Color("group:N", sort=list(groups), scale=scale, legend=legend)
+    axis = alt.Axis(grid=True, tickCount=6, domain=False, ticks=False, labelFlush=False)
+    x = alt.X("value:Q", title=title, axis=axis)
+    return base.mark_bar(height={"band": 0.78}, opacity=_BAR_OPACITY).encode(x=x, color=fill)
+
+
+def _whiskers(base: alt.Chart) -> list[alt.Chart]:
+    shown = base.transform_filter("datum.low !== null && datum.high !== null")
+    rule = shown.mark_rule(color=INK, strokeWidth=1.3).encode(x="low:Q", x2="high:Q")
+    ends = [shown.mark_tick(color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q") for end in ("low", "high")]
+    return [rule, *ends]
+
+
+def _references(base: alt.Chart, title: str, length: float) -> alt.Chart:
+    legend = alt.Legend(title=None, symbolSize=110, symbolStrokeColor=INK, symbolStrokeWidth=2)
+    upright = alt.Scale(domain=[title], range=[_UPRIGHT])
+    stroke = alt.Shape("mark:N", scale=upright, legend=legend)
+    shown = base.transform_filter("datum.reference !== null")
+    mark = shown.mark_point(
+        stroke=INK, strokeWidth=2, size=length**2, opacity=1, filled=False, strokeDash=[2, 1.5]
+    )
+    return mark.encode(x="reference:Q", shape=stroke)
+
+
+def _undefined(base: alt.Chart) -> alt.Chart:
+    missing = base.transform_filter("datum.value === null")
+    return missing.mark_text(text="undefined", align="left", dx=4, color=MUTED, fontStyle="italic").encode(
+        x=alt.datum(0, type="quantitative")
+    )
+
+
+def _alt(
+    table: Table, value: str, records: Sequence[dict[str, Any]], *, grouped: bool, compared: bool
+) -> str:
+    named = [
+        (f"{record['label']}, {record['group']}" if grouped else record["label"], value_of(record["value"]))
+        for record in records
+    ]
+    signed = any(number < 0 for _, number in named)
+    sentences = [
+        f"Bars of {axis_title(table, value)}, {len(records)} rows: {extremes(named, signed=signed)}."
+    ]
+    if compared:
+        judged = [r for r in records if None not in (r["low"], r["high"], r["reference"])]
+        beyond = [r for r in judged if not r["low"] <= r["reference"] <= r["high"]]
+        if judged:
+            sentences.append(f"{len(beyond)} of {len(judged)} intervals exclude their reference.")
+    return " ".join(sentences)

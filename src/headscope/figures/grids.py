@@ -1,0 +1,161 @@
+"""Heads and positions as grids: layer x head, and layer x position.
+
+In: a table and the names of its columns. Out: a finished Figure, with the words for who cannot see it
+computed from the same rows. A head grid is the picture in which the field reads scores of heads; a layer
+x position grid is that of activation patching (Meng et al. 2022, causal tracing). Layer 0 is on top, as
+in the attention view. Not done here: averaging. A table with several rows for one cell is refused, since
+what to do with them is the study's decision.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from headscope.errors import BadArgument
+from headscope.figures.heat import Cell, Frame, Scale, heat_map
+from headscope.figures.theme import finish
+from headscope.figures.tokens import legible, visible
+from headscope.figures.words import axis_title, extremes, rows_of, value_of
+from headscope.results.study import Figure
+from headscope.tables import Table
+from headscope.vocabulary import Head
+
+_LONGEST_TOKEN = 14  # characters
+
+
+def head_grid(
+    table: Table,
+    value: str,
+    *,
+    facet: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    diverging: bool = False,
+    title: str,
+    caption: str,
+    name: str | None = None,
+) -> Figure:
+    """Layer x head heat map of the column `value`, with the number in each cell where it fits.
+
+    The table has a column `layer`, and a column `head` with the index of the head or its written form
+    (`1.4`). `facet` names a column whose values each get a grid of their own, on one scale. `low` and
+    `high` fix the ends of the colour scale, in the unit of `value`; values beyond them get the colour
+    of the end and keep their number. `diverging` puts white at 0 and makes the ends symmetric. NaN is
+    drawn as undefined; heads without a row stay blank.
+
+    Raises:
+        UnknownName: if a column does not exist.
+        BadArgument: if the table is empty or has two rows for one cell.
+    """
+    rows = rows_of(table, f"a grid of {value!r}", "layer", "head", value, facet)
+    cells = [
+        Cell(int(row["layer"]), _index(row["head"]), _facet(row, facet), value_of(row[value])) for row in rows
+    ]
+    _refuse_doubles(cells, table, "head", facet)
+    scale = Scale.over(cells, low, high, diverging)
+    frame = Frame("layer", "head", axis_title(table, value))
+    alt_text = _alt(table, value, cells, "heads", "{row}.{column}", diverging)
+    svg = finish(heat_map(cells, frame, scale))
+    return Figure(name or _name(table, value, "heads"), title, caption, alt_text, svg, table.name)
+
+
+def layer_position_grid(
+    table: Table,
+    value: str,
+    *,
+    token_labels: Sequence[str | None] | None = None,
+    facet: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    diverging: bool = False,
+    title: str,
+    caption: str,
+    name: str | None = None,
+) -> Figure:
+    """Layer x position heat map of the column `value`, for patching and tracing.
+
+    The table has columns `layer` and `position`. `token_labels` are the decoded tokens of the prompt
+    by position (untrusted text; negative positions count from their end); they stand under their
+    columns, each with its position. None leaves a position with its number alone. The other arguments
+    are those of `head_grid`.
+
+    Raises:
+        UnknownName: if a column does not exist.
+        BadArgument: if the table is empty, has two rows for one cell, or a position without a label.
+    """
+    rows = rows_of(table, f"a grid of {value!r}", "layer", "position", value, facet)
+    cells = [
+        Cell(int(row["layer"]), int(row["position"]), _facet(row, facet), value_of(row[value]))
+        for row in rows
+    ]
+    _refuse_doubles(cells, table, "position", facet)
+    labels = None if token_labels is None else _position_labels(cells, token_labels)
+    scale = Scale.over(cells, low, high, diverging)
+    frame = Frame(
+        "layer", "position" if labels is None else "position and token", axis_title(table, value), labels
+    )
+    alt_text = _alt(table, value, cells, "positions", "layer {row}, position {column}", diverging)
+    svg = finish(heat_map(cells, frame, scale))
+    return Figure(name or _name(table, value, "positions"), title, caption, alt_text, svg, table.name)
+
+
+def _index(head: Any) -> int:
+    return Head.parse(head).index if isinstance(head, str) else int(head)
+
+
+def _facet(row: dict[str, Any], facet: str | None) -> str:
+    return "" if facet is None else legible(str(row[facet]))
+
+
+def _name(table: Table, value: str, kind: str) -> str:
+    return f"{table.name}-{value}-by-{kind}"
+
+
+def _refuse_doubles(cells: Sequence[Cell], table: Table, what: str, facet: str | None) -> None:
+    seen: set[tuple[int, int, str]] = set()
+    for cell in cells:
+        key = (cell.row, cell.column, cell.facet)
+        if key in seen:
+            where = f" of {cell.facet!r}" if facet else ""
+            raise BadArgument(
+                f"cannot draw a grid of the table {table.name!r}: it has several rows for layer {cell.row}, "
+                f"{what} {cell.column}{where}. Keep one row per cell (table.where(...)), or pass facet= "
+                "with the column that tells them apart."
+            )
+        seen.add(key)
+
+
+def _position_labels(cells: Sequence[Cell], tokens: Sequence[str | None]) -> tuple[str, ...]:
+    first, last = min(cell.column for cell in cells), max(cell.column for cell in cells)
+    if last >= len(tokens) or first < -len(tokens):
+        raise BadArgument(
+            f"cannot label positions {first} to {last}: token_labels has {len(tokens)} tokens. "
+            "Pass the tokens of the whole prompt."
+        )
+    return tuple(_position_label(tokens[position], position) for position in range(first, last + 1))
+
+
+def _position_label(token: str | None, position: int) -> str:
+    if token is None:
+        return str(position)
+    shown = visible(token)
+    # Shortened here: a label that Vega cuts would lose its position, which stands behind the token.
+    short = shown if len(shown) <= _LONGEST_TOKEN else shown[: _LONGEST_TOKEN - 1] + "…"
+    return f"{short} {position}"
+
+
+def _alt(table: Table, value: str, cells: Sequence[Cell], kind: str, place: str, signed: bool) -> str:
+    layers = len({cell.row for cell in cells})
+    columns = len({cell.column for cell in cells})
+    facets = list(dict.fromkeys(cell.facet for cell in cells))
+    extent = f"{layers} {'layer' if layers == 1 else 'layers'} and {columns} {kind}"
+    sentences = [f"Heat map of {axis_title(table, value)} over {extent}."]
+    for facet in facets:
+        named = [
+            (place.format(row=cell.row, column=cell.column), cell.value)
+            for cell in cells
+            if cell.facet == facet
+        ]
+        said = extremes(named, signed=signed or any(v < 0 for _, v in named if not math.isnan(v)))
+        sentences.append(f"{facet}: {said}." if facet else f"{said[0].upper()}{said[1:]}.")
+    return " ".join(sentences)

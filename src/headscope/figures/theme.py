@@ -1,0 +1,136 @@
+"""One look for every figure, and the way from a chart to a file.
+
+In: an Altair chart. Out: a static SVG, and from it a PNG or a PDF, without a network and without a
+browser. The background is transparent and the ink is dark: figures are designed for a *light* ground,
+and a page that has a dark mode puts them on a light card, so that a printed page, a screen and a paper
+show the same colours. Vega's runtime needs `eval` and .9 MB, so that pages get the finished SVG instead.
+
+Ramps are those that colour-blind readers can order: cividis for amounts (Nunez, Anderton and Renslow
+2018), blue to orange with white at 0 for signed values, Okabe and Ito's eight for categories. Colour is
+never the only mark: numbers, shapes or words say the same. Not done here: any chart (grids, curves).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+# Metric-compatible on every system, so that text measured here fits where the page is opened.
+FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
+INK = "#24292f"
+MUTED = "#5c6570"
+LINE = "#c9ced4"
+UNDEFINED_FILL = "#d5d8dc"
+UNDEFINED_STROKE = "#8a9199"
+
+# What is written on a coloured cell, dark or light.
+INKS = ("#16191d", "#ffffff")
+
+# Widest drawing that a page shows unscaled; beyond it text would shrink below what can be read.
+PAGE_WIDTH = 1000
+
+CIVIDIS = (
+    "#002051", "#11366c", "#3c4d6e", "#62646f", "#7f7c75", "#9a9478", "#bbaf71", "#e2cb5c", "#fdea45",
+)  # fmt: skip
+BLUE_ORANGE = ("#0b4a85", "#3b85c0", "#9cc7e4", "#f3f2ef", "#f5bf87", "#d97b1f", "#8a4106")
+# Black last: it is also the ink of axes and reference marks.
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c7a00", "#000000")
+
+
+def finish(chart: alt.TopLevelMixin) -> str:
+    """The chart under the theme as SVG; fetches nothing, whatever the data say."""
+    svg = vl_convert.vegalite_to_svg(chart.to_dict(), config=_config(), allowed_base_urls=[])
+    return str(svg)
+
+
+def to_png(svg: str, *, scale: float = 2.0) -> bytes:
+    """A finished figure as PNG, `scale` pixels for each of its units."""
+    return bytes(vl_convert.svg_to_png(svg, scale=scale))
+
+
+def to_pdf(svg: str) -> bytes:
+    """A finished figure as a one-page PDF with vector text, for a paper."""
+    return bytes(vl_convert.svg_to_pdf(svg))
+
+
+def ramp_scale(ramp: Sequence[str], low: float, high: float) -> alt.Scale:
+    """A colour scale that runs evenly through `ramp`; values outside get the colour of the nearer end."""
+    return alt.Scale(
+        domain=_evenly(low, high, len(ramp)), range=list(ramp), interpolate="rgb", clamp=True, nice=False
+    )
+
+
+def ink_on(ramp: Sequence[str], low: float, high: float, value: float) -> str:
+    """Black or white, whichever reads better on the colour that `value` gets.
+
+    >>> ink_on(CIVIDIS, 0.0, 1.0, 0.0), ink_on(CIVIDIS, 0.0, 1.0, 1.0)
+    ('#ffffff', '#16191d')
+    """
+    red, green, blue = colour_at(ramp, (value - low) / (high - low))
+    luminance = 0.2126 * _linear(red) + 0.7152 * _linear(green) + 0.0722 * _linear(blue)
+    # The ratio to white is 1.05 / (L + .05), that to black (L + .05) / .05: they are equal at L = .18.
+    return INKS[0] if luminance > 0.18 else INKS[1]
+
+
+def colour_at(ramp: Sequence[str], share: float) -> tuple[float, float, float]:
+    """Red, green and blue (0 to 255) at `share` (0 to 1) of the ramp, straight between its colours."""
+    place = min(max(share, 0.0), 1.0) * (len(ramp) - 1)
+    index = min(int(place), len(ramp) - 2)
+    part = place - index
+    start, end = _channels(ramp[index]), _channels(ramp[index + 1])
+    red, green, blue = (a + (b - a) * part for a, b in zip(start, end, strict=True))
+    return red, green, blue
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "background": "transparent",
+        # Pages show the SVG as an image with one alternative text; labels on every mark would only weigh.
+        "aria": False,
+        "font": FONT,
+        "padding": 4,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": INK,
+            "titleColor": MUTED,
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+            "titlePadding": 6,
+            "labelPadding": 4,
+            "domainColor": LINE,
+            "tickColor": LINE,
+            "tickSize": 4,
+            "gridColor": "#e4e7ea",
+        },
+        "legend": {
+            "labelColor": INK,
+            "titleColor": MUTED,
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+            "titleLimit": 260,
+            "labelLimit": 260,
+        },
+        "header": {
+            "labelColor": INK,
+            "labelFontSize": 12,
+            "labelFontWeight": "bold",
+            "labelAnchor": "start",
+            "labelPadding": 6,
+        },
+    }
+
+
+def _evenly(low: float, high: float, count: int) -> list[float]:
+    return [low + (high - low) * step / (count - 1) for step in range(count)]
+
+
+def _channels(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _linear(channel: float) -> float:
+    share = channel / 255
+    return share / 12.92 if share <= 0.04045 else float(((share + 0.055) / 1.055) ** 2.4)

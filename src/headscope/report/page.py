@@ -1,0 +1,205 @@
+"""A Study record as one HTML file: opens offline, asks for nothing, and lasts as long as browsers do.
+
+In: a Study. Out: a page, or a file. It shows and never computes: whatever it says was in the record.
+
+Three rules make it safe to open and to pass on. Everything from the record is escaped by the template
+(tokens are untrusted text; a prompt may hold `</script>`). A Content-Security-Policy allows the page's own
+style and script, by their hashes, and images from data: URLs, and nothing else, so that even a mistake
+could neither run nor fetch. Figures enter as images, not as markup: an SVG inside `<img>` runs no script
+and loads nothing whatever its text says, while inline SVG would be parsed as part of the page.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from headscope.errors import UnknownName
+from headscope.figures.attention import payload, script, script_json, stylesheet
+from headscope.report.cells import TableView, cell_view, table_view
+from headscope.results.study import Claim, Figure, Study
+
+# What of the provenance stands under the title, where it is there; all of it stands at the end.
+_HEADLINE = ("model", "prompts", "seed", "date")
+_LONGEST_PHRASE = 120  # characters
+
+_WIDEST_COLUMN = 40
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A picture with its words; `table` is None where an earlier figure already shows that table."""
+
+    figure: Figure
+    anchor: str
+    source: str
+    width: int
+    height: int
+    table: TableView | None
+    shared: TableView | None
+
+
+def render(study: Study) -> str:
+    """The page of a study.
+
+    Raises:
+        UnknownName: if a figure or a claim names a table that the study does not have.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("headscope.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, code = _style(), _script()
+    tables = {
+        name: table_view(name, f"table-{place}-{_slug(name)}", table)
+        for place, (name, table) in enumerate(study.tables.items(), start=1)
+    }
+    figures = _figures(study, tables)
+    drawn = {view.table.name for view in figures if view.table}
+    page = environment.get_template("page.html.j2").render(
+        study=study,
+        policy=_policy(style, code),
+        style=Markup(style),
+        script=Markup(code),
+        headline=_headline(study.provenance),
+        claims=[(claim, _evidence(claim, study, tables)) for claim in study.claims],
+        figures=figures,
+        attention=[(example, Markup(script_json(payload(example)))) for example in study.attention],
+        tables=[view for name, view in tables.items() if name not in drawn],
+        command=_command(study.provenance),
+        provenance=_listed({k: v for k, v in study.provenance.items() if k != "command"}),
+    )
+    # A lone surrogate in a token cannot be written as UTF-8; everything else passes unchanged.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def write(study: Study, path: Path | str) -> Path:
+    """Render the study into a file and return its path.
+
+    The file appears whole or not at all: it is written beside its place and moved there.
+    """
+    target = Path(path)
+    page = render(study)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
+
+
+def _figures(study: Study, tables: Mapping[str, TableView]) -> list[FigureView]:
+    shown: set[str] = set()
+    views = []
+    for place, figure in enumerate(study.figures, start=1):
+        table = tables[_table_named(figure.table, study)]
+        width, height = _size(figure.svg)
+        views.append(
+            FigureView(
+                figure=figure,
+                anchor=f"figure-{place}",
+                source="data:image/svg+xml;base64," + base64.b64encode(figure.svg.encode()).decode("ascii"),
+                width=width,
+                height=height,
+                table=None if table.name in shown else table,
+                shared=table if table.name in shown else None,
+            )
+        )
+        shown.add(table.name)
+    return views
+
+
+def _table_named(name: str, study: Study) -> str:
+    """The key of a table, given as that key or as the name of its schema (as a figure knows it)."""
+    if name in study.tables:
+        return name
+    for key, table in study.tables.items():
+        if table.name == name:
+            return key
+    raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
+
+
+def _evidence(claim: Claim, study: Study, tables: Mapping[str, TableView]) -> list[TableView]:
+    return [tables[_table_named(name, study)] for name in claim.tables]
+
+
+def _size(svg: str) -> tuple[int, int]:
+    """Width and height in CSS pixels, so that the page does not move while it loads."""
+    found = [re.search(rf'<svg[^>]*?\s{name}="([\d.]+)', svg) for name in ("width", "height")]
+    width, height = (round(float(match[1])) if match else 600 for match in found)
+    return width, height
+
+
+def _policy(style: str, code: str) -> str:
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(code)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    """How a Content-Security-Policy names an inline element: by the text between its tags."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _style() -> str:
+    widths = "\n".join(f".w{count} {{ min-width: {count}ch; }}" for count in range(1, _WIDEST_COLUMN + 1))
+    page = files("headscope.report").joinpath("page.css").read_text(encoding="utf-8")
+    return f"\n{page}\n{stylesheet()}\n{widths}\n"
+
+
+def _script() -> str:
+    page = files("headscope.report").joinpath("page.js").read_text(encoding="utf-8")
+    return f"\n{script()}\n{page}\n"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _headline(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stands under the title: of each prompt set no more than its task and its size."""
+    found = [(name, _phrase(provenance.get(name))) for name in _HEADLINE]
+    return [(name, phrase) for name, phrase in found if phrase and len(phrase) <= _LONGEST_PHRASE]
+
+
+def _phrase(value: Any) -> str:
+    if isinstance(value, Mapping):
+        size = f" (n={value['n']})" if "n" in value else ""
+        return f"{value['task']}{size}" if "task" in value else ""
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, map(_phrase, value)))
+    return "" if value is None else cell_view(value).text
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    """The command that makes this page again, as one types it; "" where the record has none."""
+    command = provenance.get("command", "")
+    return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def _listed(provenance: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Names and values for a definition list; what has parts becomes a list of its own."""
+    return [(str(name), _parts(value)) for name, value in provenance.items()]
+
+
+def _parts(value: Any) -> str | list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        return _listed(value)
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return [(str(place), _parts(item)) for place, item in enumerate(value, start=1)]
+    return cell_view(value).text

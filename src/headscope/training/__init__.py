@@ -1,0 +1,12 @@
+"""Small models by recipe: `train(recipe("induction-2l"), out)`, then `export` into the zoo.
+
+`recipes()` lists what can be trained; `history(out)` reads what was measured on the way.
+"""
+
+from headscope.training.catalogue import recipe, recipes
+from headscope.training.definition import Recipe
+from headscope.training.evaluation import Evaluation
+from headscope.training.export import export
+from headscope.training.loop import Progress, history, train
+
+__all__ = ["Evaluation", "Progress", "Recipe", "export", "history", "recipe", "recipes", "train"]

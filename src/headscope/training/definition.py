@@ -1,0 +1,129 @@
+"""A recipe: everything that decides the weights of a trained model, as plain data.
+
+Architecture, language, optimiser, schedule, seed, and the steps at which a checkpoint is kept. A recipe is
+frozen, goes to JSON and back, and has a hash: the same hash and the same machine give the same weights. What
+does not decide the weights (folders, progress, the sentence that says what the model is for) is not in the
+hash. Nothing runs here; `loop` does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from headscope.errors import BadArgument, UnknownName
+from headscope.specs import digest
+from headscope.tasks.phrases import PhraseLanguage
+
+Decay = Literal["constant", "linear", "cosine"]
+
+GENERATORS: dict[str, type[PhraseLanguage]] = {"phrases": PhraseLanguage}
+"""The languages that a recipe can name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is made.
+
+    `architecture` holds fields of `ToyConfig`; `data` is the language that sequences are drawn from. Weight
+    decay acts on matrices only. The learning rate rises linearly over `warmup_steps` and then follows
+    `decay` (see `schedule.learning_rate`). Gradients are clipped to a global norm of `clip_norm`. Metrics are
+    computed every `evaluate_every` steps and wherever a checkpoint is kept.
+
+    Raises:
+        BadArgument: for sizes below 1, or architecture and language that do not fit together.
+    """
+
+    name: str
+    purpose: str
+    architecture: Mapping[str, Any]
+    data: PhraseLanguage
+    batch_size: int
+    steps: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    decay: Decay = "constant"
+    clip_norm: float = 1.0
+    seed: int = 0
+    threads: int = 1
+    evaluate_every: int = 50
+    checkpoint_steps: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "threads", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise BadArgument(
+                    f"cannot train {self.name!r} with {name}={getattr(self, name)}: expected 1 or more."
+                )
+        for ours, theirs in (("vocab_size", "vocab_size"), ("n_ctx", "length")):
+            built, spoken = self.architecture.get(ours), getattr(self.data, theirs)
+            if built != spoken:
+                raise BadArgument(
+                    f"cannot train {self.name!r}: its architecture has {ours}={built} and its language "
+                    f"{theirs}={spoken}. Give both the same number."
+                )
+
+    @property
+    def milestones(self) -> frozenset[int]:
+        """Steps at which metrics are computed and the state is saved; the last step is always one."""
+        regular = range(0, self.steps + 1, self.evaluate_every)
+        kept = (step for step in self.checkpoint_steps if step <= self.steps)
+        return frozenset((*regular, *kept, self.steps))
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.data.length
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, from which `from_json` makes an equal recipe."""
+        generator = next(name for name, kind in GENERATORS.items() if isinstance(self.data, kind))
+        plain = asdict(self) | {"data": {"generator": generator, **asdict(self.data)}}
+        return {key: _with_lists(value) for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            UnknownName: for a language that does not exist.
+            BadArgument: for missing or unknown fields.
+        """
+        data = dict(given.get("data", {}))
+        generator = data.pop("generator", None)
+        if generator not in GENERATORS:
+            raise UnknownName.among("language", generator, GENERATORS)
+        try:
+            language = GENERATORS[generator](**_with_tuples(data))
+            architecture = dict(given["architecture"])
+            return cls(**_with_tuples(given) | {"data": language, "architecture": architecture})
+        except (TypeError, KeyError) as error:
+            raise BadArgument(
+                f"cannot read a recipe from JSON: {error}. Compare with one that to_json wrote."
+            ) from error
+
+    def digest(self) -> str:
+        """The hash of everything that decides the weights: 16 hexadecimal digits of a SHA-256."""
+        return digest({key: value for key, value in self.to_json().items() if key not in ("name", "purpose")})
+
+
+def powers_of_two_and_every(every: int, *, steps: int) -> tuple[int, ...]:
+    """Checkpoint steps: 0, the powers of two below `every`, then an even grid to the end.
+
+    An even grid, since one that is dense only where a change is expected would show the change by itself.
+
+    >>> powers_of_two_and_every(50, steps=120)
+    (0, 1, 2, 4, 8, 16, 32, 50, 100, 120)
+    """
+    powers = (2**exponent for exponent in range(every.bit_length()) if 2**exponent < every)
+    return tuple(sorted({0, *powers, *range(every, steps + 1, every), steps}))
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

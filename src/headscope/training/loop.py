@@ -1,0 +1,182 @@
+"""The training loop: draw, predict, step, and now and then look.
+
+In: a recipe and a folder. Out: that folder, with the recipe, one line of metrics per milestone, checkpoints
+that `from_pretrained` loads, and a state from which an interrupted run goes on to the very weights that an
+uninterrupted one reaches (on the same machine and number of threads; tests hold it). On the CPU: what is
+trained here takes minutes. Nothing is printed; whoever wants to watch passes `progress`.
+
+    recipe.json           what is being made            step-0/, step-50/ ...   checkpoints
+    log.jsonl             one `Evaluation` per line     state.safetensors       where to go on
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from headscope.architectures import ToyConfig, ToyForCausalLM
+from headscope.errors import OutputExists
+from headscope.tasks.phrases import syllables
+from headscope.training.definition import Recipe
+from headscope.training.evaluation import Evaluation, Probes, measure
+from headscope.training.schedule import learning_rate
+from headscope.training.state import Stage, load_state, save_state, saved_stage
+from headscope.training.tokenizer import word_tokenizer
+
+RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
+
+Progress = Callable[[Evaluation], None]
+
+
+def train(recipe: Recipe, out: str | Path, *, resume: bool = True, progress: Progress | None = None) -> Path:
+    """Train a model by `recipe` in the folder `out`, and return that folder.
+
+    A folder that holds an unfinished run of the same recipe is continued, a finished one returned as it is;
+    with `resume=False` neither is touched. `progress` is called with the `Evaluation` of each milestone.
+
+    Raises:
+        OutputExists: if the folder holds anything else.
+    """
+    folder = Path(out)
+    _claim(folder, recipe, resume)
+    with _threads(recipe.threads):
+        model = untrained(recipe)
+        optimizer = _optimizer(recipe, model)
+        stage = saved_stage(folder)
+        if stage is not None:
+            load_state(folder, model, optimizer)
+        _keep_log_until(folder, -1 if stage is None else stage.step)
+        _run(recipe, folder, model, optimizer, stage, progress)
+    return folder
+
+
+def untrained(recipe: Recipe) -> ToyForCausalLM:
+    """The model before its first step; the generator of the caller's own random numbers is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return ToyForCausalLM(ToyConfig(**recipe.architecture))
+
+
+def history(folder: str | Path) -> list[Evaluation]:
+    """The milestones of a run, in order of steps."""
+    path = Path(folder) / LOG_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Evaluation(**json.loads(line)) for line in lines]
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    model: ToyForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    stage: Stage | None,
+    progress: Progress | None,
+) -> None:
+    """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
+    probes = Probes.of(recipe.data, recipe.seed)
+    spent = 0.0 if stage is None else stage.cpu_seconds
+    began = time.process_time()
+    for step in range(0 if stage is None else stage.step + 1, recipe.steps + 1):
+        train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
+        if step not in recipe.milestones:
+            continue
+        metrics = measure(model, probes)
+        cpu_seconds = spent + time.process_time() - began
+        if step in recipe.checkpoint_steps or step == recipe.steps:
+            _checkpoint(model, folder / f"step-{step}")
+        row = Evaluation(
+            step=step,
+            tokens=step * recipe.tokens_per_step,
+            learning_rate=learning_rate(recipe, step),
+            train_loss_nats=train_loss_nats,
+            cpu_seconds=cpu_seconds,
+            **metrics,
+        )
+        # First the line, then the state: a stop in between leaves a line too many, which resuming removes.
+        with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+        save_state(folder, model, optimizer, Stage(step, cpu_seconds, recipe.digest()))
+        if progress is not None:
+            progress(row)
+
+
+def _take_step(recipe: Recipe, model: ToyForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> float:
+    """One batch, one update; the batch depends on seed and step alone. Returns the loss in nats before it."""
+    generator = np.random.default_rng([recipe.seed, step])
+    tokens = torch.from_numpy(recipe.data.sample(recipe.batch_size, generator))
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    model.train()
+    loss_nats = model(tokens, labels=tokens).loss
+    optimizer.zero_grad()
+    loss_nats.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    optimizer.step()
+    return float(loss_nats.detach())
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices; biases, norm weights and smearing gates are not pulled to 0."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+
+
+def _checkpoint(model: ToyForCausalLM, folder: Path) -> None:
+    """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
+    # Saving draws a progress bar for every file; a library that trains in a loop should not.
+    shows_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
+    word_tokenizer(syllables(model.config.vocab_size), model.config.n_ctx).save_pretrained(folder)
+
+
+def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the folder this run's own, or say why it cannot be."""
+    path = folder / RECIPE_FILE
+    if folder.exists() and any(folder.iterdir()):
+        if not path.exists():
+            raise OutputExists(
+                f"cannot train into {folder}: it holds other files. Pass an empty or new folder."
+            )
+        found = Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if not resume or found.digest() != recipe.digest():
+            raise OutputExists(
+                f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "
+                f"{found.name!r} (recipe {found.digest()}). Pass another folder, or resume=True to go on "
+                "with the same recipe."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_log_until(folder: Path, step: int) -> None:
+    """Drop lines of milestones that the saved state does not know yet."""
+    kept = [json.dumps(asdict(row)) + "\n" for row in history(folder) if row.step <= step]
+    (folder / LOG_FILE).write_text("".join(kept), encoding="utf-8")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Sums are split among threads, so their number decides the last bits of the weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,65 @@
+"""A run that can be stopped anywhere: its weights and its optimiser, in one file that is never half written.
+
+In: a model, its optimiser and how far they are. Out: `state.safetensors`, tensors with a line of JSON in the
+header: no pickle, so nothing in it can run. It is written beside its place and then moved there, which the
+file system does at once or not at all.
+
+No state of a random generator is kept, because none is carried from step to step: the batch of step s is
+drawn from a generator seeded with (seed, s), and nothing else is random once the weights are there.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+STATE_FILE = "state.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a run is: steps taken, CPU-seconds spent, and the hash of the recipe it follows."""
+
+    step: int
+    cpu_seconds: float
+    recipe_digest: str
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stage: Stage) -> None:
+    """Write `state.safetensors` into `folder`, replacing an earlier one in a single move."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moments}
+    unfinished = folder / f"{STATE_FILE}.part"
+    save_file(tensors, unfinished, metadata={"stage": json.dumps(asdict(stage))})
+    os.replace(unfinished, folder / STATE_FILE)
+
+
+def saved_stage(folder: Path) -> Stage | None:
+    """How far the run in `folder` is; None if it has no state yet."""
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return Stage(**json.loads(file.metadata()["stage"]))
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Set weights and optimiser to what `save_state` wrote, bit for bit."""
+    stage = saved_stage(folder)
+    steps_taken = 0 if stage is None else stage.step
+    with safe_open(folder / STATE_FILE, framework="pt") as file, torch.no_grad():
+        kept = set(file.keys())
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(f"weight.{name}"))
+            if f"{_MOMENTS[0]}.{name}" in kept:
+                moments = {moment: file.get_tensor(f"{moment}.{name}") for moment in _MOMENTS}
+                optimizer.state[parameter] = {"step": torch.tensor(float(steps_taken)), **moments}

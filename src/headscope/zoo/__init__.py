@@ -1,0 +1,40 @@
+"""Trained models that ship with headscope: each a folder with weights, config, tokenizer and card.
+
+They load like any model (`headscope.load("zoo:NAME")`, or `from_pretrained(zoo.path(NAME))` once
+`headscope.architectures` is imported). The card says what a model is for, the recipe and command that made
+it, and which generator writes the text it knows.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headscope.errors import UnknownName
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of the models that ship, in alphabetical order."""
+    return sorted(card.parent.name for card in _FOLDER.glob("*/card.json"))
+
+
+def path(name: str) -> Path:
+    """The folder of the model of that name.
+
+    Raises:
+        UnknownName: if there is none; the message lists those that ship.
+    """
+    if name not in names():
+        raise UnknownName.among("zoo model", name, names())
+    return _FOLDER / name
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of the model of that name: the contents of its `card.json`.
+
+    Raises:
+        UnknownName: if there is none.
+    """
+    contents: dict[str, Any] = json.loads((path(name) / "card.json").read_text(encoding="utf-8"))
+    return contents

@@ -1,0 +1,115 @@
+"""The command: results on stdout, one sentence and exit code 2 for what a user did wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from headscope.cli.common import bytes_of
+from headscope.cli.main import VERBS, build
+from headscope.errors import BadArgument
+from tests import tiny
+
+
+def run(*words, env=None):
+    return CliRunner().invoke(build(words[0] if words else None), list(words), env=env)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    tiny.build("gpt2").save_pretrained(path)
+    return path
+
+
+def test_every_verb_has_help():
+    for verb in VERBS:
+        result = run(verb, "--help")
+        assert result.exit_code == 0, result.output
+        assert VERBS[verb].split(":")[0][:30] in " ".join(result.output.split()) or verb == "study"
+
+
+def test_models_lists_the_zoo():
+    cards = json.loads(run("models", "--json").stdout)
+    assert "induction-2l" in {card["name"] for card in cards}
+    assert "zoo:induction-2l" in run("models").stdout
+
+
+def test_heads_prints_the_table_of_any_folder(folder, tmp_path):
+    out = tmp_path / "heads.csv"
+    result = run(
+        "heads", str(folder), "--n", "6", "--detector", "induction,lookback:2", "--json", "--out", str(out)
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["heads"]
+    assert len(rows) == 24
+    assert {row["detector"] for row in rows} == {"induction", "lookback:2"}
+    assert len(out.read_text().splitlines()) == 25
+
+
+def test_heads_for_people_names_the_shipped_models_heads():
+    result = run("heads", "zoo:induction-2l", "--n", "10")
+    assert result.exit_code == 0, result.output
+    starred = [line for line in result.stdout.splitlines() if "*" in line]
+    assert any(line.startswith("1.") for line in starred)
+    assert "matched null" in result.stderr
+
+
+def test_study_writes_a_report_and_prints_json(folder, tmp_path):
+    out = tmp_path / "run"
+    result = run("study", "heads", "--model", str(folder), "--quick", "--json", "--quiet", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["report"] == str(out / "report.html")
+    assert (out / "report.html").is_file()
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["heads", "zoo:none"], "no zoo model named 'none'"),
+        (["heads", "MODEL", "--detector", "inducton"], "did you mean 'induction'"),
+        (["heads", "MODEL", "--n", "1"], "at least 2"),
+        (["heads", "MODEL", "--memory", "lots"], "cannot read the size 'lots'"),
+        (["heads", "MODEL", "--device", "gpu"], "write cpu, cuda"),
+        (["heads", "MODEL", "--dtype", "int4"], "write auto, float32"),
+        (["heads", "MODEL", "--text", "nowhere.txt"], "cannot read the text file"),
+        (["heads", "MODEL", "--out", "table.xlsx"], ".parquet or .csv"),
+        (["study", "heads", "--model", "MODEL", "--n", "3", "--out", "OUT"], "at least 5"),
+        (
+            ["study", "heads", "--model", "MODEL", "--text", "nowhere.txt", "--out", "OUT"],
+            "cannot read the text file",
+        ),
+        (["study", "heads", "--model", "MODEL", "--out", "FULL"], "not a run of headscope"),
+        (["train", "induction-3l", "--out", "OUT"], "did you mean 'induction-2l'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, words, sentence):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    places = {"MODEL": str(folder), "OUT": str(tmp_path / "out"), "FULL": str(full)}
+    result = run(*[places.get(word, word) for word in words])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) <= 1 + sum(line.endswith("...") for line in lines), result.stderr
+    assert sentence in lines[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_usage_errors_leave_with_2():
+    assert run("heads").exit_code == 2
+    assert run("study", "nothing").exit_code == 2
+    done = subprocess.run([sys.executable, "-m", "headscope.cli.main", "fly"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+def test_sizes_are_read():
+    assert bytes_of("1.5kb") == 1536
+    with pytest.raises(BadArgument, match="for example 512MB"):
+        bytes_of("-1GB")
