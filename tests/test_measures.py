@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch.testing import assert_close
 
 import headscope as hs
@@ -82,3 +83,8 @@ def test_intervals_without_spread_or_prompts():
     assert with_gap.mean[1] == 2.0
     with pytest.raises(hs.errors.BadArgument, match="no prompts"):
         interval(np.array([]))
+
+
+def test_shapes_are_checked_under_the_tests():
+    with pytest.raises(TypeCheckError):
+        tokens.loss_nats(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))

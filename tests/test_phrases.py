@@ -8,7 +8,7 @@ import pytest
 from headscope.errors import BadArgument
 from headscope.tasks.phrases import PhraseLanguage, syllables
 
-LANGUAGE = PhraseLanguage(vocab_size=40, length=60)
+LANGUAGE = PhraseLanguage(vocab_size=50, length=60)
 
 
 def sample(n=200, seed=0, language=LANGUAGE):
@@ -27,7 +27,7 @@ def test_sequences_begin_with_bos_and_hold_no_other():
     assert tokens.shape == (200, 60)
     assert (tokens[:, 0] == 0).all()
     assert tokens[:, 1:].min() == 1
-    assert tokens.max() == 39
+    assert tokens.max() == 49
 
 
 def test_background_follows_the_successors_of_the_language_more_often_the_likelier_ones():
@@ -63,6 +63,8 @@ def test_later_showings_repeat_a_phrase_of_the_same_sequence():
             else:
                 assert any(known[: len(phrase)] == phrase and (cut_off or known == phrase) for known in seen)
         assert 1 <= len(seen) <= 4
+        spoken = [token for phrase in seen for token in phrase]
+        assert len(set(spoken)) == len(spoken)
     assert showings.max() > 3
     assert (showings > 1).mean() > 0.2
 
@@ -82,9 +84,9 @@ def test_gaps_between_showings_have_one_to_eight_tokens():
 def test_the_generator_decides_the_sequences_and_the_seed_the_language():
     assert (sample(seed=3)[0] == sample(seed=3)[0]).all()
     assert (sample(seed=3)[0] != sample(seed=4)[0]).any()
-    other = PhraseLanguage(vocab_size=40, length=60, seed=5)
+    other = PhraseLanguage(vocab_size=50, length=60, seed=5)
     assert (other.successors != LANGUAGE.successors).any()
-    assert (PhraseLanguage(vocab_size=40, length=9).successors == LANGUAGE.successors).all()
+    assert (PhraseLanguage(vocab_size=50, length=9).successors == LANGUAGE.successors).all()
 
 
 def test_syllables_are_different_words_without_spaces():
@@ -101,6 +103,7 @@ def test_syllables_are_different_words_without_spaces():
         lambda: syllables(1),
         lambda: LANGUAGE.sample(0, np.random.default_rng(0)),
         lambda: PhraseLanguage(vocab_size=8),
+        lambda: PhraseLanguage(vocab_size=48),
         lambda: PhraseLanguage(length=1),
         lambda: PhraseLanguage(gap=(3, 2)),
         lambda: PhraseLanguage(phrases=(0, 2)),

@@ -132,8 +132,13 @@ def test_reads_are_clones_and_hooks_come_before_those_of_users():
     with torch.no_grad():
         hidden = model.hf(ids, output_hidden_states=True, use_cache=False).hidden_states
     assert_close(run["resid_post", 0], hidden[1], atol=0, rtol=0)
-    with model.editing(hs.zero(("resid_post", 0))):
-        assert not model.run(ids, capture="resid_post")["resid_post", 0].any()
+    seen = []
+    theirs = model.hf.transformer.h[0].register_forward_hook(lambda module, args, result: seen.append(result))
+    cut = model.run(ids, interventions=hs.zero(("resid_post", 0)), capture="resid_post")
+    theirs.remove()
+    assert not cut["resid_post", 0].any()
+    shown = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    assert not shown.any()
 
 
 def test_gradients_flow_through_captures_when_asked():

@@ -37,6 +37,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model. Read it first.")]
 
+# Below this a second thread mostly waits for the first, and on a busy machine makes it several times slower.
+SMALL_PARAMETERS = 5_000_000
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?b?|b)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -83,6 +86,8 @@ def opened(
     budget = bytes_of(memory)
     model = load(source, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     model.memory_bytes = budget
+    if model.device.type == "cpu" and sum(p.numel() for p in model.hf.parameters()) < SMALL_PARAMETERS:
+        torch.set_num_threads(1)
     return model
 
 

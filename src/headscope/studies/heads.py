@@ -184,11 +184,11 @@ def damage_of_groups(
     rows = []
     for group, heads in named.by_detector.items():
         damage = _damage(model, shown, heads, reference, clean)
-        control = []
+        control: dict[tuple[Head, ...], float] = {}
         sets = random_sets(model.heads, heads, count=config.random_sets, seed=config.seed)
         for done, chosen in enumerate(sets):
             progress(f"random heads beside {group}", done, len(sets))
-            control.append(float(_damage(model, shown, chosen, reference, clean).mean()))
+            control[chosen] = float(_damage(model, shown, chosen, reference, clean).mean())
         rows.append(tables.group_row(group, heads, damage, control))
     return tables.GROUPS.table(rows)
 

@@ -85,7 +85,7 @@ def _matters(found: Tables) -> Claim:
     because = (
         f"cut together, {row['heads']} raise the loss on repeated tokens by {_with_bounds(row, 'damage')} nats; "
         f"{row['random_sets']} random sets of {row['size']} by {row['random_mean']:.2f} on average and "
-        f"{row['random_max']:.2f} at most (p = {row['p']:.3f})."
+        f"{row['random_max']:.2f} at most ({row['random_worst']}); p = {row['p']:.3f}."
     )
     if verdict is Verdict.UNDETERMINED and 1 / (1 + row["random_sets"]) > SIGNIFICANT:
         because += " So few sets exist or were drawn that p cannot be smaller."

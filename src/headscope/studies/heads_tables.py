@@ -1,6 +1,6 @@
 """The tables of the heads study: what their columns mean, and how measured values become rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,7 @@ GROUPS = Schema(
         *_bounds("the damage", "nats"),
         Column("random_mean", pl.Float64, "mean damage of random sets of as many heads", "nats"),
         Column("random_max", pl.Float64, "largest damage among the random sets", "nats"),
+        Column("random_worst", pl.String, "the heads of that set"),
         Column("random_sets", pl.Int64, "how many random sets were cut"),
         Column(
             "p", pl.Float64, "share of sets, this one included, that do at least this damage", "probability"
@@ -126,17 +127,21 @@ def damage_row(head: Head, ablation: str, kind: str, damage: Tensor) -> dict[str
     return {**where, **estimated(damage, "damage")}
 
 
-def group_row(group: str, heads: Sequence[Head], damage: Tensor, control: Sequence[float]) -> dict[str, Any]:
+def group_row(
+    group: str, heads: Sequence[Head], damage: Tensor, control: Mapping[tuple[Head, ...], float]
+) -> dict[str, Any]:
     """A picked set beside random sets; `p` counts the picked set itself, so it is never 0."""
     row = estimated(damage, "damage")
-    at_least = sum(other >= row["damage"] for other in control)
+    at_least = sum(other >= row["damage"] for other in control.values())
+    worst = max(control, key=lambda chosen: control[chosen], default=())
     return {
         "group": group,
         "heads": written(heads),
         "size": len(heads),
         **row,
-        "random_mean": float(np.mean(control)) if control else float("nan"),
-        "random_max": float(np.max(control)) if control else float("nan"),
+        "random_mean": float(np.mean(list(control.values()))) if control else float("nan"),
+        "random_max": control.get(worst, float("nan")),
+        "random_worst": written(worst),
         "random_sets": len(control),
         "p": (1 + at_least) / (1 + len(control)),
     }

@@ -3,10 +3,10 @@
 In: the sizes of the language and a numpy generator. Out: token ids [sequence, position] of any number of
 sequences. Each sequence begins with BOS (token 0) and goes on as *background*: token 1 to V - 1, each drawn
 from the few successors of the one before it, which the language fixes once for all. That much a bigram
-table knows. Over the background lie *phrases*: every sequence draws a few random ones for itself, in which no
-token occurs twice, and shows them again and again. No weight can know them; only a model that finds where the current token stood before
-and reads on from there predicts their later showings. This is what makes two-layer attention-only models
-form induction heads, all at once, within a few million tokens.
+table knows. Over the background lie *phrases*: every sequence draws a few random ones for itself, in which
+no token occurs twice, and shows them again and again. No weight can know them; only a model that finds where
+the current token stood before and reads on from there predicts their later showings. This is what makes
+two-layer attention-only models form induction heads, all at once, after some ten million tokens.
 
 Built after the argument of Olsson et al. 2022, "In-context Learning and Induction Heads"; the language
 itself is ours. Not here: prompts for detectors (`tasks.repeated`), which nobody is trained on.
@@ -66,13 +66,13 @@ class PhraseLanguage:
         if self.vocab_size <= self.n_successors or self.length < 2:
             raise BadArgument(
                 f"cannot make a language of {self.vocab_size} tokens, {self.n_successors} successors each, "
-                f"in sequences of {self.length}: expected more tokens than successors and 2 positions or more."
+                f"in sequences of {self.length}: expected more tokens than successors, 2 positions or more."
             )
         needed = self.phrases[1] * self.phrase_length[1]
         if needed >= self.vocab_size:
             raise BadArgument(
-                f"cannot make phrases of {needed} different tokens out of {self.vocab_size - 1}: use a larger "
-                "vocabulary, or fewer or shorter phrases."
+                f"cannot make phrases of {needed} different tokens out of {self.vocab_size - 1}: use more "
+                "tokens, or fewer or shorter phrases."
             )
         for name in ("phrases", "phrase_length", "gap"):
             low, high = getattr(self, name)

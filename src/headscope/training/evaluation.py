@@ -32,6 +32,7 @@ class Evaluation:
     - `prefix_matching`: how much the best head attends, in later showings of repeated random tokens, to
       the tokens after earlier copies of the current one. `previous_token`: how much the best head attends to
       the token before, on held-out text.
+    - `train_loss_nats`: loss of the last batch before its update; NaN at step 0, where there was none.
     - `first_copy_nats`, `second_copy_nats`: loss on the first and second showing of repeated random
       tokens, without the first token of each.
     """
