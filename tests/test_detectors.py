@@ -140,3 +140,15 @@ def test_unknown_detectors_are_named():
         hs.detect(planted.induction_circuit(), ["inducton"])
     with pytest.raises(hs.errors.BadArgument, match="lookback:N"):
         detector("lookback:zero")
+
+
+def test_reading_a_few_rows_at_a_time_changes_nothing():
+    model = tiny.opened("llama")
+    prompts = default_prompts(model, n=7, length=5, repeats=3)
+    whole = hs.detect(model, prompts=prompts)
+    model.memory_bytes = 3 * 16 * 4 * 16**2  # three rows of the longest prompts
+    assert model.rows_within(prompts.repeated) == 3
+    for one, other in zip(whole.rows(), hs.detect(model, prompts=prompts).rows(), strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+        assert one["uniform"] == pytest.approx(other["uniform"])
+        assert one["null"] == pytest.approx(other["null"], abs=1e-6)

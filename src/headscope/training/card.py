@@ -33,6 +33,7 @@ def make_card(recipe: Recipe, history: Sequence[Evaluation], config: Mapping[str
     return {
         "name": recipe.name,
         "purpose": recipe.purpose,
+        "selection": recipe.selection,
         "architecture": dict(config),
         "recipe": plain,
         "recipe_digest": recipe.digest(),
@@ -75,7 +76,7 @@ def readme(card: Mapping[str, Any]) -> str:
             *_table(("metric", "value", "meaning"), reached),
             "",
             f"After {card['tokens_seen']:,} tokens in {card['steps']:,} steps, {card['cpu_seconds']} "
-            "CPU-seconds. One seed: nothing is claimed beyond this model.",
+            f"CPU-seconds. One seed: nothing is claimed beyond this model. {card['selection']}".strip(),
             "",
             "## How it came about",
             "",

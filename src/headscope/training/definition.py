@@ -27,7 +27,8 @@ class Recipe:
     `architecture` holds fields of `ToyConfig`; `data` is the language that sequences are drawn from. Weight
     decay acts on matrices only. The learning rate rises linearly over `warmup_steps` and then follows
     `decay` (see `schedule.learning_rate`). Gradients are clipped to a global norm of `clip_norm`. Metrics are
-    computed every `evaluate_every` steps and wherever a checkpoint is kept.
+    computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
+    picked, for the reader of its figures.
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -49,6 +50,7 @@ class Recipe:
     threads: int = 1
     evaluate_every: int = 50
     checkpoint_steps: tuple[int, ...] = field(default=())
+    selection: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):
@@ -104,7 +106,7 @@ class Recipe:
 
     def digest(self) -> str:
         """The hash of everything that decides the weights: 16 hexadecimal digits of a SHA-256."""
-        return digest({key: value for key, value in self.to_json().items() if key not in ("name", "purpose")})
+        return digest({key: value for key, value in self.to_json().items() if key not in ("name", "purpose", "selection")})
 
 
 def powers_of_two_and_every(every: int, *, steps: int) -> tuple[int, ...]:
