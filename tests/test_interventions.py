@@ -126,6 +126,7 @@ def test_equal_specifications_are_equal_and_hash_alike():
     assert hs.add("0.1", torch.ones(2)) == hs.add("0.1", torch.ones(2))
     assert hs.add("0.1", torch.ones(2)) != hs.add("0.1", torch.zeros(2))
     assert len({hs.zero(3), hs.zero(3, positions="all")}) == 1
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest(hs.mean("0.1", over=[[1, 2]])) != digest(hs.mean("0.1", over=[[1, 3]]))
 
 

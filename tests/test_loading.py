@@ -82,7 +82,7 @@ def test_a_zoo_model_that_does_not_exist():
 
 
 def test_a_model_that_is_nowhere(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused(hs.errors.ModelNotFound, "cannot find a model 'no/such-model'", "no/such-model")
 
 

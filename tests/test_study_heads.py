@@ -4,10 +4,14 @@ import json
 
 import polars as pl
 import pytest
+import torch
 
 import headscope as hs
+from headscope.detectors import detect
+from headscope.results.folder import save
 from headscope.results.study import Verdict
-from headscope.studies import registry
+from headscope.studies import heads, registry
+from headscope.studies.heads_claims import share_of_gap
 from headscope.sweeps.controls import random_sets
 from tests import planted, tiny
 
@@ -104,6 +108,34 @@ def test_an_error_on_the_way_leaves_nothing(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="no space"):
         hs.study("heads", model=planted.induction_circuit(), quick=True, out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_itself_refuses_a_folder_of_somebody_else(found, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(hs.errors.OutputExists):
+        save(found, tmp_path, lambda study: "page")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_heads_are_selected_and_estimated_on_different_prompts(monkeypatch):
+    seen = []
+
+    def noting(model, names, *, prompts):
+        seen.append(prompts)
+        return detect(model, names, prompts=prompts)
+
+    monkeypatch.setattr(heads, "detect", noting)
+    hs.study("heads", model=planted.induction_circuit(), quick=True)
+    selection, estimation = seen
+    assert not set(selection.repeated.tokens) & set(estimation.repeated.tokens)
+    assert not set(selection.natural.tokens) & set(estimation.natural.tokens)
+    assert len(selection.repeated) == len(estimation.repeated) == 12
+
+
+def test_a_share_of_no_gap_is_undefined():
+    moved, none = torch.ones(20), torch.linspace(-1, 1, 20)
+    assert share_of_gap(moved, none).isnan().all()
+    assert torch.equal(share_of_gap(moved, none + 2), moved / 2)
 
 
 def test_random_sets_are_different_and_never_the_picked_one():

@@ -63,19 +63,25 @@ def config_of(model_type: str) -> PreTrainedConfig:
 
 def _shrunk(kind: type[PreTrainedConfig], exceptions: dict[str, Any], model_type: str) -> PreTrainedConfig:
     default = kind()
-    values = {_field(kind, name): size for name, size in SIZES.items() if _is_on(default, name)}
-    values |= {name: token for name, token in _SPECIAL.items() if hasattr(default, name)}
-    if hasattr(default, "is_decoder"):
+    stored = default.to_dict()
+
+    def is_on(name: str) -> bool:
+        """Whether this is a field of the configuration (no derived property) that is not left empty."""
+        return stored.get(_field(kind, name)) not in (None, [])
+
+    values = {_field(kind, name): size for name, size in SIZES.items() if is_on(name)}
+    values |= {name: token for name, token in _SPECIAL.items() if name in stored}
+    if "is_decoder" in stored:
         values["is_decoder"] = True
     if model_type in WINDOWED:
         values["sliding_window"] = SIZES["sliding_window"]
     if "kv_lora_rank" in values:  # latent attention has no grouped heads; its head_dim is the rotary part
         values["num_key_value_heads"] = HEADS
-        if _is_on(default, "head_dim"):
+        if is_on("head_dim"):
             values["head_dim"] = SIZES["qk_rope_head_dim"]
     for name in ("layer_types", "mlp_layer_types"):
-        if _is_on(default, name):
-            values[name] = _kinds_of_layers(getattr(default, name))
+        if is_on(name) and not isinstance(getattr(kind, name, None), property):
+            values[name] = _kinds_of_layers(stored[name])
     for name in kind.sub_configs:
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig):
@@ -87,12 +93,6 @@ def _shrunk(kind: type[PreTrainedConfig], exceptions: dict[str, Any], model_type
 def _field(kind: type[PreTrainedConfig], name: str) -> str:
     """The field behind a name: families rename fields (n_embd for hidden_size) and keep the common name."""
     return kind.attribute_map.get(name, name)
-
-
-def _is_on(default: PreTrainedConfig, name: str) -> bool:
-    """Whether this is a field of the configuration (no derived property) that is not left empty."""
-    field = _field(type(default), name)
-    return field in default.to_dict() and getattr(default, field, None) not in (None, [])
 
 
 def _kinds_of_layers(every: list[str]) -> list[str]:
@@ -125,7 +125,10 @@ def _liven(model: PreTrainedModel, generator: torch.Generator) -> None:
 @contextmanager
 def _uninitialized_is_nan() -> Iterator[None]:
     """Memory that a model leaves unfilled would differ from run to run; as NaN, it is found and drawn."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield

@@ -59,4 +59,53 @@ SIZES: dict[str, Any] = {
 # Families that have a window but ship without one: with it, the window is tested.
 WINDOWED = ("mistral", "mixtral", "phi3", "starcoder2")
 
-OVERRIDES: dict[str, dict[str, Any]] = {}
+_WAVES = ["sliding_attention", "full_attention"] * 2
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    # Heads whose width the configuration leaves open, and the model file does not.
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "ministral": {"head_dim": 16},
+    "nemotron": {"head_dim": 16},
+    "qwen4_exp_text": {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2},
+    # Experts: how many and how they are chosen.
+    "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
+    "dots1": {"n_routed_experts": 4, "num_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "zaya": {"num_experts_per_tok": 1},
+    # Layers of several kinds.
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention", "moe", "attention"],
+        "layer_types": DEFAULT,
+        "n_groups": 1,
+    },
+    "reformer": {"attn_layers": ["local", "lsh"] * 2, "axial_pos_embds": False},
+    # State-space sizes that must multiply to the model's width.
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_groups": 1},
+    "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 1},
+    "zamba": {
+        "layers_block_type": ["mamba", "mamba", "hybrid"] * 2,
+        "layer_types": DEFAULT,
+        "num_hidden_layers": 6,
+        "attention_head_dim": 32,
+        "attention_hidden_size": 128,
+        "num_key_value_heads": 4,
+        "use_mamba_kernels": False,
+    },
+    "zamba2": {
+        "layers_block_type": ["mamba", "mamba", "hybrid"] * 2,
+        "layer_types": DEFAULT,
+        "num_hidden_layers": 6,
+        "attention_head_dim": 32,
+        "attention_hidden_size": 128,
+        "num_key_value_heads": 4,
+        "num_mem_blocks": 1,
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 4,
+        "mamba_headdim": 32,
+        "adapter_rank": 8,
+    },
+    # Settings of their own.
+    "xmod": {"default_language": "en_XX"},
+}

@@ -14,6 +14,7 @@ def loss_nats(
 ) -> Float[Tensor, "batch predicting"]:
     """-log p(token q+1 | tokens up to q) in nats, for every q but the last.
 
+    >>> import torch
     >>> loss_nats(torch.zeros(1, 2, 4), torch.tensor([[0, 3]])).exp()
     tensor([[4.]])
     """
@@ -38,6 +39,7 @@ def log_probability_nats(
 def rank(logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """How many tokens score higher than the answer; 0 is best. Ties count half.
 
+    >>> import torch
     >>> rank(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([2]))
     tensor([1.])
     """
@@ -61,6 +63,7 @@ def kl_nats(
 ) -> Float[Tensor, "*batch"]:
     """KL(reference || model) in nats, at least 0: what is lost by predicting with `logits` instead.
 
+    >>> import torch
     >>> kl_nats(torch.zeros(1, 2), torch.zeros(1, 2)).item()
     0.0
     """

@@ -106,7 +106,13 @@ class Recipe:
 
     def digest(self) -> str:
         """The hash of everything that decides the weights: 16 hexadecimal digits of a SHA-256."""
-        return digest({key: value for key, value in self.to_json().items() if key not in ("name", "purpose", "selection")})
+        return digest(
+            {
+                key: value
+                for key, value in self.to_json().items()
+                if key not in ("name", "purpose", "selection")
+            }
+        )
 
 
 def powers_of_two_and_every(every: int, *, steps: int) -> tuple[int, ...]:
