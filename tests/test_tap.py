@@ -61,7 +61,7 @@ def test_taps_nest_at_the_level_of_the_interface():
 
     def tapped(name):
         readers = {1: [lambda call: seen.append((name, call.pattern().shape))]}
-        return Tap(model.anatomy.layer_of, layout, readers=readers).active()
+        return Tap(model.anatomy.through_interface, layout, readers=readers).active()
 
     with torch.no_grad(), tapped("outer"), tapped("inner"):
         logits = model.hf(ids, use_cache=False).logits

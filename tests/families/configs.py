@@ -7,6 +7,7 @@ has); what single families need beyond it is data in `overrides`.
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.families.overrides import DEFAULT, HEADS, LAYERS, OVERRIDES, SIZES, WINDOWED
+from tests.families.overrides import HEADS, LAYERS, NOT_ALONE, OVERRIDES, SIZES, WINDOWED
 
 MOST_PARAMETERS = 40_000_000
+LEAST_SPREAD = 0.05  # standard deviation below which a matrix hardly changes anything
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -39,6 +41,8 @@ def build(
     Raises:
         CannotBuild: if the type needs a library that is not here, wraps another model, or stays large.
     """
+    if model_type in NOT_ALONE:
+        raise CannotBuild(NOT_ALONE[model_type])
     options = {} if attention is None else {"attn_implementation": attention}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -58,10 +62,12 @@ def build(
 
 def config_of(model_type: str) -> PreTrainedConfig:
     """The tiny configuration of a type: sizes by the general rule, then what this family needs."""
-    return _shrunk(CONFIG_MAPPING[model_type], OVERRIDES.get(model_type, {}), model_type)
+    return _shrunk(CONFIG_MAPPING[model_type], model_type, {})
 
 
-def _shrunk(kind: type[PreTrainedConfig], exceptions: dict[str, Any], model_type: str) -> PreTrainedConfig:
+def _shrunk(kind: type[PreTrainedConfig], model_type: str, more: dict[str, Any]) -> PreTrainedConfig:
+    """A tiny configuration of one kind; `more` is what the model around it asks of it."""
+    exceptions = OVERRIDES.get(model_type, {}) | more
     default = kind()
     stored = default.to_dict()
 
@@ -80,14 +86,15 @@ def _shrunk(kind: type[PreTrainedConfig], exceptions: dict[str, Any], model_type
         if is_on("head_dim"):
             values["head_dim"] = SIZES["qk_rope_head_dim"]
     for name in ("layer_types", "mlp_layer_types"):
-        if is_on(name) and not isinstance(getattr(kind, name, None), property):
-            values[name] = _kinds_of_layers(stored[name])
+        if is_on(name):
+            values[_field(kind, name)] = _kinds_of_layers(stored[_field(kind, name)])
     for name in kind.sub_configs:
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig):
-            values[name] = _shrunk(type(part), exceptions.get(name, {}), part.model_type)
-    values |= {name: value for name, value in exceptions.items() if name not in kind.sub_configs}
-    return kind(**{name: value for name, value in values.items() if value is not DEFAULT})
+            values[name] = _shrunk(type(part), part.model_type, exceptions.get(name, {}))
+    return kind(
+        **values | {name: value for name, value in exceptions.items() if name not in kind.sub_configs}
+    )
 
 
 def _field(kind: type[PreTrainedConfig], name: str) -> str:
@@ -96,9 +103,9 @@ def _field(kind: type[PreTrainedConfig], name: str) -> str:
 
 
 def _kinds_of_layers(every: list[str]) -> list[str]:
-    """The first layers if they show each kind of layer, else the kinds in turn."""
+    """Each kind of layer in turn, so that few layers show all kinds."""
     kinds = list(dict.fromkeys(every))
-    return every[:LAYERS] if set(every[:LAYERS]) == set(kinds) else (kinds * LAYERS)[:LAYERS]
+    return (kinds * LAYERS)[:LAYERS]
 
 
 def _refuse_large(config: PreTrainedConfig, options: dict[str, str]) -> None:
@@ -110,16 +117,18 @@ def _refuse_large(config: PreTrainedConfig, options: dict[str, str]) -> None:
 
 
 def _liven(model: PreTrainedModel, generator: torch.Generator) -> None:
-    """Redraw what is zero or undefined and move norm gains and biases, which else would hide mistakes."""
+    """Make every weight matter: redraw what is zero or undefined, move gains and biases, raise the faint."""
     for weight in model.parameters():
         if not weight.is_floating_point() or not weight.numel():
             continue
         noise = torch.randn(weight.shape, generator=generator)
-        undefined = not bool(torch.isfinite(weight).all())
-        if undefined or not bool(weight.any()):
-            weight.data = 0.05 * noise
-        elif weight.ndim == 1:
-            weight.data = weight.data + 0.05 * noise
+        spread = weight.data.std(correction=0).item()
+        if not math.isfinite(spread) or not weight.any():
+            weight.data = LEAST_SPREAD * noise
+        elif weight.ndim <= 1 or spread == 0:
+            weight.data = weight.data + 0.1 * noise
+        elif spread < LEAST_SPREAD:
+            weight.data = weight.data * (LEAST_SPREAD / spread)
 
 
 @contextmanager
@@ -150,7 +159,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """The first sentence of an error, ended as one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = " ".join(lines)[:200].split(". ")[0].rstrip(".") if lines else "no message"
-    return f"{type(error).__name__}: {first}."
+    """What an error says, as one sentence of bounded length."""
+    first = " ".join(str(error).split()).split(". ")[0][:200].rstrip(".")
+    return f"{type(error).__name__}: {first or 'no message'}."

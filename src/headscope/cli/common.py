@@ -28,6 +28,7 @@ from headscope.models.model import Model
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
 
+ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -11,6 +11,7 @@ from headscope.cli.common import (
     Dtype,
     Json,
     Memory,
+    ModelName,
     Quiet,
     Revision,
     Seed,
@@ -26,7 +27,6 @@ from headscope.errors import BadArgument, OutputExists
 from headscope.tables import Table
 from headscope.tasks.text import read_text
 
-Model = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
 Detectors = Annotated[str, typer.Option(help="Detectors, by commas; lookback:N is one for each N.")]
 Text = Annotated[Path | None, typer.Option(help="UTF-8 file of real text for the detectors that want text.")]
 Prompts = Annotated[int, typer.Option("--n", help="Prompts of each kind.")]
@@ -44,7 +44,7 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 @guarded
 def run(
-    model: Model,
+    model: ModelName,
     detector: Detectors = ",".join(DEFAULT),
     text: Text = None,
     n: Prompts = 50,

@@ -14,6 +14,7 @@ import typer
 VERBS = {
     "demo": "The main job on a shipped model, under a minute.",
     "study": "One question, one report: headscope study NAME --model MODEL.",
+    "check": "The certificate of a model: what is proven on it, what is refused.",
     "heads": "The detector table of a model: what each head attends to.",
     "models": "The models that ship with headscope.",
     "train": "Train a small model by recipe, with checkpoints.",

@@ -96,12 +96,13 @@ class ToBOS(Intervention):
         assert target.layer is not None
         if target.site != "z":
             raise UnservedSite(f"cannot redirect {target.site!r} to the first token: name heads or a layer.")
+        model.require_service("to_bos", target.layer)
         anatomy = model.layer(target.layer)
         heads = range(anatomy.heads) if target.heads is None else target.heads
 
         def change(call: AttentionCall, layout: Layout) -> None:
             rows = layout.mask(self.positions, call.out.shape[1])
-            cells = layout.key_cell(0, call.k.shape[2], rows.any(dim=1))
+            cells = layout.key_cell(0, call.keys, rows.any(dim=1))
             for head in heads:
                 call.redirect(head, rows, cells)
 

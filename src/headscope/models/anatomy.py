@@ -8,14 +8,16 @@ refused; nothing is approximated.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from headscope.errors import UnservedModel
-from headscope.models.probe import Event, Probe
+from headscope.models.probe import Attended, Event, Probe
 
 # How closely sums must agree, by the precision in which the model computes.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
@@ -33,8 +35,11 @@ class Term:
 class Layer:
     """One decoder layer: out = `carry` * in + attention term + MLP term.
 
-    `heads` and `head_dim` are those of `z`; `projection` is the module that `z` enters. `has_mid` says
-    whether the stream exists between attention and MLP (it does not in parallel blocks).
+    `heads` and `head_dim` are those of `z`; `projection` is the module that `z` enters. `inline` and
+    `fused` say how attention is computed (models.inline). `gated` says that something stands between what
+    attention returns and `z`. `has_mid` says whether the stream exists between attention and MLP (it does
+    not in parallel blocks), `complete` that the attention and MLP terms are all that a layer adds;
+    `input_norm` is what stands between the stream and the attention module.
     """
 
     module: nn.Module
@@ -47,6 +52,11 @@ class Layer:
     mlp_term: Term | None
     has_mid: bool
     projection_is_term: bool
+    inline: bool = False
+    fused: bool = True
+    gated: bool = False
+    complete: bool = False
+    input_norm: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,22 @@ class Anatomy:
     reads_stream: bool
     logits_are_linear: bool
 
-    @property
-    def layer_of(self) -> dict[nn.Module, int]:
-        """Attention modules and the layer each belongs to."""
+    @cached_property
+    def through_interface(self) -> dict[nn.Module, int]:
+        """Attention modules that ask the interface for a kernel, and the layer each belongs to."""
         return {
-            layer.attention: index for index, layer in enumerate(self.layers) if layer.attention is not None
+            layer.attention: i for i, layer in enumerate(self.layers) if layer.attention and not layer.inline
         }
+
+    @cached_property
+    def inline(self) -> dict[nn.Module, int]:
+        """Attention modules that compute attention themselves, and the layer each belongs to."""
+        return {layer.attention: i for i, layer in enumerate(self.layers) if layer.attention and layer.inline}
+
+    @cached_property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that have attention."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer.attention is not None)
 
 
 def dissect(hf: nn.Module, record: Probe) -> Anatomy:
@@ -78,13 +98,10 @@ def dissect(hf: nn.Module, record: Probe) -> Anatomy:
         UnservedModel: if no attention or no list of layers that carry a residual stream is found.
     """
     if not record.attended:
-        raise UnservedModel(
-            f"cannot study heads in a {_type(hf)} model: none of its layers calls attention through "
-            "transformers' attention interface."
-        )
+        raise UnservedModel(f"cannot study heads in a {_type(hf)} model: no attention was seen in it.")
     tolerance = TOLERANCE.get(record.logits.dtype, 1.5e-2)
     modules = _decoder_layers(hf, record)
-    layers = tuple(_layer(module, record, tolerance) for module in modules)
+    layers = _without_shared(_layer(module, record, tolerance) for module in modules)
     unembedding = hf.get_output_embeddings()  # type: ignore[operator]
     final_norm, reads_stream = _head_of(record, record.of(modules[-1]), unembedding, tolerance)
     scores = record.of(unembedding)
@@ -128,12 +145,15 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     stream_in, stream_out = event.inputs[0], event.outputs[0]
     solved = _solve(stream_in, stream_out, _candidates(inside, stream_in, stream_out), tolerance)
     attention = next((e for e in inside if e.module in record.attended), None)
+    call = None if attention is None else record.attended[attention.module]
     carry, terms = (None, []) if solved is None else solved
     attention_term, mlp_term = _assign(terms, attention, tolerance)
-    projection, heads, head_dim, is_term = None, 0, 0, False
-    if attention is not None:
-        heads, head_dim = record.attended[attention.module][0].shape[2:]
-        projection = _projection(record, attention, heads * head_dim)
+    projection, heads, head_dim, is_term, gated = None, 0, 0, False, False
+    if attention is not None and call is not None:
+        heads, head_dim = call.by_head.shape[2:]
+        projection = _projection(inside, attention, call)
+    if projection is not None and call is not None:
+        gated = not _same(projection.inputs[0], call.by_head, 0.0)
     if projection is not None and attention_term is not None:
         is_term = _same(projection.outputs[0], attention_term[0].outputs[0], tolerance)
     has_mid = False
@@ -151,6 +171,34 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
         mlp_term=None if mlp_term is None else Term(mlp_term[0].module, mlp_term[1]),
         has_mid=has_mid,
         projection_is_term=is_term,
+        inline=call is not None and call.inline,
+        fused=call is None or call.fused,
+        gated=gated,
+        input_norm=_norm_before(inside, attention, stream_in),
+        complete=len(terms) == (attention_term is not None) + (mlp_term is not None) and bool(terms),
+    )
+
+
+def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tensor) -> nn.Module | None:
+    """The module that makes the attention's input of the stream; None where attention reads the stream."""
+    if attention is None or not attention.inputs:
+        return None
+    for event in inside:
+        made = event.start < attention.start and event.inputs and event.outputs
+        if made and torch.equal(event.inputs[0], stream) and torch.equal(event.outputs[0], attention.inputs[0]):
+            return event.module
+    return None
+
+
+def _without_shared(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Layers whose attention module serves several layers lose it: their calls cannot be told apart."""
+    found = list(layers)
+    uses = Counter(layer.attention for layer in found)
+    uses[None] = 0
+    blank = {"attention": None, "projection": None, "heads": 0, "head_dim": 0, "attention_term": None}
+    return tuple(
+        replace(layer, **blank, has_mid=False) if uses[layer.attention] > 1 else layer  # type: ignore[arg-type]
+        for layer in found
     )
 
 
@@ -179,7 +227,9 @@ def _solve(
             matrix = torch.stack([column.double().flatten() for column in columns], dim=1)
             scales = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
             error = float((matrix @ scales - target).norm() / target.norm())
-            if error < tolerance and all(abs(scale) > max(tolerance, 1e-6) for scale in scales.tolist()[1:]):
+            # A module that adds the stream inside itself would close the sum with a carry of 0: its parts,
+            # which leave the stream its carry, are the terms.
+            if error < tolerance and all(abs(scale) > max(tolerance, 1e-6) for scale in scales.tolist()):
                 # Several sets may close (a module and its only child): prefer whole terms, then outer ones.
                 scaled = sum(abs(scale - 1) > 1e-3 for scale in scales.tolist()[1:])
                 closing.append((scaled, sum(event.depth for event in chosen), scales.tolist(), chosen))
@@ -200,7 +250,7 @@ def _assign(
     terms: Sequence[tuple[Event, float]], attention: Event | None, tolerance: float
 ) -> tuple[tuple[Event, float] | None, tuple[Event, float] | None]:
     """Which term is the attention's: the module itself, one around it, or a norm of its output."""
-    if attention is None or len(terms) > 2:
+    if attention is None:
         return None, None
 
     def of_attention(event: Event) -> bool:
@@ -216,21 +266,32 @@ def _assign(
     rest = [term for term in terms if not of_attention(term[0])]
     if len(attentive) != 1:
         return None, None
-    return attentive[0], (rest[0] if rest else None)
+    # With two other terms (a third branch beside the MLP) neither is *the* MLP.
+    return attentive[0], (rest[0] if len(rest) == 1 else None)
 
 
-def _projection(record: Probe, attention: Event, width: int) -> Event | None:
-    """The last module inside the attention that a tensor of all heads' width enters, with a weight."""
-    inside = [
+def _projection(inside: Sequence[Event], attention: Event, call: Attended) -> Event | None:
+    """The module with a weight that a tensor of all heads' width enters once attention has run.
+
+    That which takes exactly what attention returned, else (gates, norms in between) the last one inside the
+    attention module; in encoder-like blocks the first one after it.
+    """
+    width = call.by_head.shape[2] * call.by_head.shape[3]
+    later = [
         event
-        for event in record.within(attention)
-        if event.inputs
+        for event in inside
+        if event.start > call.time
+        and event.inputs
         and event.inputs[0].shape[-1] == width
+        and event.inputs[0].numel() == call.by_head.numel()
         and getattr(event.module, "weight", None) is not None
+        and event.module.weight.ndim == 2
     ]
-    attended = record.attended[attention.module][0]
-    entered = [event for event in inside if _same(event.inputs[0], attended, 0.0)]
-    return entered[-1] if entered else None
+    exact = [event for event in later if _same(event.inputs[0], call.by_head, 0.0)]
+    own = [event for event in later if event.end <= attention.end]
+    if exact:
+        return exact[0]
+    return own[-1] if own else None
 
 
 def _head_of(

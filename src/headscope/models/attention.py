@@ -40,8 +40,10 @@ class AttentionCall:
         kernel: Kernel,
         eager: Kernel,
         layout: Layout,
+        fused_inline: bool = False,
     ) -> None:
         self.layer = layer
+        self._fused_inline = fused_inline
         self.q, self.k, self.v = qkv
         self.layout = layout
         self.out: Tensor = torch.empty(0)
@@ -51,8 +53,9 @@ class AttentionCall:
         self._redirects: list[tuple[int, Tensor, Tensor]] = []
 
     @property
-    def n_heads(self) -> int:
-        return self.q.shape[1]
+    def keys(self) -> int:
+        """How many keys a query may at most see: the length of the key axis."""
+        return self.k.shape[2]
 
     @property
     def queries_per_key(self) -> int:
@@ -71,7 +74,8 @@ class AttentionCall:
             UnservedSite: under a kernel whose mask cannot be read.
         """
         if self._pattern is None:
-            kind = getattr(getattr(self._module, "config", None), "_attn_implementation", "eager")
+            told = getattr(getattr(self._module, "config", None), "_attn_implementation", "eager")
+            kind = "sdpa" if self._fused_inline else told
             if kind not in READABLE_KERNELS:
                 raise UnservedSite(
                     f"cannot read attention patterns under the attention implementation {kind!r}: "

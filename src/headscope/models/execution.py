@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headscope.models.anatomy import Anatomy
 from headscope.models.attention import AttentionCall
 from headscope.models.hooks import SiteHooks, kept_copy
+from headscope.models.inline import watching
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.tap import Tap
@@ -57,11 +58,11 @@ def edited(
             # After all edits of the site, and before the kernel, so that gradients pass through the copy.
             changes[site, layer].append(_keep(site, layer, captured))
     if reader is not None:
-        for layer in set(anatomy.layer_of.values()):
+        for layer in anatomy.attending:
             readers[layer].append(reader)
-    tap = Tap(anatomy.layer_of, layout, changes=changes, call_changes=call_changes, readers=readers)
+    tap = Tap(anatomy.through_interface, layout, changes=changes, call_changes=call_changes, readers=readers)
     hooks = SiteHooks(anatomy, tap, on_modules, [item for item in wanted if item[0] not in ATTENTION_SITES])
-    with tap.active(), _counting_cells(root, tap), hooks.active():
+    with tap.active(), _counting_cells(root, tap), hooks.active(), watching(tap, anatomy.inline):
         yield captured
     captured.update(hooks.captured)
 

@@ -57,7 +57,7 @@ def decode(
 ) -> Generation:
     """Generate from left-padded prompts with the model's own `generate`."""
     device = hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
-    ends = _end_tokens(hf)
+    ends = end_tokens(hf)
     padding = ends[0] if ends else 0
     longest = prompts.longest
     ids = torch.tensor([(padding,) * (longest - len(row)) + row for row in prompts.tokens], device=device)
@@ -78,7 +78,8 @@ def decode(
     return Generation(tokens, tuple(tokenizer.decode(row) for row in tokens))
 
 
-def _end_tokens(hf: nn.Module) -> list[int]:
+def end_tokens(hf: nn.Module) -> list[int]:
+    """The tokens with which this model ends a text."""
     configured = getattr(getattr(hf, "generation_config", None), "eos_token_id", None)
     if configured is None:
         return []

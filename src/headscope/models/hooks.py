@@ -91,10 +91,11 @@ class SiteHooks:
 
     def _leave_attention(self, layer: int, output: Tensor) -> Tensor:
         anatomy = self._anatomy.layers[layer]
-        term, before = anatomy.attention_term, output
+        term = anatomy.attention_term
         assert term is not None
         assert anatomy.carry is not None
-        added = self._visit("attn_out", layer, self._scaled(term, output, layer))
+        scaled = self._scaled(term, output)
+        added = self._visit("attn_out", layer, scaled)
         if self._touches("resid_mid", layer):
             stream = self._stream.pop(layer)
             carried = stream if anatomy.carry == 1.0 else stream * anatomy.carry
@@ -103,13 +104,15 @@ class SiteHooks:
             # Written through the attention term: a hook on the norm that follows would miss the skip path.
             if changed is not middle:
                 added = changed - carried
-        return self._unscaled(term, added, before)
+        # Untouched, the module's own output goes on: scaled and unscaled again it could lose a bit.
+        return output if added is scaled else self._unscaled(term, added, output)
 
     def _leave_mlp(self, layer: int, output: Tensor) -> Tensor:
         term = self._anatomy.layers[layer].mlp_term
         assert term is not None
-        added = self._visit("mlp_out", layer, self._scaled(term, output, layer))
-        return self._unscaled(term, added, output)
+        scaled = self._scaled(term, output)
+        added = self._visit("mlp_out", layer, scaled)
+        return output if added is scaled else self._unscaled(term, added, output)
 
     def _enter_projection(self, layer: int, mixed: Tensor) -> Tensor:
         anatomy = self._anatomy.layers[layer]
@@ -118,7 +121,7 @@ class SiteHooks:
         changed = self._visit("z", layer, by_head)
         return mixed if changed is by_head else changed.reshape(mixed.shape)
 
-    def _scaled(self, term: Term, output: Tensor, layer: int) -> Tensor:
+    def _scaled(self, term: Term, output: Tensor) -> Tensor:
         rows = len(self._tap.layout.lengths)
         output = output.reshape(rows, -1, output.shape[-1])
         return output if term.scale == 1.0 else output * term.scale
@@ -142,8 +145,8 @@ class SiteHooks:
         def hook(_: nn.Module, args: Any, result: Any) -> Any:
             if not self._tap.is_current:
                 return None
-            if isinstance(result, tuple):
-                return (visit(layer, result[0]), *result[1:])
+            if isinstance(result, tuple | list):
+                return type(result)([visit(layer, result[0]), *result[1:]])
             return visit(layer, result)
 
         return module.register_forward_hook(hook, prepend=True)

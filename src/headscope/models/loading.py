@@ -15,15 +15,23 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from headscope import architectures, zoo
-from headscope.errors import BadArgument, BrokenWeights, ModelNotFound, UnsafeWeights, UnservedModel
+import headscope.architectures  # noqa: F401 - registers our own models with transformers
+from headscope import zoo
+from headscope.errors import (
+    BadArgument,
+    BrokenWeights,
+    HeadscopeError,
+    ModelNotFound,
+    UnsafeWeights,
+    UnservedModel,
+)
 from headscope.models.anatomy import dissect
+from headscope.models.certificate import Certificate, cached, key_of, remember
+from headscope.models.checks import certify
 from headscope.models.model import Model
 from headscope.models.probe import probe
 from headscope.tasks.natural import GENERATORS
 
-# Families on which every site is tested against plain transformers, layer by layer.
-SERVED = ("gpt2", "llama", "mistral", "gemma2", "gpt_neox", architectures.ToyConfig.model_type)
 _ZOO = "zoo:"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -50,8 +58,7 @@ def load(
         return _open(source.eval(), tokenizer, name=_name_of(source))
     place, name = _place(str(source))
     where = torch.device(_device(device))
-    config = _config(place, name, revision, trust_remote_code)
-    _refuse_unserved(config, name)
+    _check_config(place, name, revision, trust_remote_code)
     if dtype == "auto" and where.type == "cpu":
         dtype = torch.float32
     try:
@@ -72,23 +79,60 @@ def load(
             f"{' and others' if len(told['missing_keys']) > 1 else ''}. Give the folder of a whole language model."
         )
     tokenizer = tokenizer if tokenizer is not None else _tokenizer(place, revision, trust_remote_code)
-    return _open(hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)))
+    files = Path(place) if Path(place).is_dir() else None
+    return _open(hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)), files=files)
 
 
-def _open(hf: nn.Module, tokenizer: Any, *, name: str, language: Mapping[str, Any] | None = None) -> Model:
+def _open(
+    hf: nn.Module,
+    tokenizer: Any,
+    *,
+    name: str,
+    language: Mapping[str, Any] | None = None,
+    files: Path | None = None,
+) -> Model:
     config = getattr(hf, "config", None)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
         raise UnservedModel(
             f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
             "Pass a model of a ...ForCausalLM class."
         )
-    _refuse_unserved(config, name)
     if getattr(hf, "_orig_mod", None) is not None:
         raise UnservedModel(f"cannot open {name}: it is compiled. Pass the model before torch.compile.")
     _refuse_broken(hf, name)
-    context = getattr(config, "max_position_embeddings", None) or 2**31
-    anatomy = dissect(hf, probe(hf, config.vocab_size, context))
-    return Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language)
+    try:
+        text = config.get_text_config()
+        context = getattr(text, "max_position_embeddings", None) or 2**31
+        anatomy = dissect(hf, probe(hf, text.vocab_size, context))
+    except HeadscopeError:
+        raise
+    except Exception as error:  # whatever a model file raises on twelve plain tokens
+        raise UnservedModel(
+            f"cannot open {name!r}: a plain forward pass over a few tokens fails with {type(error).__name__}: "
+            f"{_first_line(error)}"
+        ) from error
+    model = Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language)
+    model.certificate = _certificate(model, files)
+    model.certificate.require_identical()
+    model.refusals = model.certificate.refusals()
+    return model
+
+
+def _certificate(model: Model, files: Path | None) -> Certificate:
+    """The certificate of this model, made now or at an earlier opening."""
+    # Hashing the weights of a large model takes as long as reading them: its files stand for them.
+    key = key_of(model, model.identity if files is None else _signature(files))
+    found = cached(key)
+    if found is None:
+        found = certify(model)
+    remember(found, key, on_disk=files is not None or not model.identity.startswith("sha256"))
+    return found
+
+
+def _signature(folder: Path) -> str:
+    """Names, sizes and times of the files of a local model."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    return str([(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
 def _place(source: str) -> tuple[str, str]:
@@ -104,9 +148,10 @@ def _place(source: str) -> tuple[str, str]:
     return str(folder) if folder.exists() else source, source
 
 
-def _config(place: str, name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def _check_config(place: str, name: str, revision: str | None, trust_remote_code: bool) -> None:
+    """Raise, with what to do, unless there is a configuration that transformers knows."""
     try:
-        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UnservedModel(
@@ -120,15 +165,6 @@ def _config(place: str, name: str, revision: str | None, trust_remote_code: bool
             f"cannot find a model {name!r}{at}: it is no folder here, no zoo name "
             f"({', '.join(_ZOO + known for known in zoo.names())}), and no hub gave it ({_first_line(error)})"
         ) from error
-
-
-def _refuse_unserved(config: Any, name: str) -> None:
-    kind = getattr(config, "model_type", "?")
-    if kind in SERVED:
-        return
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None)
-    why = f"the family {kind!r} is not served" if heads else f"the family {kind!r} has no attention heads"
-    raise UnservedModel(f"cannot open {name!r}: {why}. Served families: {', '.join(SERVED)}.")
 
 
 def _refuse_broken(hf: nn.Module, name: str) -> None:

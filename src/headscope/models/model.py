@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
 from headscope.models.anatomy import Anatomy, Layer
+from headscope.models.certificate import Certificate
 from headscope.models.execution import edited, gradients
 from headscope.models.generation import Generation, check_options, decode
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
 from headscope.models.run import Run, blank_padding
+from headscope.models.weights import HeadWeights, head_weights
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, Positions, site_named
 
@@ -55,6 +57,9 @@ class Model:
         self.language = language
         # How much one batch of intermediate results may take; what is streamed is cut to fit.
         self.memory_bytes = 2**30
+        # What the certificate found; set when it has been made (models.loading).
+        self.certificate: Certificate | None = None
+        self.refusals: dict[tuple[str, int | None], str] = {}
         self._remembered: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -78,19 +83,30 @@ class Model:
         return len(self.anatomy.layers)
 
     @property
+    def text_config(self) -> Any:
+        """The configuration of the language model, also where it is part of a larger one."""
+        return self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        width = getattr(self.text_config, "hidden_size", None)
+        return int(width or self.hf.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+
+    @property
     def vocab_size(self) -> int:
-        return int(self.config.vocab_size)
+        return int(self.text_config.vocab_size)
 
     @property
     def context(self) -> int | None:
         """The longest prompt that the model was built for, in tokens; None where it does not say."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return getattr(self.text_config, "max_position_embeddings", None)
 
     @property
     def bos_token_id(self) -> int | None:
         """The token that starts every prompt; None where neither tokenizer nor configuration names one."""
         told = getattr(self.tokenizer, "bos_token_id", None)
-        return told if told is not None else getattr(self.config, "bos_token_id", None)
+        return told if told is not None else getattr(self.text_config, "bos_token_id", None)
 
     @cached_property
     def heads(self) -> tuple[Head, ...]:
@@ -139,6 +155,8 @@ class Model:
         reason = None
         if site in ("q", "k", "v", "pattern", "z", "head_out") and anatomy.attention is None:
             reason = "this layer has no attention"
+        elif site in ("q", "k") and anatomy.inline and not anatomy.fused:
+            reason = "its model file writes attention out, and which factor is which cannot be told safely"
         elif site in ("z", "head_out") and anatomy.projection is None:
             reason = "no module was found that takes all heads' outputs"
         elif site == "attn_out" and anatomy.attention_term is None:
@@ -149,8 +167,24 @@ class Model:
             reason = "there is no stream between attention and MLP in it"
         elif site == "logits":
             reason = "logits are not a site of a layer"
+        reason = reason or self.refusals.get((site, layer)) or self.refusals.get((site, None))
         if reason:
             raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+
+    def require_service(self, service: str, layer: int | None = None) -> None:
+        """Raise UnservedSite if the certificate refuses a service (models.certificate.SERVICES)."""
+        reason = self.refusals.get((service, layer)) or self.refusals.get((service, None))
+        if reason:
+            where = "" if layer is None else f" in layer {layer}"
+            raise UnservedSite(f"cannot serve {service}{where} on {self.name}: {reason}.")
+
+    def has(self, site: str, layer: int) -> bool:
+        """Whether the model has a site in a layer, and serves it."""
+        try:
+            self.require_site(site, layer)
+        except UnservedSite:
+            return False
+        return True
 
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
@@ -197,6 +231,8 @@ class Model:
         >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
         """
         checked = self.prompts(prompts)
+        if checked.ragged:
+            self.require_service("prompts of unequal length")
         edits, given = self._prepared(checked, interventions)
         wanted = list(self._wanted(capture))
         ids = checked.ids.to(self.device)
@@ -235,7 +271,11 @@ class Model:
         if max_new_tokens < 1:
             raise BadArgument(f"cannot generate {max_new_tokens} tokens: ask for at least 1.")
         checked = self.prompts(prompts)
+        if checked.ragged:
+            self.require_service("generation in batches of unequal length")
         edits, _ = self._prepared(checked, interventions, growing=True)
+        if edits:
+            self.require_service("generation")
         layout = Layout.growing_from(checked, self.device)
         with edited(self.hf, self.anatomy, layout, edits=edits):
             return decode(
@@ -300,6 +340,11 @@ class Model:
             matrix = anatomy.projection(basis) - anatomy.projection(torch.zeros_like(basis[:1]))
         return matrix.reshape(anatomy.heads, anatomy.head_dim, -1)  # type: ignore[no-any-return]
 
+    def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
+        """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
+        self.layer(layer, "read weights")
+        return head_weights(self, layer, fold_norm=fold_norm)
+
     def _prepared(
         self, prompts: Prompts, interventions: Edits, *, growing: bool = False
     ) -> tuple[list[SiteEdit | CallEdit], tuple[Edit, ...]]:
@@ -323,19 +368,12 @@ class Model:
             if name == "logits":
                 continue
             every = range(self.n_layers) if site.per_layer else (0,)
-            chosen = [index for index in every if self._has(name, index)] if layers is None else layers
+            chosen = [index for index in every if self.has(name, index)] if layers is None else layers
             if not chosen:
                 self.require_site(name, 0)  # says why no layer has it
             for layer in chosen:
                 self.require_site(name, layer)
                 yield ("z" if name == "head_out" else name), layer
-
-    def _has(self, site: str, layer: int) -> bool:
-        try:
-            self.require_site(site, layer)
-        except UnservedSite:
-            return False
-        return True
 
 
 def _listed(interventions: Edits) -> tuple[Edit, ...]:

@@ -4,7 +4,8 @@ In: a causal language model. Out: the record from which its anatomy is read (mod
 single name of an architecture. Tensors are cloned when seen, since some families change them in place.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope.models.inline import InlineRecorder
 from headscope.models.tap import CallRecorder
 
 PROBE_TOKENS = 12
@@ -34,11 +36,24 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Attended:
+    """The last attention call of a module: when, and what its heads returned, [batch, position, head, ...].
+
+    `inline` modules compute attention themselves, `fused` ones among them by one fused call.
+    """
+
+    time: int
+    by_head: Tensor
+    inline: bool = False
+    fused: bool = True
+
+
+@dataclass(frozen=True)
 class Probe:
-    """What one forward pass did: events in order of their start, heads' outputs by attention module."""
+    """What one forward pass did: events in order of their start, attention calls by module."""
 
     events: tuple[Event, ...]
-    attended: dict[nn.Module, list[Tensor]]
+    attended: dict[nn.Module, Attended]
     logits: Tensor
 
     def of(self, module: nn.Module) -> Event | None:
@@ -58,10 +73,27 @@ def probe(hf: nn.Module, vocab_size: int, context: int) -> Probe:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocab_size, (2, min(PROBE_TOKENS, context)), generator=generator)
     device = hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
-    recorder = CallRecorder()
-    with torch.no_grad(), recorder.active(), _recorded(hf) as events:
+    clock = itertools.count()
+    events: list[Event] = []
+    open_events: list[Event] = []
+
+    def now() -> int:
+        return next(clock)
+
+    def innermost() -> nn.Module | None:
+        having = (event.module for event in reversed(open_events) if _has_weights(event.module))
+        return next(having, None)
+
+    through, inline = CallRecorder(now), InlineRecorder(len(ids), ids.shape[1], innermost, now)
+    with torch.no_grad(), through.active(), _recorded(hf, events, open_events, now), inline:
         logits = hf(ids.to(device), use_cache=False).logits
-    return Probe(tuple(events), recorder.outputs, logits)
+    attended = {
+        module: Attended(*calls[-1], inline=True, fused=module in inline.fused)
+        for module, calls in inline.calls.items()
+    }
+    # The kernels behind the interface call softmax too: what went through it counts as that.
+    attended |= {module: Attended(*calls[-1]) for module, calls in through.calls.items()}
+    return Probe(tuple(events), attended, logits)
 
 
 def floating_tensors(value: Any) -> list[Tensor]:
@@ -76,25 +108,28 @@ def floating_tensors(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _recorded(hf: nn.Module) -> Iterator[list[Event]]:
-    events: list[Event] = []
-    open_events: list[Event] = []
+def _recorded(
+    hf: nn.Module, events: list[Event], open_events: list[Event], now: Callable[[], int]
+) -> Iterator[None]:
     paths = {module: path for path, module in hf.named_modules()}
-    clock = iter(range(10**9))
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = [tensor.detach().clone() for tensor in floating_tensors((args, kwargs))]
-        event = Event(module, paths[module], next(clock), inputs)
+        event = Event(module, paths[module], now(), inputs)
         events.append(event)
         open_events.append(event)
 
     def after(module: nn.Module, args: Any, result: Any) -> None:
         event = open_events.pop()
         event.outputs = [tensor.detach().clone() for tensor in floating_tensors(result)]
-        event.end = next(clock)
+        event.end = now()
 
     with ExitStack() as stack:
         for module in paths:
             stack.enter_context(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             stack.enter_context(module.register_forward_hook(after))
-        yield events
+        yield
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

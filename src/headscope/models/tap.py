@@ -57,8 +57,13 @@ class Tap:
         self._call_changes = call_changes or {}
         self._readers = readers or {}
 
-    def edit_inputs(self, call: AttentionCall) -> None:
-        for name in ("q", "k", "v"):
+    def touches(self, layer: int) -> bool:
+        """Whether this tap changes or reads anything of that layer's attention."""
+        changed = any(changed_layer == layer for _, changed_layer in self._changes)
+        return changed or layer in self._call_changes or layer in self._readers
+
+    def edit_inputs(self, call: AttentionCall, names: Sequence[str] = ("q", "k", "v")) -> None:
+        for name in names:
             for change in self._changes.get((name, call.layer), ()):
                 value = getattr(call, name).transpose(1, 2)
                 setattr(call, name, change(value, self.layout).transpose(1, 2))
@@ -100,10 +105,14 @@ class Tap:
 
 
 class CallRecorder:
-    """Notes which modules call their attention through the interface, and what their heads return."""
+    """Notes which modules call their attention through the interface, when, and what their heads return.
 
-    def __init__(self) -> None:
-        self.outputs: dict[nn.Module, list[Tensor]] = {}
+    `now()` is the time of a call on the clock of whoever records.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.calls: dict[nn.Module, list[tuple[int, Tensor]]] = {}
+        self._now = now
 
     @contextmanager
     def active(self) -> Iterator["CallRecorder"]:
@@ -123,7 +132,7 @@ class CallRecorder:
         @functools.wraps(kernel)
         def recorded(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
             result = kernel(module, *args, **options)
-            self.outputs.setdefault(module, []).append(result[0].detach().clone())
+            self.calls.setdefault(module, []).append((self._now(), result[0].detach().clone()))
             return result
 
         return recorded
@@ -155,21 +164,32 @@ def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
             eager=eager,
             layout=taps[-1].layout,
         )
-        for tap in taps:
-            tap.edit_inputs(call)
-        weights: Tensor | None = None
-        if any(tap.edits_pattern(call.layer) for tap in taps):
-            for tap in taps:
-                tap.edit_pattern(call)
-        else:
-            weights = call.run_kernel()
-        for tap in taps:
-            tap.edit_output(call)
-        for tap in taps:
-            tap.read(call)
+        weights = pass_through(call, taps)
         return call.out, weights
 
     return attend
+
+
+def pass_through(call: AttentionCall, taps: Sequence[Tap]) -> Tensor | None:
+    """Run one call's kernel with the edits and readings of these taps; returns the kernel's weights."""
+    for tap in taps:
+        tap.edit_inputs(call)
+    weights: Tensor | None = None
+    if any(tap.edits_pattern(call.layer) for tap in taps):
+        for tap in taps:
+            tap.edit_pattern(call)
+    else:
+        weights = call.run_kernel()
+    finish(call, taps)
+    return weights
+
+
+def finish(call: AttentionCall, taps: Sequence[Tap]) -> None:
+    """What happens to a call after its kernel: edits of its output, then readings."""
+    for tap in taps:
+        tap.edit_output(call)
+    for tap in taps:
+        tap.read(call)
 
 
 def _install() -> None:

@@ -23,6 +23,7 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
         "model": model.name,
         "identity": model.identity,
         "architecture": f"{model.config.model_type}, {model.n_layers} layers, {len(model.heads)} heads",
+        "certificate": _certified(model),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
@@ -38,6 +39,20 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
             "python": platform.python_version(),
         },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _certified(model: Model) -> dict[str, Any]:
+    """The certificate in short: which properties hold, which fail, what is refused."""
+    if model.certificate is None:
+        return {"made": False}
+    told = model.certificate.to_json()
+    words = {True: "holds", False: "fails", None: "does not apply"}
+    return {
+        "properties": {check["name"]: words[check["passed"]] for check in told["checks"]},
+        "refused": [
+            f"{refusal['site']} {refusal['layers']}: {refusal['reason']}" for refusal in told["refused"]
+        ],
     }
 
 

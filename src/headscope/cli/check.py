@@ -1,0 +1,75 @@
+"""`headscope check MODEL`: the certificate, what was proven on this very model and what is refused."""
+
+import typer
+from rich.table import Table
+
+from headscope.cli.common import (
+    Device,
+    Dtype,
+    Json,
+    Memory,
+    ModelName,
+    Quiet,
+    Revision,
+    TrustRemoteCode,
+    guarded,
+    opened,
+    print_json,
+    stdout,
+)
+from headscope.models.certificate import Check
+from headscope.models.checks import certify
+
+
+def register(app: typer.Typer, name: str, text: str) -> None:
+    """Put the verb into the command."""
+    app.command(name, help=text)(run)
+
+
+@guarded
+def run(
+    model: ModelName,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    memory: Memory = "1GB",
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
+    loaded = opened(
+        model,
+        device=device,
+        dtype=dtype,
+        memory=memory,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    loaded.refusals = {}
+    certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
+    if json:
+        print_json(certificate.to_json())
+        return
+    table = Table("property", "", "error", "tolerance", "", box=None, pad_edge=False)
+    for check in certificate.checks:
+        table.add_row(check.name, _word(check), _number(check.worst), _number(check.tolerance), check.detail)
+    stdout.print(table)
+    refused = certificate.to_json()["refused"]
+    if not quiet:
+        stdout.print()
+    if not refused:
+        stdout.print("Everything that this model has is served.")
+    for refusal in refused:
+        where = f" in layers {', '.join(map(str, refusal['layers']))}" if refusal["layers"] else ""
+        stdout.print(f"Refused: {refusal['site']}{where}: {refusal['reason']}.", markup=False)
+
+
+def _word(check: Check) -> str:
+    if check.passed is None:
+        return "[dim]does not apply[/dim]"
+    return "[green]holds[/green]" if check.passed else "[red]fails[/red]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}" if value else "0"

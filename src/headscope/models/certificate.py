@@ -1,0 +1,161 @@
+"""The certificate: what was proven on this very model when it was opened, and what is refused because of it.
+
+In: an opened model. Out: one record per property, with the worst error seen and its tolerance, and the
+sites and services that are refused where a property fails. A model whose un-edited logits are not those of
+plain transformers is not served at all. Certificates are cached by the model's identity and by the versions
+of the libraries, so the second opening costs nothing. The properties themselves are in models.checks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import transformers
+
+from headscope.errors import UnservedModel
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+# What can be refused beside sites; the words are used in sentences.
+SERVICES = ("to_bos", "prompts of unequal length", "generation in batches of unequal length", "generation")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property: `passed` is None where it does not apply; `layers` are those that fail.
+
+    `worst` is the largest error seen (relative to the largest value, unless `detail` says otherwise) and
+    `refuses` the sites or services that depend on the property.
+    """
+
+    name: str
+    passed: bool | None
+    worst: float | None = None
+    tolerance: float | None = None
+    layers: tuple[int, ...] = ()
+    refuses: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """All checks of one model."""
+
+    model: str
+    identity: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no property fails."""
+        return not any(check.passed is False for check in self.checks)
+
+    def refusals(self) -> dict[tuple[str, int | None], str]:
+        """Why a site in a layer, or a service (layer None), is refused."""
+        found: dict[tuple[str, int | None], str] = {}
+        for check in self.checks:
+            if check.passed is False:
+                for what in check.refuses:
+                    for layer in check.layers or (None,):
+                        place = None if what in SERVICES and what != "to_bos" else layer
+                        found.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
+        return found
+
+    def require_identical(self) -> None:
+        """Raise UnservedModel if un-edited logits differ from those of plain transformers."""
+        for check in self.checks:
+            if check.name == "logits_identical" and check.passed is False:
+                raise UnservedModel(
+                    f"cannot serve {self.model}: with headscope watching, its un-edited logits are not those of "
+                    f"plain transformers ({_why(check)})."
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, the refusals spelled out."""
+        refused: dict[tuple[str, str], list[int]] = {}
+        for (what, layer), reason in self.refusals().items():
+            refused.setdefault((what, reason), []).extend([] if layer is None else [layer])
+        return {
+            "model": self.model,
+            "identity": self.identity,
+            "passed": self.passed,
+            "checks": [{**asdict(check), "layers": list(check.layers)} for check in self.checks],
+            "refused": [
+                {"site": what, "layers": sorted(layers), "reason": reason}
+                for (what, reason), layers in refused.items()
+            ],
+            "versions": versions(),
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """The certificate that `to_json` wrote."""
+        checks = tuple(
+            Check(**{**check, "layers": tuple(check["layers"]), "refuses": tuple(check["refuses"])})
+            for check in given["checks"]
+        )
+        return cls(given["model"], given["identity"], checks)
+
+
+def versions() -> dict[str, str]:
+    """The libraries on which a certificate depends."""
+    return {
+        "headscope": version("headscope"),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def cached(key: str) -> Certificate | None:
+    """The certificate of an earlier opening, or None."""
+    if key in _seen:
+        return _seen[key]
+    path = _place(key)
+    try:
+        return Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing there, or not what we write now: it is made again
+
+
+def remember(certificate: Certificate, key: str, *, on_disk: bool) -> None:
+    """Keep a certificate for the next opening; a cache that cannot be written is no error."""
+    _seen[key] = certificate
+    if not on_disk:
+        return
+    path = _place(key)
+    partial = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(certificate.to_json(), allow_nan=False), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+
+
+def key_of(model: "Model", identity: str) -> str:
+    """What a certificate holds for: weights, libraries, device and precision, attention implementation."""
+    kernel = getattr(model.config, "_attn_implementation", None)
+    parts = (identity, sorted(versions().items()), str(model.device.type), str(model.dtype), kernel)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+_seen: dict[str, Certificate] = {}
+
+
+def _place(key: str) -> Path:
+    base = os.environ.get("HEADSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "headscope" / "certificates" / f"{key}.json"
+
+
+def _why(check: Check) -> str:
+    if check.worst is not None and check.tolerance is not None:
+        found = f"error {check.worst:.1e}, tolerance {check.tolerance:.0e}"
+        return f"{found}; {check.detail}" if check.detail else found
+    return check.detail or "no detail"

@@ -1,0 +1,314 @@
+"""The properties that a model is held to when it is opened, each by a few small forward passes.
+
+In: an opened model. Out: checks (models.certificate). Every property compares two independent ways to the
+same number: kernel against pattern times values, hook against zeroed weights, cached against recomputed.
+An error raised by the model itself is a failed check with its words, never a crash.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import HeadscopeError
+from headscope.models.attention import AttentionCall
+from headscope.models.certificate import Certificate, Check
+from headscope.models.generation import end_tokens
+from headscope.models.trial import Trial, relative_error
+from headscope.tasks.prompts import Prompts
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+# Above this a copy of the model, for the eager reference, is not made.
+COPIED_PARAMETERS = 20_000_000
+
+
+def certify(model: "Model") -> Certificate:
+    """Run every check on this model."""
+    trial = Trial(model)
+    checks = [_logits_identical(trial)]
+    if checks[0].passed:
+        for check in _CHECKS:
+            checks.append(_guarded(check, trial))
+            # What one check refuses the next must not lean on.
+            model.refusals = Certificate(model.name, "", tuple(checks)).refusals()
+    return Certificate(model.name, model.identity, tuple(checks))
+
+
+def _guarded(check: Callable[[Trial], Check], trial: Trial) -> Check:
+    name = check.__name__.strip("_")
+    try:
+        return check(trial)
+    except HeadscopeError as error:
+        return Check(name, False, refuses=_REFUSES.get(name, ()), detail=str(error))
+    except Exception as error:  # whatever a model file raises is a finding about that model
+        detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        return Check(name, False, refuses=_REFUSES.get(name, ()), detail=detail[:200])
+
+
+def _logits_identical(trial: Trial) -> Check:
+    """Plain forward, forward beside an inert wrapper, forward with everything captured: the same bits."""
+    model = trial.model
+    try:
+        with torch.inference_mode():
+            plain = model.hf(trial.ids, use_cache=False).logits
+        same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
+        worst = relative_error(trial.base.logits, plain)
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}"[:200]
+        return Check("logits_identical", False, refuses=("everything",), detail=detail)
+    return Check("logits_identical", same, worst, 0.0, refuses=("everything",))
+
+
+def _pattern_rows(trial: Trial) -> Check:
+    """Rows of the pattern are probabilities; what is missing from 1 goes to a sink."""
+    sums = {layer: trial.base["pattern", layer].float().sum(-1) for layer in trial.layers("pattern")}
+    excess = {layer: float((total - 1).max()) for layer, total in sums.items()}
+    lowest = min((float(total.min()) for total in sums.values()), default=1.0)
+    detail = (
+        "" if lowest > 1 - trial.tolerance else f"rows sum to {lowest:.2f} at least: the rest goes to a sink"
+    )
+    return trial.verdict("pattern_rows", excess, refuses=("pattern",), detail=detail)
+
+
+def _pattern_eager(trial: Trial) -> Check:
+    """The pattern is that of the model's own eager attention, on a copy with a configuration of its own."""
+    model = trial.model
+    if sum(weight.numel() for weight in model.hf.parameters()) > COPIED_PARAMETERS:
+        return Check("pattern_eager", None, detail="the model is too large to be copied")
+    eager: Any = copy.deepcopy(model.hf)
+    if hasattr(eager, "set_attn_implementation"):
+        eager.set_attn_implementation("eager")
+    with torch.inference_mode():
+        result = eager(trial.ids, use_cache=False, output_attentions=True)
+    if not relative_error(result.logits, trial.base.logits) <= 10 * trial.tolerance:
+        return Check("pattern_eager", None, detail="its own eager attention gives other logits")
+    seen = result.attentions or ()
+    shown = [pattern for pattern in seen if isinstance(pattern, Tensor) and pattern.ndim == 4]
+    layers = trial.layers("pattern")
+    if len(shown) != len(layers):
+        return Check(
+            "pattern_eager", None, detail=f"eager shows {len(shown)} patterns for {len(layers)} layers"
+        )
+    errors = {
+        layer: float((trial.base["pattern", layer].float() - pattern.float()).abs().max())
+        for layer, pattern in zip(layers, shown, strict=True)
+        if pattern.shape == trial.base["pattern", layer].shape
+    }
+    return trial.verdict("pattern_eager", errors, refuses=("pattern",))
+
+
+def _z_is_pattern_times_v(trial: Trial) -> Check:
+    """The kernel's output is the pattern that we read, times the values."""
+    errors: dict[int, float] = {}
+
+    class Compare:
+        def read(self, call: AttentionCall, rows: slice) -> None:
+            values = call.v.repeat_interleave(call.pattern().shape[1] // call.v.shape[1], dim=1)
+            mixed = (call.pattern().to(values.dtype) @ values).transpose(1, 2)
+            errors[call.layer] = relative_error(mixed, call.out)
+
+    trial.model.read(trial.prompts, [Compare()])
+    return trial.verdict("z_is_pattern_times_v", errors, refuses=("pattern", "to_bos"))
+
+
+def _z_enters_projection(trial: Trial) -> Check:
+    """A module was found that takes all heads' outputs."""
+    layers = trial.model.anatomy.layers
+    missing = tuple(i for i in trial.model.anatomy.attending if layers[i].projection is None)
+    gated = sum(layer.gated for layer in layers)
+    detail = f"a gate or norm stands before it in {gated} layers" if gated else ""
+    if missing:
+        detail = "no module was found that takes all heads' outputs"
+    return Check("z_enters_projection", not missing, layers=missing, refuses=("z", "head_out"), detail=detail)
+
+
+def _heads_sum(trial: Trial) -> Check:
+    """Every head through its slice of W_O, plus the bias, is the projection's output."""
+    errors = {}
+    for layer in trial.layers("z"):
+        projection = trial.model.anatomy.layers[layer].projection
+        assert projection is not None
+        z = trial.base["z", layer]
+        with torch.inference_mode():
+            whole = projection(z.flatten(2))
+            bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
+        errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
+    return trial.verdict("heads_sum", errors, refuses=("head_out",))
+
+
+def _zero_head(trial: Trial) -> Check:
+    """A head zeroed at z gives the logits of a projection whose columns for it are zero."""
+    errors = {}
+    for layer in trial.sampled("z"):
+        anatomy = trial.model.anatomy.layers[layer]
+        assert anatomy.projection is not None
+        without = _without_head(anatomy.projection, anatomy.head_dim, head=trial.head(layer))
+        if without is None:
+            return Check(
+                "zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}"
+            )
+        cut = trial.edited("z", layer, trial.zero_head(layer))
+        swapped = anatomy.projection.register_forward_hook(_in_place_of(without))
+        try:
+            with torch.inference_mode():
+                expected = trial.model.hf(trial.ids, use_cache=False).logits
+        finally:
+            swapped.remove()
+        errors[layer] = relative_error(cut.logits, expected)
+    return trial.verdict("zero_head", errors, refuses=("z", "head_out"))
+
+
+def _to_bos(trial: Trial) -> Check:
+    """Redirecting a head to the first token gives the logits of the pattern rewritten by hand."""
+    errors = {}
+    for layer in trial.sampled("pattern"):
+        errors[layer] = relative_error(trial.redirected(layer), trial.rewritten(layer))
+    return trial.verdict("to_bos", errors, refuses=("to_bos",))
+
+
+def _residual_chain(trial: Trial) -> Check:
+    """A layer's output is the next one's input, and the sum of its parts where those were found."""
+    base, layers = trial.base, trial.model.anatomy.layers
+    errors = {}
+    for index, layer in enumerate(layers):
+        after = base["resid_post", index]
+        worst = relative_error(base["resid_pre", index + 1], after) if index + 1 < len(layers) else 0.0
+        if layer.carry is not None and layer.attention_term is not None and layer.complete:
+            total = layer.carry * base["resid_pre", index] + base["attn_out", index]
+            if layer.mlp_term is not None:
+                total = total + base["mlp_out", index]
+            worst = max(worst, relative_error(total, after))
+        errors[index] = worst
+    unsolved = sum(not (layer.attention_term and layer.complete) for layer in layers)
+    detail = f"{unsolved} of {len(layers)} layers are no plain sum with an attention term" if unsolved else ""
+    return trial.verdict(
+        "residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail
+    )
+
+
+def _resid_mid(trial: Trial) -> Check:
+    """What is written between attention and MLP reaches both the MLP and the skip path."""
+    layers = trial.sampled("resid_mid")
+    if not layers:
+        return Check("resid_mid", None, detail="no layer has a stream between attention and MLP")
+    errors = {}
+    for layer in layers:
+        noise = trial.noise_like(trial.base["resid_mid", layer])
+        run = trial.edited("resid_mid", layer, lambda value, _, noise=noise: noise.to(value))
+        expected = run["resid_mid", layer] + run["mlp_out", layer]
+        errors[layer] = max(
+            relative_error(run["resid_mid", layer], noise), relative_error(run["resid_post", layer], expected)
+        )
+    return trial.verdict("resid_mid", errors, refuses=("resid_mid",))
+
+
+def _edits_bite(trial: Trial) -> Check:
+    """Writing back what is there changes nothing; writing something else changes the logits."""
+    unmoved = trial.edited_everywhere(lambda value, _: value.clone())
+    worst = relative_error(unmoved, trial.base.logits)
+    dull: dict[str, list[int]] = {}
+    for site, layer in trial.sites():
+        moved = trial.edited(site, layer, lambda value, _: value * 0.5 + trial.noise_like(value).to(value))
+        if not relative_error(moved.logits, trial.base.logits) > 0:
+            dull.setdefault(site, []).append(layer)
+    detail = "; ".join(f"{site} has no effect in layers {layers}" for site, layers in dull.items())
+    passed = not dull and worst <= trial.tolerance
+    failing = tuple(sorted(set(itertools.chain.from_iterable(dull.values()))))
+    return Check("edits_bite", passed, worst, trial.tolerance, failing, tuple(dull), detail)
+
+
+def _padding_right(trial: Trial) -> Check:
+    """A shorter example in a padded batch gives what it gives alone."""
+    long, short = trial.prompts.tokens[0], trial.prompts.tokens[1][:-5]
+    both, alone = trial.model.run([long, short]), trial.model.run([short])
+    worst = relative_error(both.logits[1, : len(short)], alone.logits[0])
+    return Check(
+        "padding_right", worst <= trial.tolerance, worst, trial.tolerance, (), ("prompts of unequal length",)
+    )
+
+
+def _padding_left(trial: Trial) -> Check:
+    """Generated in a left-padded batch, an example continues as it does alone."""
+    long, short = trial.prompts.tokens[0], trial.prompts.tokens[1][:-5]
+    together = trial.generated([long, short])
+    same = all(together[row] == trial.generated([one])[0] for row, one in enumerate((long, short)))
+    refuses = ("generation in batches of unequal length",)
+    return Check("padding_left", same, refuses=refuses, detail="" if same else "other tokens are generated")
+
+
+def _generation(trial: Trial) -> Check:
+    """Cached generation under an edit is what recomputing everything at each step gives."""
+    layers = trial.sampled("z")
+    if not layers:
+        return Check("generation", None, detail="no head can be cut")
+    edits = [trial.as_edit("z", layer, trial.zero_head(layer)) for layer in layers[:1]]
+    prompt = trial.prompts.rows(slice(0, 1))
+    tokens = trial.generated(prompt, edits)[0]
+    grown = Prompts.of([prompt.tokens[0] + tokens])
+    logits = trial.model.run(grown, interventions=edits).logits[0, prompt.longest - 1 : -1].float().clone()
+    logits[:, end_tokens(trial.model.hf)] = logits.min()  # `generated` forbids them
+    chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+    # Within rounding of the best: two tokens may tie in half precision.
+    short = float(((logits.max(-1).values - chosen) / logits.abs().max()).max())
+    return Check("generation", short <= trial.tolerance, short, trial.tolerance, (), ("generation",))
+
+
+def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Module | None:
+    """A copy of a linear projection to which one head contributes nothing."""
+    weight = getattr(projection, "weight", None)
+    if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
+        return None
+    copied: Any = copy.deepcopy(projection)
+    part = slice(head * head_dim, (head + 1) * head_dim)
+    with torch.no_grad():
+        if isinstance(projection, nn.Linear):
+            copied.weight[:, part] = 0
+        elif type(projection).__name__ == "Conv1D":
+            copied.weight[part] = 0
+        else:
+            return None
+    return copied  # type: ignore[no-any-return]
+
+
+def _in_place_of(without: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook that answers with another module's output."""
+
+    def answer(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        return without(args[0])  # type: ignore[no-any-return]
+
+    return answer
+
+
+_CHECKS: Sequence[Callable[[Trial], Check]] = (
+    _pattern_rows,
+    _pattern_eager,
+    _z_is_pattern_times_v,
+    _z_enters_projection,
+    _heads_sum,
+    _zero_head,
+    _to_bos,
+    _residual_chain,
+    _resid_mid,
+    _edits_bite,
+    _padding_right,
+    _padding_left,
+    _generation,
+)
+# What a check that raises refuses; one that ends by itself says so in its record.
+_REFUSES = {
+    "pattern_rows": ("pattern", "to_bos"),
+    "z_is_pattern_times_v": ("pattern", "to_bos"),
+    "heads_sum": ("head_out",),
+    "zero_head": ("z", "head_out"),
+    "to_bos": ("to_bos",),
+    "residual_chain": ("attn_out", "mlp_out", "resid_mid"),
+    "resid_mid": ("resid_mid",),
+    "padding_right": ("prompts of unequal length",),
+    "padding_left": ("generation in batches of unequal length",),
+    "generation": ("generation",),
+}
