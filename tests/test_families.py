@@ -104,7 +104,7 @@ def record(**more):
 RECORDS = {
     "whole": record(checks=[check("logits_identical"), check("generation", None)]),
     "parallel": record(
-        checks=[check("logits_identical")],
+        checks=[check("logits_identical"), check("residual_chain")],
         absent=[{"site": "resid_mid", "layers": [0, 1, 2, 3], "reason": "there is no stream between."}],
     ),
     "partly": record(
@@ -145,18 +145,32 @@ def test_the_page_counts_every_type_once():
     assert [counted(text, words) for words in outcomes] == [1, 1, 1, 2, 1, 1]
 
 
+def row(records, name):
+    lines = page.page(records).splitlines()
+    header, found = (
+        next(line for line in lines if line.startswith(f"| {start} |")) for start in ("type", name)
+    )
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, found)]
+    return dict(zip(*split, strict=True))
+
+
 def test_a_row_tells_where_a_check_fails():
-    lines = page.page(RECORDS).splitlines()
-    header = next(line for line in lines if line.startswith("| type |"))
-    columns = [cell.strip() for cell in header.strip("|").split("|")]
-    row = next(line for line in lines if line.startswith("| partly |"))
-    cells = dict(zip(columns, [cell.strip() for cell in row.strip("|").split("|")], strict=True))
+    cells = row(RECORDS, "partly")
     assert cells["bit-identical"] == "yes"
     assert cells["zeroed head"] == "except 1, 3"
     assert cells["padding"] == "no"
     assert cells["generation"] == "·"
     assert cells["a new check"] == "yes"  # a check without a column of its own
-    assert "| whole | yes |" in "\n".join(lines)
+    assert row(RECORDS, "whole")["bit-identical"] == "yes"
+
+
+def test_a_check_that_passed_on_nothing_is_no_yes():
+    post_norm = record(
+        checks=[check("residual_chain")],
+        absent=[{"site": "attn_out", "layers": [0, 1, 2, 3], "reason": "it was not found."}],
+    )
+    assert row({"post_norm": post_norm}, "post_norm")["residual"] == "·"
+    assert row(RECORDS, "parallel")["residual"] == "yes"
 
 
 def test_what_is_refused_stands_by_name_with_what_still_works():
@@ -194,3 +208,13 @@ def test_records_are_kept_until_the_libraries_change(tmp_path):
 def test_numbers_that_json_lacks_become_words():
     tidy = survey._tidy({"worst": float("nan"), "layers": (1, 2), "error": 1.23456e-7})
     assert tidy == {"worst": "nan", "layers": [1, 2], "error": 1.23e-7}
+
+
+def test_a_type_is_opened_in_a_process_of_its_own_and_has_to_end():
+    records = dict(survey.survey(["gpt2", "musicgen"], jobs=1))
+    assert records["gpt2"]["opened"]
+    assert {check["name"] for check in records["gpt2"]["checks"]} >= {"logits_identical", "zero_head"}
+    assert records["musicgen"]["reason"].startswith("it is the decoder of an audio model")
+    [(_, endless)] = survey.survey(["gpt2"], jobs=1, limit=0.0)
+    assert endless["broke"]
+    assert endless["reason"] == "no end within 0 seconds."

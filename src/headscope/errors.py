@@ -101,6 +101,16 @@ class OutputExists(HeadscopeError):
     """A folder that holds something else than a result of headscope."""
 
 
+class Unwritable(HeadscopeError):
+    """A place where nothing can be written."""
+
+    @classmethod
+    def because(cls, path: object, error: OSError) -> Self:
+        return cls(
+            f"cannot write {str(path)!r}: {error.strerror or error}. Name another place with --out, or free this one."
+        )
+
+
 class OutOfMemory(HeadscopeError):
     """The device has too little memory for the smallest piece of this work."""
 

@@ -8,6 +8,7 @@ Nothing here touches a tensor or a model: these are the values that are hashed, 
 disk, and from which tables take their keys.
 """
 
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,8 +127,14 @@ class Positions:
             return cls(given.indices, given.role)
         if isinstance(given, str):
             return cls() if given == "all" else cls(role=given)
-        indices = (given,) if isinstance(given, int) else tuple(given)
-        if not indices or not all(isinstance(index, int) for index in indices):
+        try:
+            listed = list(given) if isinstance(given, Iterable) else [given]
+            if any(isinstance(index, bool) for index in listed):
+                raise TypeError("a truth value")
+            indices = tuple(operator.index(index) for index in listed)
+        except TypeError:
+            indices = ()
+        if not indices:
             raise BadArgument(
                 f"cannot read the positions {given!r}: give a whole number, a list of them, a role, or 'all'."
             )

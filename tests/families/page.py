@@ -26,6 +26,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "to_bos": ("to_bos",),
     "generation": ("generation",),
 }
+# What a column is about: where no layer has that site, its checks passed on nothing.
+ABOUT = {"pattern": "pattern", "z": "z", "head_out": "head_out", "residual": "attn_out"}
 ABSENT = "·"
 
 _INTRODUCTION = """\
@@ -39,7 +41,7 @@ Written by `make families` with {versions}."""
 
 _LEGEND = """\
 *yes*: every check of the column passed. *except 1, 3*: it fails in layers 1 and 3. *no*: it fails; the sections
-below say what is refused for it. *·*: it does not apply (no attention, no cache, no reference to compare with)."""
+below say what is refused for it. *·*: it does not apply (no such site in any layer, no reference)."""
 
 
 def page(records: Mapping[str, Record]) -> str:
@@ -101,17 +103,20 @@ def _table(opened: Sequence[tuple[str, Record]]) -> str:
             if check["name"] not in known:
                 columns.setdefault(check["name"].replace("_", " "), (check["name"],))
     rows = [
-        f"| {name} | " + " | ".join(_cell(record, checks) for checks in columns.values()) + " |"
+        f"| {name} | "
+        + " | ".join(_cell(record, column, checks) for column, checks in columns.items())
+        + " |"
         for name, record in opened
     ]
     return "\n".join([f"| type | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows])
 
 
-def _cell(record: Record, names: Iterable[str]) -> str:
+def _cell(record: Record, column: str, names: Iterable[str]) -> str:
     checks = [check for check in record["checks"] if check["name"] in names]
     failed = [check for check in checks if check["passed"] is False]
     if not failed:
-        return "yes" if any(check["passed"] for check in checks) else ABSENT
+        applies = any(check["passed"] for check in checks) and ABOUT.get(column) not in _lost(record)
+        return "yes" if applies else ABSENT
     layers = sorted({layer for check in failed for layer in check["layers"] or ()})
     everywhere = not layers or len(layers) == record["layers"]
     return "no" if everywhere else f"except {_listed(layers)}"
@@ -153,11 +158,17 @@ def _missing(verb: str, entries: Iterable[Mapping[str, Any]], record: Record) ->
 
 def _served(record: Record) -> list[str]:
     """The sites that at least one layer still has, and the services that are not refused."""
-    gone: dict[str, set[int]] = defaultdict(set)
+    lost = _lost(record)
+    return [name for name in (*SITES, *SERVICES) if name not in lost]
+
+
+def _lost(record: Record) -> set[str]:
+    """Sites and services that are refused or absent in every layer."""
+    layers: dict[str, set[int]] = defaultdict(set)
     every = set(range(record["layers"]))
     for entry in (*record["refused"], *record["absent"]):
-        gone[entry["site"]] |= set(entry["layers"] or every)
-    return [name for name in (*SITES, *SERVICES) if not gone[name] >= every]
+        layers[entry["site"]] |= set(entry["layers"] or every)
+    return {site for site, without in layers.items() if without == every}
 
 
 def _reason(record: Record) -> str:

@@ -68,7 +68,7 @@ def survey(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of these types as they come in, `jobs` at a time, each within `limit` seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__spec__.name if __spec__ else __name__])
+    context.set_forkserver_preload(["tests.families.survey"])  # and with it the libraries
     waiting = deque(types)
     running: dict[Connection, tuple[str, Any, float]] = {}
     try:
@@ -101,12 +101,17 @@ def write(folder: Path, records: dict[str, dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ordered = dict(sorted(records.items()))
     for name, text in (
-        ("families.json", json.dumps(ordered, indent=1, allow_nan=False) + "\n"),
+        ("families.json", _a_line_each(ordered)),
         ("families.md", page(ordered)),
     ):
         unfinished = folder / f".{name}.part"
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(folder / name)
+
+
+def _a_line_each(records: dict[str, dict[str, Any]]) -> str:
+    lines = [f"{json.dumps(name)}: {json.dumps(record, allow_nan=False)}" for name, record in records.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _child(model_type: str, answer: Connection) -> None:

@@ -4,8 +4,9 @@ Each constructor takes what to act on (a `Head` or "1.4", several heads, a layer
 or a site and its layer as ("resid_pre", 3)) and where (`positions`: an index, several, a role, "all").
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from headscope.interventions.ablations import Mean, ToBOS, Zero
@@ -73,6 +74,12 @@ def patch(
     return Patch(targets_of(target), where, source=origin, position_map=mapped)
 
 
-def add(target: TargetLike, vector: Tensor, *, scale: float = 1.0, positions: PositionsLike = ALL) -> Add:
+def add(
+    target: TargetLike,
+    vector: Tensor | Sequence[float],
+    *,
+    scale: float = 1.0,
+    positions: PositionsLike = ALL,
+) -> Add:
     """Add `scale * vector` to heads or a site; see `Add`."""
-    return Add(targets_of(target), Positions.of(positions), vector=vector, scale=scale)
+    return Add(targets_of(target), Positions.of(positions), vector=torch.as_tensor(vector), scale=scale)

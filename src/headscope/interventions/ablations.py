@@ -57,7 +57,13 @@ class Mean(Intervention):
         def replacement(value: Tensor, layout: Layout) -> Tensor:
             if not self.per_position:
                 return mean
-            return mean[layout.positions(value.shape[1]).clamp(0, len(mean) - 1)]
+            positions = layout.positions(value.shape[1])
+            if layout.growing and bool((positions >= len(mean)).any()):
+                raise PromptError(
+                    f"cannot take a mean at position {len(mean)}: the reference prompts end there. "
+                    "Name positions= within the prompt, or give longer reference prompts."
+                )
+            return mean[positions.clamp(0, len(mean) - 1)]
 
         return site_edit(target, self.positions, replacement)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from headscope.errors import BadArgument
+from headscope.errors import BadArgument, UnservedSite
 from headscope.vocabulary import Head, site_named
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Target:
             raise BadArgument(
                 f"cannot {doing} {self.site!r} without a layer: write ({self.site!r}, layer), "
                 "or fill the layer in with hs.grid."
+            )
+        if self.site in ("head_out", "logits"):
+            raise UnservedSite(
+                f"cannot {doing} {self.site!r}: it is computed from what the model has, not part of its forward "
+                "pass. Act on 'z' (or on heads) instead."
             )
         model.require_site(self.site, self.layer)
         for head in self.heads or ():
@@ -76,7 +81,9 @@ def targets_of(given: TargetLike) -> tuple[Target, ...]:
     if isinstance(given, Head):
         return _of_heads([given])
     if isinstance(given, Iterable):
-        return _of_heads([head if isinstance(head, Head) else Head.parse(str(head)) for head in given])
+        listed = list(given)
+        if all(isinstance(head, Head | str) for head in listed):
+            return _of_heads([head if isinstance(head, Head) else Head.parse(head) for head in listed])
     raise BadArgument(f"cannot act on {given!r}: name a head, heads, a layer, or a site and its layer.")
 
 

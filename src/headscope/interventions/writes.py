@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from headscope.errors import BadArgument, OutOfRange, PositionMapNeeded
+from headscope.errors import BadArgument, OutOfRange, PositionMapNeeded, UnservedSite
 from headscope.interventions.base import Intervention, site_edit
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
@@ -49,7 +49,13 @@ class Patch(Intervention):
 
     def rows(self, chosen: slice) -> Self:
         source = self._source_prompts
-        return self if len(source) == 1 else replace(self, source=self.source.rows(chosen))
+        if len(source) == 1:
+            return self
+        if chosen.stop is not None and chosen.stop > len(source):
+            raise BadArgument(
+                f"cannot patch {len(source)} source examples into more: give one for each, or one for all."
+            )
+        return replace(self, source=self.source.rows(chosen))
 
     @property
     def _source_prompts(self) -> Prompts:
@@ -62,16 +68,25 @@ class Patch(Intervention):
                 f"cannot patch {len(source)} source examples into {len(prompts)}: give one for each, or one for all."
             )
         assert target.layer is not None
+        if target.site == "pattern" and source.longest != prompts.longest:
+            raise UnservedSite(
+                "cannot patch 'pattern' between prompts of unequal length: its keys do not align."
+            )
         value = self._value(target.site, target.layer, model)
         if target.site == "pattern":
             value = value.transpose(1, 2)
         lookup = self._lookup(source, prompts).to(value.device)
 
         def replacement(current: Tensor, layout: Layout) -> Tensor:
-            cells = layout.positions(current.shape[1]).clamp(0, lookup.shape[1] - 1)
+            cells = layout.positions(current.shape[1])
             rows = torch.arange(len(cells), device=cells.device)[:, None]
-            picked = lookup[rows, cells].clamp(min=0)
-            return value[rows if len(value) > 1 else 0, picked]
+            origin = lookup[rows, cells.clamp(0, lookup.shape[1] - 1)]
+            # Tokens generated beyond the source have nothing to take: they stay as they are.
+            known = (cells >= 0) & (cells < lookup.shape[1]) & (origin >= 0)
+            known = known.reshape(*known.shape, *[1] * (current.ndim - 2))
+            return torch.where(
+                known, value[rows if len(value) > 1 else 0, origin.clamp(min=0)].to(current), current
+            )
 
         return site_edit(target, self._reached(), replacement)
 
@@ -95,7 +110,8 @@ class Patch(Intervention):
         if self.position_map is None:
             if lengths != prompts.lengths:
                 raise PositionMapNeeded.between(lengths, prompts.lengths)
-            return torch.arange(prompts.longest).expand(len(prompts), -1)
+            every = torch.arange(prompts.longest).expand(len(prompts), -1)
+            return torch.where(every < torch.tensor(prompts.lengths)[:, None], every, -1)
         lookup = torch.full((len(prompts), prompts.longest), -1)
         for row, (given, own) in enumerate(zip(lengths, prompts.lengths, strict=True)):
             for origin, into in self.position_map:

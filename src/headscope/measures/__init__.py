@@ -1,6 +1,6 @@
 """Measures of a run, and intervals over prompts."""
 
-from headscope.measures.intervals import Estimate, interval
+from headscope.measures.intervals import FEWEST, Estimate, interval
 from headscope.measures.readouts import (
     Measure,
     ReadOut,
@@ -14,6 +14,7 @@ from headscope.measures.readouts import (
 )
 
 __all__ = [
+    "FEWEST",
     "Estimate",
     "Measure",
     "ReadOut",

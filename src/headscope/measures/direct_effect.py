@@ -27,7 +27,8 @@ def logit_direction(
     >>> logit_direction(identity, torch.eye(2), torch.tensor([[0]]))
     tensor([[[ 0.5000, -0.5000]]])
     """
-    centred = unembedding - unembedding.mean(0)
+    weights = unembedding.to(frozen.gain)
+    centred = weights - weights.mean(0)
     return frozen.pull_back(centred[answers])
 
 
@@ -41,12 +42,12 @@ def effect_of_heads_logits(
     >>> effect_of_heads_logits(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 2), torch.tensor([[[0.5, 1.0]]]))
     tensor([[[1.5000]]])
     """
-    read = torch.einsum("bpm,hdm->bphd", direction, output_matrix)
-    return (z * read).sum(-1)
+    read = torch.einsum("bpm,hdm->bphd", direction, output_matrix.to(direction))
+    return (z.to(direction) * read).sum(-1)
 
 
 def effect_logits(
     part: Float[Tensor, "batch position model"], direction: Float[Tensor, "batch position model"]
 ) -> Float[Tensor, "batch position"]:
     """Direct effect of one component that writes to the stream, in logits."""
-    return (part * direction).sum(-1)
+    return (part.to(direction) * direction).sum(-1)

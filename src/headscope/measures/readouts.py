@@ -117,7 +117,8 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
     where = Positions.of(positions)
 
     def compute(logits: Tensor, prompts: Prompts) -> Tensor:
-        divergence = tokens.kl_nats(logits.float(), reference.to(logits).float())
+        known = reference[:, : logits.shape[1]].to(logits)
+        divergence = tokens.kl_nats(logits.float(), known.float())
         wanted = prompts.where(where).to(logits.device)
         total = torch.where(wanted, divergence, 0.0).sum(1)
         return torch.where(wanted.any(1), total / wanted.sum(1), float("nan"))
@@ -140,6 +141,11 @@ def _at_answer(
 def _mean_of_predicting(values: Tensor, prompts: Prompts, where: Positions) -> Tensor:
     """Mean of [batch, position - 1] over the wanted positions that predict a token we know."""
     wanted = (prompts.where(where)[:, :-1] & prompts.real[:, 1:]).to(values.device)
+    if not bool(wanted.any()):
+        raise PromptError(
+            f"cannot measure at {where}: the last token of a prompt predicts nothing that is known, and no other "
+            "position was asked for. Name predicting positions."
+        )
     total = torch.where(wanted, values, 0.0).sum(1)
     return torch.where(wanted.any(1), total / wanted.sum(1).clamp(min=1), float("nan"))
 

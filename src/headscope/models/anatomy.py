@@ -181,11 +181,15 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
 
 def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tensor) -> nn.Module | None:
     """The module that makes the attention's input of the stream; None where attention reads the stream."""
-    if attention is None or not attention.inputs:
+    if attention is None or not attention.inputs or torch.equal(attention.inputs[0], stream):
         return None
     for event in inside:
         made = event.start < attention.start and event.inputs and event.outputs
-        if made and torch.equal(event.inputs[0], stream) and torch.equal(event.outputs[0], attention.inputs[0]):
+        if (
+            made
+            and torch.equal(event.inputs[0], stream)
+            and torch.equal(event.outputs[0], attention.inputs[0])
+        ):
             return event.module
     return None
 

@@ -17,6 +17,7 @@ from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall
 from headscope.models.certificate import Certificate, Check
 from headscope.models.generation import end_tokens
+from headscope.models.layout import Layout
 from headscope.models.trial import Trial, relative_error
 from headscope.tasks.prompts import Prompts
 
@@ -199,7 +200,7 @@ def _resid_mid(trial: Trial) -> Check:
     errors = {}
     for layer in layers:
         noise = trial.noise_like(trial.base["resid_mid", layer])
-        run = trial.edited("resid_mid", layer, lambda value, _, noise=noise: noise.to(value))
+        run = trial.edited("resid_mid", layer, _written(noise))
         expected = run["resid_mid", layer] + run["mlp_out", layer]
         errors[layer] = max(
             relative_error(run["resid_mid", layer], noise), relative_error(run["resid_post", layer], expected)
@@ -273,6 +274,11 @@ def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Modu
         else:
             return None
     return copied  # type: ignore[no-any-return]
+
+
+def _written(noise: Tensor) -> Callable[[Tensor, Layout], Tensor]:
+    """A change that puts the same noise in place of any value."""
+    return lambda value, _: noise.to(value)
 
 
 def _in_place_of(without: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

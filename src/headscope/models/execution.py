@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope.errors import UnservedSite
 from headscope.models.anatomy import Anatomy
 from headscope.models.attention import AttentionCall
 from headscope.models.hooks import SiteHooks, kept_copy
@@ -65,6 +66,13 @@ def edited(
     with tap.active(), _counting_cells(root, tap), hooks.active(), watching(tap, anatomy.inline):
         yield captured
     captured.update(hooks.captured)
+    for edit in edits:
+        place = ("call" if isinstance(edit, CallEdit) else edit.site, edit.layer)
+        if place not in tap.reached:
+            raise UnservedSite(
+                f"the intervention on {place[0]!r} in layer {place[1]} was never reached by the forward pass: "
+                "this model does not come by there. Nothing was changed."
+            )
 
 
 def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
@@ -103,6 +111,10 @@ def _counting_cells(root: nn.Module, tap: Tap) -> Iterator[None]:
         handle.remove()
 
 
-def gradients(wanted: bool) -> torch.inference_mode | torch.enable_grad:
-    """Inference mode, unless gradients are asked for."""
-    return torch.enable_grad() if wanted else torch.inference_mode()
+def gradients(wanted: bool) -> torch.no_grad | torch.enable_grad:
+    """No gradients unless they are asked for.
+
+    Not inference mode: what it returns can neither be changed in place nor meet a trained weight again,
+    which is the first thing that is done with a captured stream.
+    """
+    return torch.enable_grad() if wanted else torch.no_grad()

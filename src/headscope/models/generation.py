@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from headscope.errors import BadArgument
 from headscope.tasks.prompts import Prompts
@@ -68,9 +69,13 @@ def decode(
         grown = hf.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask.to(device=device, dtype=torch.long),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=padding,
-            **{"do_sample": False, **options},
+            # A configuration of our own: the model's may ask for penalties or beams that nobody named here.
+            generation_config=GenerationConfig(
+                max_new_tokens=max_new_tokens,
+                pad_token_id=padding,
+                eos_token_id=ends or None,
+                **{"do_sample": False, **options},
+            ),
         )
     tokens = tuple(_until_end(row, ends) for row in grown[:, longest:].tolist())
     if tokenizer is None:

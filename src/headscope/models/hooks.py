@@ -73,6 +73,7 @@ class SiteHooks:
     def _visit(self, site: str, layer: int, value: Tensor) -> Tensor:
         """Change and keep the value of one site."""
         for change in self._changes.get((site, layer), ()):
+            self._tap.reached.add((site, layer))
             value = change(value, self._tap.layout)
         if (site, layer) in self._wanted:
             self.captured[site, layer], value = kept_copy(value)

@@ -34,7 +34,7 @@ class Layout:
         self.lengths = torch.tensor(lengths, device=device)
         self._roles = roles
         self._pads = torch.tensor(pads or [0] * len(lengths), device=device)
-        self._growing = growing
+        self.growing = growing
         self.cells_seen = 0
         self.cells_now = 0
 
@@ -59,7 +59,7 @@ class Layout:
         last = torch.arange(self.cells_seen - cells, self.cells_seen, device=self.lengths.device)
         found = last[None] - self._pads[:, None]
         real = found >= 0
-        if not self._growing:
+        if not self.growing:
             real &= found < self.lengths[:, None]
         return torch.where(real, found, -1)
 
@@ -91,7 +91,7 @@ class Layout:
         """
         found = self.positions(keys) == position
         # Only a cache can drop keys; asking the device elsewhere would make it wait for nothing.
-        if self._growing and not bool((found.any(dim=1) | ~needed).all()):
+        if self.growing and not bool((found.any(dim=1) | ~needed).all()):
             raise UnservedSite(
                 f"cannot redirect attention to position {position}: the sliding-window cache of this model "
                 "has dropped it. Generate fewer tokens than the window, or run without a cache."

@@ -199,7 +199,12 @@ def _tokenizer(place: str, revision: str | None, trust_remote_code: bool) -> Any
     folder = Path(place)
     if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
         return None
-    return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelNotFound(
+            f"cannot read the tokenizer of {place!r}: {_first_line(error)} Pass tokenizer=, or mend the files."
+        ) from error
 
 
 def _language(folder: Path) -> Mapping[str, Any] | None:

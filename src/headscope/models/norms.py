@@ -7,6 +7,7 @@ al. 2023). Instead of knowing LayerNorm from RMSNorm by name, the map is recover
 the very stream it is frozen at. A norm that is no such map is refused.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +49,15 @@ class FrozenNorm:
     def at(cls, norm: nn.Module | None, stream: Tensor) -> "FrozenNorm":
         """The map of `norm` at this stream, [..., model]; the identity where there is no norm.
 
+        Of a half-precision model the map is in single precision.
+
         Raises:
             UnservedModel: if the module is not a centring (or not), scaling and shifting map.
         """
         width = stream.shape[-1]
+        if stream.dtype in (torch.float16, torch.bfloat16):
+            # Half precision is too coarse to tell gains from rounding: the same norm, in single precision.
+            stream, norm = stream.float(), None if norm is None else copy.deepcopy(norm).float()
         if norm is None:
             ones = stream.new_ones(width)
             return cls(ones, torch.zeros_like(ones), False, stream.new_ones(*stream.shape[:-1], 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headscope.errors import UnservedSite
+from headscope.errors import BadArgument, UnservedSite
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import SITES, site_named
 
@@ -39,8 +39,16 @@ class Run:
         Raises:
             UnservedSite: if the site was not captured in that layer.
         """
-        site, layer = (key, 0) if isinstance(key, str) else key
-        site_named(site)
+        if isinstance(key, str):
+            key = (key, 0) if key in ("embed", "logits") else (key, -1)
+        if not (isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], int)):
+            raise BadArgument(f"cannot read {key!r} of a run: write run['pattern', layer].")
+        site, layer = key
+        if site_named(site).per_layer and not 0 <= layer < self.model.n_layers:
+            raise BadArgument(
+                f"cannot read {site!r} without its layer: write run[{site!r}, layer] with a layer "
+                f"from 0 to {self.model.n_layers - 1}."
+            )
         if site == "logits":
             return self.logits
         if site == "head_out":
@@ -62,12 +70,19 @@ class Run:
     def rows(self, chosen: slice | Sequence[int]) -> "Run":
         """The same run for some of its examples."""
         index = list(range(len(self.prompts))[chosen]) if isinstance(chosen, slice) else list(chosen)
+        some = self.prompts.rows(chosen)
+
+        def cut(site: str, value: Tensor) -> Tensor:
+            if site == "pattern":
+                return value[index][:, :, : some.longest, : some.longest]
+            return value[index][:, : some.longest]
+
         return Run(
             self.model,
-            self.prompts.rows(chosen),
+            some,
             self.interventions,
-            self.logits[index],
-            {key: value[index] for key, value in self.captured.items()},
+            cut("logits", self.logits),
+            {key: cut(key[0], value) for key, value in self.captured.items()},
         )
 
     def recipe(self) -> Mapping[str, Any]:

@@ -56,6 +56,8 @@ class Tap:
         self._changes = changes or {}
         self._call_changes = call_changes or {}
         self._readers = readers or {}
+        # What was changed so far: an edit whose place is never reached must not pass for one that did nothing.
+        self.reached: set[tuple[str, int]] = set()
 
     def touches(self, layer: int) -> bool:
         """Whether this tap changes or reads anything of that layer's attention."""
@@ -65,6 +67,7 @@ class Tap:
     def edit_inputs(self, call: AttentionCall, names: Sequence[str] = ("q", "k", "v")) -> None:
         for name in names:
             for change in self._changes.get((name, call.layer), ()):
+                self.reached.add((name, call.layer))
                 value = getattr(call, name).transpose(1, 2)
                 setattr(call, name, change(value, self.layout).transpose(1, 2))
 
@@ -73,11 +76,13 @@ class Tap:
 
     def edit_pattern(self, call: AttentionCall) -> None:
         for change in self._changes.get(("pattern", call.layer), ()):
+            self.reached.add(("pattern", call.layer))
             by_query = change(call.pattern().transpose(1, 2), self.layout)
             call.write_pattern(by_query.transpose(1, 2))
 
     def edit_output(self, call: AttentionCall) -> None:
         for change in self._call_changes.get(call.layer, ()):
+            self.reached.add(("call", call.layer))
             change(call, self.layout)
 
     def read(self, call: AttentionCall) -> None:

@@ -60,7 +60,7 @@ class HeadWeights:
         return self.w_v[head * len(self.w_v) // len(self.w_q)] @ self.w_o[head]
 
 
-class _Shown(Exception):  # noqa: N818 - it carries what was asked for
+class _Shown(Exception):
     """Stops a forward pass once the attention module's arguments are known."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,24 +83,27 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
     basis = torch.eye(width, dtype=model.dtype, device=model.device)
     zero = torch.zeros_like(basis[:1])
     biases = [made[0] for made in show(zero)]
+    shown = [show(basis[start : start + _ROWS_AT_ONCE]) for start in range(0, width, _ROWS_AT_ONCE)]
     matrices = [
-        torch.cat([part - bias for part in parts]).movedim(0, -2)
-        for parts, bias in zip(
-            zip(*(show(rows) for rows in basis.split(_ROWS_AT_ONCE)), strict=True), biases, strict=True
-        )
+        torch.cat([parts[index] - bias for parts in shown]).movedim(0, -2)
+        for index, bias in enumerate(biases)
     ]
     _refuse_unless_affine(model, layer, show, matrices, biases)
     w_q, w_k, w_v = matrices
     centred, folded = False, False
     if fold_norm and anatomy.input_norm is not None:
-        frozen = FrozenNorm.at(anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device))
+        frozen = FrozenNorm.at(
+            anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device)
+        )
         biases = [bias + frozen.bias @ matrix for bias, matrix in zip(biases, matrices, strict=True)]
         w_q, w_k, w_v = (frozen.gain[:, None] * matrix for matrix in matrices)
         centred, folded = frozen.centred, True
     assert anatomy.projection is not None
     with torch.no_grad():
         b_o = anatomy.projection(torch.zeros(1, anatomy.heads * anatomy.head_dim).to(basis))[0]
-    return HeadWeights(w_q, w_k, w_v, model.output_matrix(layer), *biases, b_o, folded, centred)
+    b_q, b_k, b_v = biases
+    w_o = model.output_matrix(layer)
+    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred)
 
 
 def _shown_to(model: "Model", anatomy: Layer, layer: int) -> Any:
@@ -141,7 +144,9 @@ def _arguments(model: "Model", attention: nn.Module) -> tuple[tuple[Any, ...], d
         return shown.args_given, shown.kwargs_given
     finally:
         handle.remove()
-    raise UnservedModel(f"cannot read the weights of {model.name}: its attention was not called for one token.")
+    raise UnservedModel(
+        f"cannot read the weights of {model.name}: its attention was not called for one token."
+    )
 
 
 def _refuse_unless_affine(
@@ -149,7 +154,9 @@ def _refuse_unless_affine(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4, model.d_model, generator=generator).to(device=model.device, dtype=model.dtype)
-    for name, made, matrix, bias in zip(("queries", "keys", "values"), show(rows), matrices, biases, strict=True):
+    for name, made, matrix, bias in zip(
+        ("queries", "keys", "values"), show(rows), matrices, biases, strict=True
+    ):
         expected = torch.einsum("rm,hmd->rhd", rows, matrix) + bias
         if not torch.allclose(made, expected, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
             raise UnservedModel(

@@ -44,7 +44,8 @@ def evaluate(
         whole = start == 0 and rows.stop == len(prompts)
         some = prompts if whole else prompts.rows(rows)
         edits = list(interventions) if whole else [edit.rows(rows) for edit in interventions]
-        logits = model.run(some, interventions=edits).logits
+        with model.taking(rows):
+            logits = model.run(some, interventions=edits).logits
         for index, measure in enumerate(measures):
             own = measure if whole else measure.rows(rows)
             parts[index].append(own(logits, some).double().cpu())

@@ -1,13 +1,15 @@
 """Who takes over when a head is cut: direct effects of all components before and after.
 
-In: a model, prompts with a role whose next tokens are known, and a head. Out: per prompt, the direct effect
-of every head and MLP on the right token's logit in the clean and in the cut run (each with its own frozen
-norm scale), and the total change of that logit. *Self-repair* is the total change minus the change that the
-loss of the head's direct effect alone would make (McGrath et al. 2023; Rushing & Nanda 2024). A component
-that merely writes the same is not a backup: a backup writes *more* once the head is cut.
+In: a model, prompts with a role whose next tokens are known, and cuts. Out: per prompt, the direct effect of
+every head and MLP on the right token's logit in the clean and in each cut run, and the change of that logit.
+All norms keep the scale that they had in the *clean* run, so that an effect changes only where a component
+writes something else; what rescaling does to the logit is the rest. *Self-repair* is the total change minus
+the change that the loss of the head's direct effect alone would make, split into heads, MLPs and that rest
+(McGrath et al. 2023; Rushing & Nanda 2024). A component that merely writes the same is not a backup: a
+backup writes *more* once the head is cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,22 +52,56 @@ class Effects:
         return self.direct[:, self.components.index(Component(head.layer, head.index))]
 
 
+@dataclass(frozen=True)
+class Followed:
+    """Effects in the clean run and, in their order, under each of the cuts."""
+
+    clean: Effects
+    cut: tuple[Effects, ...]
+
+
 def direct_effects(
-    model: Model, prompts: Prompts, where: PositionsLike, interventions: Sequence[Edit] = (), *, rows: int = 8
-) -> Effects:
+    model: Model,
+    prompts: Prompts,
+    where: PositionsLike,
+    *,
+    cuts: Sequence[Edit] = (),
+    rows: int = 8,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Followed:
     """Direct effects of every head and MLP on the logit of the token that really follows.
 
-    `where` are the predicting positions (a role, usually); `rows` prompts are run at a time.
+    `where` are the predicting positions (a role, usually); each of `cuts` is in force by itself; `rows`
+    prompts are run at a time.
 
     Raises:
         UnservedModel: if something stands between stream and unembedding that is no norm.
     """
-    parts = [
-        _effects(model, prompts.rows(slice(start, start + rows)), where, interventions)
-        for start in range(0, len(prompts), rows)
-    ]
-    direct = torch.cat([direct for direct, _ in parts])
-    return Effects(_components(model), direct, torch.cat([logit for _, logit in parts]))
+    model.require_direct_effects()
+    starts = range(0, len(prompts), rows)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(cuts))]
+    for done, start in enumerate(starts):
+        chosen = slice(start, min(start + rows, len(prompts)))
+        some = prompts.rows(chosen)
+        run = _run(model, some)
+        scales = _Scales.of(run)
+        parts[0].append(_effects(run, where, scales))
+        for index, edit in enumerate(cuts):
+            progress(done * len(cuts) + index, len(starts) * len(cuts))
+            parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
+    components = _components(model)
+    clean, *cut = (
+        Effects(components, torch.cat([direct for direct, _ in part]), torch.cat([own for _, own in part]))
+        for part in parts
+    )
+    return Followed(clean, tuple(cut))
+
+
+def runs_after(model: Model, component: Component, head: Head) -> bool:
+    """Whether a component can read what a head writes: later layers, and its own layer's MLP unless parallel."""
+    if component.layer != head.layer:
+        return component.layer > head.layer
+    return component.head is None and model.anatomy.layers[head.layer].has_mid
 
 
 def _components(model: Model) -> tuple[Component, ...]:
@@ -77,48 +113,76 @@ def _components(model: Model) -> tuple[Component, ...]:
     return tuple(found)
 
 
-def _effects(
-    model: Model, prompts: Prompts, where: PositionsLike, interventions: Sequence[Edit]
-) -> tuple[Tensor, Tensor]:
-    model.require_direct_effects()
-    last = model.n_layers - 1
+@dataclass(frozen=True)
+class _Scales:
+    """The clean run's norms as fixed linear maps.
+
+    `direction` [batch, position, model] at the end of the stream; `attention[layer]` is a norm between a
+    layer's output projection and the stream, where there is one.
+    """
+
+    direction: Tensor
+    attention: dict[int, FrozenNorm]
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, run: Run) -> "_Scales":
+        model = run.model
+        unembedding = model.hf.get_output_embeddings().weight  # type: ignore[operator,union-attr]
+        stream = run["resid_post", model.n_layers - 1].nan_to_num()
+        direction = logit_direction(
+            FrozenNorm.at(model.anatomy.final_norm, stream), unembedding, _following(run)
+        )
+        attention = {}
+        for index, layer in enumerate(model.anatomy.layers):
+            if layer.heads and not layer.projection_is_term:
+                assert layer.attention_term is not None
+                assert layer.projection is not None
+                projected = layer.projection(run["z", index].nan_to_num().flatten(2))
+                attention[index] = FrozenNorm.at(layer.attention_term.module, projected)
+        return cls(direction, attention)
+
+
+def _run(model: Model, prompts: Prompts, interventions: Sequence[Edit] = ()) -> Run:
     sites = [("z", index) for index, layer in enumerate(model.anatomy.layers) if layer.heads]
     sites += [("mlp_out", index) for index, layer in enumerate(model.anatomy.layers) if layer.mlp_term]
-    run = model.run(prompts, interventions=interventions, capture=[*sites, ("resid_post", last)])
-    unembedding = model.hf.get_output_embeddings().weight  # type: ignore[operator,union-attr]
+    sites.append(("resid_post", model.n_layers - 1))
+    return model.run(prompts, interventions=interventions, capture=sites)
+
+
+def _following(run: Run) -> Tensor:
     # The last token of a prompt predicts nothing that we know: it takes part with its own id, unjudged.
-    ids = prompts.ids.to(model.device)
-    following = torch.cat([ids[:, 1:], ids[:, -1:]], dim=1)
-    judged = prompts.where(where).to(model.device)
+    ids = run.prompts.ids.to(run.model.device)
+    return torch.cat([ids[:, 1:], ids[:, -1:]], dim=1)
+
+
+@torch.inference_mode()
+def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, Tensor]:
+    """[prompt, component] and the logit itself [prompt], means over the judged positions."""
+    judged = run.prompts.where(where).to(run.model.device)
     judged[:, -1] = False
-    stream = run["resid_post", last].nan_to_num()
-    with torch.inference_mode():
-        frozen = FrozenNorm.at(model.anatomy.final_norm, stream)
-        direction = logit_direction(frozen, unembedding, following)
-        columns = []
-        for layer in range(model.n_layers):
-            columns += _of_layer(model, run, layer, direction)
-        effects = _mean_where(torch.stack(columns, dim=-1), judged)
-        logits = run.logits.nan_to_num()
-        own = logits.gather(-1, following[..., None]).squeeze(-1) - logits.mean(-1)
+    columns = []
+    for layer in range(run.model.n_layers):
+        columns += _of_layer(run, layer, scales)
+    effects = _mean_where(torch.stack(columns, dim=-1), judged)
+    logits = run.logits.nan_to_num()
+    own = logits.gather(-1, _following(run)[..., None]).squeeze(-1) - logits.mean(-1)
     return effects.double().cpu(), _mean_where(own[..., None], judged)[:, 0].double().cpu()
 
 
-def _of_layer(model: Model, run: Run, layer: int, direction: Tensor) -> list[Tensor]:
+def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
     """Effects [batch, position] of each head of a layer, then of its MLP."""
-    anatomy, columns = model.anatomy.layers[layer], []
+    anatomy, columns = run.model.anatomy.layers[layer], []
     if anatomy.heads:
-        z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
         assert anatomy.attention_term is not None
-        assert anatomy.projection is not None
-        read = direction * anatomy.attention_term.scale
-        if not anatomy.projection_is_term:
+        read = scales.direction * anatomy.attention_term.scale
+        if layer in scales.attention:
             # A norm stands between the projection and the stream: linear too once its scale is frozen.
-            projected = anatomy.projection(z.flatten(2))
-            read = FrozenNorm.at(anatomy.attention_term.module, projected).pull_back(read)
+            read = scales.attention[layer].pull_back(read)
+        z, matrix = run["z", layer].nan_to_num(), run.model.output_matrix(layer)
         columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
     if anatomy.mlp_term is not None:
-        columns.append(effect_logits(run["mlp_out", layer].nan_to_num(), direction))
+        columns.append(effect_logits(run["mlp_out", layer].nan_to_num(), scales.direction))
     return columns
 
 

@@ -6,7 +6,8 @@ foils they are compared with, and the recipe that made it. Examples may differ i
 here, on the right, for whoever runs them, and is never seen by a user.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -79,12 +80,14 @@ class Prompts:
                     "give token ids as integers [batch, position]."
                 )
             given = given.tolist()
-        listed: list[Any] = list(given)  # type: ignore[arg-type]
-        if listed and all(isinstance(item, int) for item in listed):
-            listed = [listed]
         try:
-            tokens = tuple(tuple(int(token) for token in example) for example in listed)
-        except (TypeError, ValueError) as error:
+            if isinstance(given, str):
+                raise TypeError("text")
+            listed: list[Any] = list(given)  # type: ignore[arg-type]
+            if listed and not any(isinstance(item, Iterable) for item in listed):
+                listed = [listed]
+            tokens = tuple(tuple(_token(token) for token in example) for example in listed)
+        except TypeError as error:
             raise BadArgument(
                 f"cannot read prompts from {str(given)[:60]!r}: give token ids, or text through hs.tasks.text."
             ) from error
@@ -179,6 +182,13 @@ class Prompts:
             "foils": self.foils,
             "made_by": self.made_by,
         }
+
+
+def _token(given: Any) -> int:
+    """A whole number as an int; text, floats and truth values are none."""
+    if isinstance(given, bool | str):
+        raise TypeError(f"{given!r} is no token id")
+    return operator.index(given)
 
 
 PromptsLike = Prompts | Tensor | Sequence[Sequence[int]] | Sequence[int]

@@ -1,0 +1,233 @@
+"""What an opened model *is*: its sizes, its heads, its identity, and what of it is served.
+
+In: a causal language model of transformers and its anatomy. What is not served is refused by name, for a
+reason that lies in the architecture (no stream between attention and MLP in a parallel block) or in the
+certificate. What a model *does* (run, generate, be read) is in models.model.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
+from headscope.models.anatomy import Anatomy, Layer
+from headscope.models.certificate import Certificate
+from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.vocabulary import Head, site_named
+
+
+class OpenedModel:
+    """Sizes, heads, identity and what is served; `headscope.Model` adds running.
+
+    `name` is what it was loaded from; `hf` is the untouched transformers model, in evaluation mode;
+    `language` names the synthetic language it was trained on, where its card says so.
+    """
+
+    def __init__(
+        self,
+        hf: nn.Module,
+        anatomy: Anatomy,
+        *,
+        name: str,
+        tokenizer: Any = None,
+        language: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
+        self.language = language
+        # How much one batch of intermediate results may take; what is streamed is cut to fit.
+        self.memory_bytes = 2**30
+        # What the certificate found; set when it has been made (models.loading).
+        self.certificate: Certificate | None = None
+        self.refusals: dict[tuple[str, int | None], str] = {}
+        self._remembered: dict[str, Any] = {}
+        self._weights_state = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.n_layers} layers, {len(self.heads)} heads, {self.dtype}, {self.device}>"
+
+    @property
+    def config(self) -> Any:
+        return self.hf.config
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.anatomy.layers)
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the language model, also where it is part of a larger one."""
+        return self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        width = getattr(self.text_config, "hidden_size", None)
+        return int(width or self.hf.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.text_config.vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt that the model was built for, in tokens; None where it does not say."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that starts every prompt; None where neither tokenizer nor configuration names one."""
+        told = getattr(self.tokenizer, "bos_token_id", None)
+        return told if told is not None else getattr(self.text_config, "bos_token_id", None)
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """Every head, in order of layer and index."""
+        layers = enumerate(self.anatomy.layers)
+        return tuple(Head(index, head) for index, layer in layers for head in range(layer.heads))
+
+    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once per key: means and source runs that many cells share.
+
+        Forgotten when weights are seen to change (an in-place operation or an assignment under
+        `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
+        """
+        self._forget_if_changed()
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
+
+    def forget(self) -> None:
+        """Drop everything that was computed from the weights: means, source runs, the identity."""
+        self._remembered.clear()
+
+    def _forget_if_changed(self) -> None:
+        state = hash(tuple((weight.data_ptr(), weight._version) for weight in self.hf.parameters()))
+        if state != self._weights_state:
+            self._weights_state = state
+            self.forget()
+
+    @property
+    def identity(self) -> str:
+        """The commit on a hub where there is one, else a hash of configuration and weights."""
+        commit = getattr(self.config, "_commit_hash", None)
+        return str(commit) if commit else str(self.remember("identity", self._content_hash))
+
+    def _content_hash(self) -> str:
+        sha = hashlib.sha256(self.config.to_json_string().encode())
+        for name, weights in sorted(self.hf.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return "sha256:" + sha.hexdigest()[:16]
+
+    def layer(self, index: int, doing: str = "use a layer") -> Layer:
+        """The anatomy of one layer.
+
+        Raises:
+            OutOfRange: if the model has no such layer.
+        """
+        if not 0 <= index < self.n_layers:
+            raise OutOfRange.index(doing, "layer", index, self.n_layers, self.name)
+        return self.anatomy.layers[index]
+
+    def require_head(self, head: Head, doing: str = "use a head") -> None:
+        """Raise OutOfRange unless the model has this head."""
+        count = self.layer(head.layer, f"{doing} {head}").heads
+        if not 0 <= head.index < count:
+            raise OutOfRange.index(doing, "head", head, count, f"layer {head.layer} of {self.name}")
+
+    def require_site(self, site: str, layer: int) -> None:
+        """Raise UnservedSite, with the reason, unless the model has this site in this layer."""
+        site_named(site)
+        anatomy = self.layer(layer, f"use {site!r}")
+        reason = None
+        if site == "embed" and layer != 0:
+            reason = "it exists once, as ('embed', 0)"
+        elif site in ("q", "k", "v", "pattern", "z", "head_out") and anatomy.attention is None:
+            reason = "this layer has no attention"
+        elif site in ("q", "k") and anatomy.inline and not anatomy.fused:
+            reason = "its model file writes attention out, and which factor is which cannot be told safely"
+        elif site in ("z", "head_out") and anatomy.projection is None:
+            reason = "no module was found that takes all heads' outputs"
+        elif site == "attn_out" and anatomy.attention_term is None:
+            reason = "what attention adds to the stream was not found"
+        elif site == "mlp_out" and anatomy.mlp_term is None:
+            reason = "this layer has no MLP that adds to the stream"
+        elif site == "resid_mid" and not anatomy.has_mid:
+            reason = "there is no stream between attention and MLP in it"
+        elif site == "logits":
+            reason = "logits are not a site of a layer"
+        reason = reason or self.refusals.get((site, layer)) or self.refusals.get((site, None))
+        if reason:
+            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+
+    def require_service(self, service: str, layer: int | None = None) -> None:
+        """Raise UnservedSite if the certificate refuses a service (models.certificate.SERVICES)."""
+        reason = self.refusals.get((service, layer)) or self.refusals.get((service, None))
+        if reason:
+            where = "" if layer is None else f" in layer {layer}"
+            raise UnservedSite(f"cannot serve {service}{where} on {self.name}: {reason}.")
+
+    def has(self, site: str, layer: int) -> bool:
+        """Whether the model has a site in a layer, and serves it."""
+        try:
+            self.require_site(site, layer)
+        except UnservedSite:
+            return False
+        return True
+
+    def require_direct_effects(self) -> None:
+        """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
+        if not self.anatomy.reads_stream:
+            raise UnservedModel(
+                f"cannot compute direct effects in {self.name}: more than a norm stands between its stream "
+                "and its unembedding. Total effects (cutting heads) still work."
+            )
+
+    def prompts(self, given: PromptsLike) -> Prompts:
+        """`given` as prompts, checked against the vocabulary and the context of this model.
+
+        Raises:
+            PromptError: for empty prompts, ids outside the vocabulary, or prompts beyond the context.
+        """
+        prompts = Prompts.of(given)
+        low, high = min(map(min, prompts.tokens)), max(map(max, prompts.tokens))
+        if low < 0 or high >= self.vocab_size:
+            raise PromptError(
+                f"cannot run {self.name} on token {low if low < 0 else high}: "
+                f"its vocabulary has {self.vocab_size} tokens, numbered from 0."
+            )
+        if self.hf.training:
+            raise BadArgument(
+                f"cannot run {self.name} in training mode: dropout would make every run another, and gradient "
+                "checkpointing would recompute without interventions. Call model.hf.eval() first."
+            )
+        if self.context is not None and prompts.longest > self.context:
+            raise PromptError(
+                f"cannot run {self.name} on prompts of {prompts.longest} tokens: its context holds "
+                f"{self.context}. Use shorter prompts."
+            )
+        return prompts
+
+    def output_matrix(self, layer: int) -> Tensor:
+        """W_O of every head of a layer, [head, head_dim, model], from whatever module projects."""
+        self.require_site("z", layer)
+        anatomy = self.anatomy.layers[layer]
+        assert anatomy.projection is not None
+        width = anatomy.heads * anatomy.head_dim
+        with torch.no_grad():
+            basis = torch.eye(width, dtype=self.dtype, device=self.device)
+            matrix = anatomy.projection(basis) - anatomy.projection(torch.zeros_like(basis[:1]))
+        return matrix.reshape(anatomy.heads, anatomy.head_dim, -1)  # type: ignore[no-any-return]

@@ -1,0 +1,57 @@
+"""Writing: told to be impossible before the work, done whole or not at all.
+
+In: a place. Out: nothing if it can be written, one sentence if not. A file is written beside its place and
+renamed, so that whoever reads it never sees half of it.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headscope.errors import OutputExists, Unwritable
+
+# Hidden, and ours by its name whatever the place is called.
+PREFIX = ".headscope-"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about a place into one sentence.
+
+    Raises:
+        Unwritable: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable.because(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise Unwritable unless `folder`, or the nearest one above that exists, takes a new folder."""
+    with writing(folder):
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=PREFIX, dir=existing))
+
+
+def check_file(path: Path) -> None:
+    """Raise unless a file can be written there. To be called before the work, not after it."""
+    with writing(path):
+        place = path.resolve()
+        if place.is_dir():
+            raise OutputExists(f"cannot write {str(path)!r}: it is a folder. Name a file with --out.")
+    check_writable(place.parent)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file that then takes its place; an error leaves what was there before."""
+    check_file(path)
+    with writing(path):
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place.parent) as beside:
+            fresh = Path(beside) / place.name
+            write(fresh)
+            os.replace(fresh, place)
