@@ -2,6 +2,8 @@
 #   make demo    the main job on the shipped model; prints the path of the report
 #   make test    every test, slow ones included (browser tests skip by name without a Chromium)
 #   make check   ruff, mypy, layering      make bench   ratios side by side      make studies   every study, quick
+#   make families   the certificate on every model type of transformers; writes docs/families.md and .json
+#   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
 PYTHON ?= python3
 # Where to take torch from, for who wants another build: make TORCH_INDEX=https://... demo
 TORCH_INDEX ?=
@@ -9,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench studies clean
+.PHONY: demo test check bench studies families compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,5 +43,22 @@ bench: $(VENV)/.dev
 studies: $(VENV)/.run
 	$(BIN)/headscope study heads --quick --out runs/studies/heads
 
+families: $(VENV)/.dev
+	$(BIN)/python -m tests.families.survey --fresh --out docs
+
+# The oldest transformers with its own hub and tokenizers; everything else as pinned.
+OLDEST ?= 5.1.0
+COMPAT := .venv-compat
+$(COMPAT)/.dev: pyproject.toml constraints.txt
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	grep -vE '^(transformers|tokenizers|huggingface-hub)==' constraints.txt > $(COMPAT)/constraints.txt
+	$(COMPAT)/bin/python -m pip install --quiet -c $(COMPAT)/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(COMPAT)/bin/python -m pip install --quiet -c $(COMPAT)/constraints.txt transformers==$(OLDEST) -e '.[dev]'
+	touch $@
+
+compat: $(COMPAT)/.dev
+	$(COMPAT)/bin/python -m pytest tests/test_access.py tests/test_served.py tests/test_tap.py \
+	  tests/test_weights.py tests/test_architectures.py tests/test_loading.py
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(COMPAT) runs

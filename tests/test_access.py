@@ -154,6 +154,19 @@ def test_cached_generation_equals_recomputation_under_interventions(family):
     assert uncached.tokens == cached.tokens
 
 
+def test_generation_follows_no_configuration_that_nobody_named():
+    model, ids = tiny.opened("gpt2"), tiny.ids(1, 8)
+    plain = model.generate(ids, max_new_tokens=6)
+    model.hf.generation_config.repetition_penalty = 5.0
+    model.hf.generation_config.forced_eos_token_id = 7
+    model.hf.generation_config.num_beams = 3
+    assert model.generate(ids, max_new_tokens=6) == plain
+    with pytest.raises(hs.errors.BadArgument, match="num_beams=2"):
+        model.generate(ids, num_beams=2)
+    with pytest.raises(hs.errors.PromptError, match="Ask for at most 56"):
+        model.generate(ids, max_new_tokens=57)
+
+
 def test_a_dropped_first_token_is_refused_in_windowed_generation():
     model = tiny.opened("mistral")
     with pytest.raises(hs.errors.UnservedSite, match="has dropped it"):

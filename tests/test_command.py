@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from headscope.cli import heads, main
 from headscope.cli.common import bytes_of
 from headscope.cli.main import VERBS, build
 from headscope.errors import BadArgument
@@ -49,6 +50,18 @@ def test_heads_prints_the_table_of_any_folder(folder, tmp_path):
     assert len(out.read_text().splitlines()) == 25
 
 
+def test_check_tells_what_holds_and_what_is_refused(folder):
+    told = json.loads(run("check", str(folder), "--json").stdout)
+    assert told["passed"]
+    assert told["refused"] == []
+    assert {"logits_identical", "generation"} <= {
+        check["name"] for check in told["checks"] if check["passed"]
+    }
+    shown = run("check", str(folder))
+    assert shown.exit_code == 0
+    assert "Everything that this model has is served." in shown.stdout
+
+
 def test_heads_for_people_names_the_shipped_models_heads():
     result = run("heads", "zoo:induction-2l", "--n", "10")
     assert result.exit_code == 0, result.output
@@ -72,7 +85,13 @@ def test_study_writes_a_report_and_prints_json(folder, tmp_path):
     [
         (["heads", "zoo:none"], "no zoo model named 'none'"),
         (["heads", "MODEL", "--detector", "inducton"], "did you mean 'induction'"),
-        (["heads", "MODEL", "--n", "1"], "at least 2"),
+        (["heads", "MODEL", "--n", "4"], "at least 5"),
+        (["heads", "MODEL", "--seed", "-1"], "seed -1"),
+        (["heads", "MODEL", "--gap", "500"], "smaller --gap"),
+        (["heads", "MODEL", "--detector", "lookback:64"], "context of"),
+        (["heads", "MODEL", "--out", "UNDERFILE"], "cannot write"),
+        (["study", "heads", "--model", "MODEL", "--out", "UNDERFILE"], "cannot write"),
+        (["study", "heads", "--model", "nowhere", "--cuts", "0", "--out", "OUT"], "cuts=0"),
         (["heads", "MODEL", "--memory", "lots"], "cannot read the size 'lots'"),
         (["heads", "MODEL", "--device", "gpu"], "write cpu, cuda"),
         (["heads", "MODEL", "--dtype", "int4"], "write auto, float32"),
@@ -91,7 +110,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, words, s
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    places = {"MODEL": str(folder), "OUT": str(tmp_path / "out"), "FULL": str(full)}
+    under = str(full / "notes.txt" / "x.csv")
+    places = {"UNDERFILE": under, "MODEL": str(folder), "OUT": str(tmp_path / "out"), "FULL": str(full)}
     result = run(*[places.get(word, word) for word in words])
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -99,6 +119,47 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, words, s
     assert len(lines) <= 1 + sum(line.endswith("...") for line in lines), result.stderr
     assert sentence in lines[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_explicit_options_win_over_quick_and_are_recorded(folder, tmp_path):
+    out = tmp_path / "run"
+    words = ["--model", str(folder), "--quick", "--n", "7", "--dtype", "float32", "--device", "cpu"]
+    result = run("study", "heads", *words, "--quiet", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["n"] == 7
+    assert manifest["settings"]["cuts"] == 2
+    assert "--device cpu --dtype float32 --n 7" in manifest["command"]
+
+
+def test_an_interruption_and_a_full_disk_are_no_tracebacks(folder, monkeypatch, capsys):
+    def interrupted(verb):
+        raise KeyboardInterrupt
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(heads, "detect", full)
+    result = run("heads", str(folder), "--n", "6")
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    monkeypatch.setattr(main, "build", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "headscope: interrupted.\n"
+
+
+def test_a_short_text_is_told(tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("ba be bi bo bu " * 100)
+    result = run("heads", "zoo:induction-2l", "--n", "20", "--text", str(text), "--detector", "bos")
+    assert result.exit_code == 0, result.output
+    assert "natural prompts of 64 tokens, not 20" in result.stderr
+    text.write_text("ba be bi bo bu " * 20)
+    result = run("heads", "zoo:induction-2l", "--n", "20", "--text", str(text), "--detector", "bos")
+    assert result.exit_code == 2
+    assert "longer text" in result.stderr
 
 
 def test_usage_errors_leave_with_2():

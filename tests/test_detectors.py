@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 import headscope as hs
 from headscope.architectures import ToyConfig
@@ -11,6 +14,7 @@ from headscope.detectors import default_prompts, detector, pairs
 from headscope.measures import loss
 from headscope.sweeps import evaluate
 from headscope.tasks.repeated import repeated_tokens, without_repeats
+from headscope.tasks.vocabulary import ordinary_tokens
 from tests import planted, tiny
 
 
@@ -68,8 +72,8 @@ def test_scores_and_references_by_hand():
     with torch.no_grad():
         for weight in model.hf.parameters():
             weight.zero_()
-    prompts = default_prompts(model, n=4)
-    short = type(prompts)(hs.Prompts.of([[0, 5, 6, 7]] * 4), prompts.repeated, prompts.unrepeated)
+    prompts = default_prompts(model, n=5)
+    short = type(prompts)(hs.Prompts.of([[0, 5, 6, 7]] * 5), prompts.repeated, prompts.unrepeated)
     row = hs.detect(model, ["previous_token"], prompts=short).rows()[0]
     assert row["score"] == pytest.approx((1 / 3 + 1 / 4) / 2)
     assert row["uniform"] == pytest.approx(row["score"])
@@ -133,6 +137,52 @@ def test_detection_agrees_with_a_direct_computation():
                 scores.append(np.mean(masses))
             found = table.rows(layer=layer, head=head)[0]["score"]
             assert found == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+def test_lookbacks_get_prompts_that_reach_or_are_refused():
+    toy = random_models(0)[0]  # a context of 128
+    table = hs.detect(toy, ["lookback:100", "induction"], n=6)
+    assert all(0 <= row["low"] <= row["high"] <= 1 for row in table.rows())
+    assert {row["null_kind"] for row in table.rows(detector="lookback:100")} == {"other keys"}
+    assert {row["null_kind"] for row in table.rows(detector="induction")} == {"nothing repeats"}
+    with pytest.raises(hs.errors.BadArgument, match=r"context of .* holds 128"):
+        hs.detect(toy, "lookback:128")
+    with pytest.raises(hs.errors.BadArgument, match="at least 5"):
+        hs.detect(toy, n=4)
+    with pytest.raises(hs.errors.BadArgument, match="natural prompts have 64"):
+        hs.detect(toy, "lookback:100", prompts=default_prompts(toy, n=6))
+
+
+def test_what_has_no_score_has_a_reason():
+    model = planted.induction_circuit()
+    prompts = default_prompts(model, n=6)
+    alone = type(prompts)(hs.Prompts.of([[0]] * 6), prompts.repeated, prompts.unrepeated)
+    row = hs.detect(model, "previous_token", prompts=alone).rows()[0]
+    assert row["score"] != row["score"]
+    assert row["reason"] == "0 of 6 prompts have a query to judge; an interval needs 5"
+
+
+def test_special_tokens_of_any_kind_stay_out_of_random_prompts():
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(1, 21)} | {"<s>": 0}, unk_token="<s>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    reserved = [AddedToken(f"<|reserved_{i}|>", special=True) for i in range(18)]
+    tokenizer.add_tokens([*reserved, AddedToken("plain", special=False)])
+    model = hs.load(planted.induction_circuit().hf, tokenizer=tokenizer)
+    ordinary = [*range(1, 21), 39]
+    assert ordinary_tokens(model)[0] == ordinary
+    # Segments shrink to what the ordinary tokens allow, of which the null needs as many different ones.
+    prompts = default_prompts(model, n=5, text="w1 w2 w3 " * 200)
+    assert set(prompts.repeated.ids.flatten().tolist()) <= {0, *ordinary}
+    assert prompts.repeated.longest == 1 + 4 * 5
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one():
+    model = hs.load("zoo:induction-2l")
+    assert hs.tasks.text(model, "<bos>ba be").tokens == hs.tasks.text(model, "ba be").tokens
+    assert hs.tasks.text(model, "ba be").tokens[0].count(model.bos_token_id) == 1
+    with pytest.raises(hs.errors.BadArgument, match="windows of 1 tokens"):
+        hs.tasks.windows(model, "ba be bi", length=1)
 
 
 def test_unknown_detectors_are_named():

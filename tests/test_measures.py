@@ -72,15 +72,31 @@ def test_intervals_cover_the_mean(n):
     assert 0.93 <= covered.mean() <= 0.97
 
 
+@pytest.mark.parametrize("n", [5, 8])
+def test_intervals_over_few_prompts_cover_and_stay_sane(n):
+    rng = np.random.default_rng(0)
+    normal = interval(rng.normal(size=(n, 1500)), resamples=1000)
+    assert ((normal.low <= 0) & (normal.high >= 0)).mean() >= 0.9
+    # Most values near 0 and a few near 1: without a floor for a resample's variance, bounds of 80 and more.
+    values = rng.beta(0.3, 3, size=(n, 1500))
+    skewed = interval(values, resamples=1000)
+    assert ((skewed.high - skewed.low) < 4 * np.ptp(values, axis=0)).all()
+    clipped = interval(values, resamples=1000, within=(0.0, 1.0))
+    assert clipped.low.min() == 0.0
+    assert clipped.high.max() <= 1.0
+
+
 def test_intervals_without_spread_or_prompts():
     constant = interval(np.full((30, 2), 0.4))
     assert constant.low.tolist() == constant.high.tolist() == pytest.approx([0.4, 0.4])
-    single = interval(np.array([1.0]))
-    assert single.mean == 1.0
-    assert math.isnan(single.low)
-    with_gap = interval(np.array([[1.0, 1.0], [math.nan, 2.0], [2.0, 3.0]]))
+    few = interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert few.mean == 2.5
+    assert math.isnan(few.low)
+    assert math.isnan(few.high)
+    with_gap = interval(np.array([[1.0, 1.0], [math.nan, 2.0], [2.0, 3.0], [3.0, 4.0], [4.0, 5.0]]))
     assert math.isnan(with_gap.mean[0])
-    assert with_gap.mean[1] == 2.0
+    assert with_gap.mean[1] == 3.0
+    assert with_gap.low[1] < 3.0 < with_gap.high[1]
     with pytest.raises(hs.errors.BadArgument, match="no prompts"):
         interval(np.array([]))
 

@@ -7,7 +7,9 @@ from torch.testing import assert_close
 import headscope as hs
 from headscope.measures.direct_effect import logit_direction
 from headscope.models.norms import FrozenNorm
-from headscope.sweeps.takeover import direct_effects
+from headscope.studies import heads_tables
+from headscope.studies.heads_tables import self_repair_table
+from headscope.sweeps.takeover import Component, direct_effects, runs_after
 from tests import planted, tiny
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "mistral"])
@@ -18,7 +20,7 @@ def test_direct_effects_and_the_rest_add_up_to_the_logit(family):
     # logit - mean logit = effects of heads and MLPs + embedding + projection biases + the norm's bias.
     model = tiny.opened(family)
     prompts = hs.Prompts.of(tiny.ids(3, 8))
-    effects = direct_effects(model, prompts, where=[4])
+    effects = direct_effects(model, prompts, where=[4]).clean
     run = model.run(prompts, capture=["embed", "attn_out", "head_out", "resid_post"])
     following = prompts.ids[:, 5:6]
     with torch.no_grad():
@@ -37,7 +39,7 @@ def test_direct_effects_pass_through_the_norm_after_attention():
     # gemma2: a norm stands between projection and stream, and the last logits are soft-capped.
     model = tiny.opened("gemma2")
     prompts = hs.Prompts.of(tiny.ids(3, 8))
-    effects = direct_effects(model, prompts, where=[4])
+    effects = direct_effects(model, prompts, where=[4]).clean
     run = model.run(prompts, capture=["attn_out", "mlp_out", "resid_post"])
     with torch.no_grad():
         frozen = FrozenNorm.at(model.anatomy.final_norm, run["resid_post", 2][:, 4:5])
@@ -80,10 +82,63 @@ def test_copies_of_a_head_share_the_work_without_backing_each_other_up():
     # but no backup, since nothing writes more.
     model = planted.induction_circuit(copies=2)
     prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
-    clean = direct_effects(model, prompts, "predictable")
-    cut = direct_effects(model, prompts, "predictable", [hs.zero("1.0")])
+    followed = direct_effects(model, prompts, "predictable", cuts=[hs.zero("1.0")])
+    clean, (cut,) = followed.clean, followed.cut
     first, second = hs.Head(1, 0), hs.Head(1, 1)
     assert_close(clean.of(first), clean.of(second), atol=1e-6, rtol=1e-6)
     assert float(clean.of(first).mean()) > 3
     assert_close(cut.of(second), clean.of(second), atol=1e-6, rtol=1e-6)
     assert_close(cut.logit - clean.logit, -clean.of(first), atol=1e-4, rtol=1e-4)
+
+
+@families
+def test_a_cut_is_split_into_what_others_write_and_what_the_norm_rescales(family, monkeypatch):
+    # Cutting a head of the last layer changes nothing that the others of its layer write, although the final
+    # norm's scale changes for all of them. The scale's own share is the logit minus the logit at the clean scale.
+    model = tiny.opened(family)
+    prompts, heads = hs.Prompts.of(tiny.ids(3, 8)), [hs.Head(2, index) for index in range(4)]
+    followed = direct_effects(model, prompts, where=[4], cuts=list(map(hs.zero, heads)), rows=2)
+    clean = followed.clean
+    head = max(heads, key=lambda head: abs(float(clean.of(head).mean())))
+    cut = followed.cut[head.index]
+    for other in set(heads) - {head}:
+        assert_close(cut.of(other), clean.of(other), atol=0, rtol=0)
+    assert float(cut.of(head).abs().max()) == 0
+    runs = [model.run(prompts, capture=["resid_post"], interventions=e) for e in ([], [hs.zero(head)])]
+    with torch.no_grad():
+        streams = [run["resid_post", 2][:, 4:5] for run in runs]
+        frozen = FrozenNorm.at(model.anatomy.final_norm, streams[0])
+        unembedding = model.hf.get_output_embeddings().weight
+        direction = logit_direction(frozen, unembedding, prompts.ids[:, 5:6])
+        at_clean_scale = ((streams[1] - streams[0]) * direction).sum(-1)[:, 0].double()
+    rescaled = cut.logit - clean.logit - at_clean_scale
+    assert float(rescaled.abs().max()) > 0.01
+    monkeypatch.setattr(heads_tables, "NEAR_ZERO_LOGITS", 0.0)  # random heads write little
+    row = self_repair_table(heads, followed).rows(cut=str(head))[0]
+    assert row["by_norms"] == pytest.approx(float(rescaled.mean()), abs=1e-4)
+    assert row["by_heads"] == pytest.approx(0, abs=1e-6)
+    parts = row["by_heads"] + row["by_mlps"] + row["by_norms"]
+    assert (
+        row["self_repair"]
+        == pytest.approx(parts)
+        == pytest.approx(row["total_change"] + row["direct_effect"])
+    )
+
+
+def test_a_head_that_writes_nothing_has_no_self_repair():
+    model = planted.induction_circuit()
+    prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
+    followed = direct_effects(model, prompts, "predictable", cuts=[hs.zero("0.0")])
+    (row,) = self_repair_table([hs.Head(0, 0)], followed).rows()
+    assert row["total_change"] < -3
+    assert row["self_repair"] != row["self_repair"]
+    assert "less than 0.1 logits" in row["reason"]
+
+
+def test_an_mlp_beside_the_attention_does_not_come_after_it():
+    head, mlp = hs.Head(1, 0), Component(1, None)
+    assert not runs_after(tiny.opened("gpt_neox"), mlp, head)
+    sequential = tiny.opened("gpt_neox_sequential")
+    assert runs_after(sequential, mlp, head)
+    assert not runs_after(sequential, Component(1, 2), head)
+    assert runs_after(sequential, Component(2, 2), head)

@@ -30,6 +30,16 @@ def test_the_wrapper_returns_the_kernel_itself_while_nothing_is_active():
     assert interface.get_interface("sdpa", default) is interface["sdpa"]
 
 
+def test_a_transformers_without_the_wrapped_method_is_refused_at_import(monkeypatch):
+    monkeypatch.delattr(AttentionInterface, "get_interface")
+    with pytest.raises(hs.errors.HeadscopeError, match=r"needs .*get_interface.*Install transformers 5\.1 or newer"):
+        tap_module._install()
+    monkeypatch.undo()
+    monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name: None)
+    with pytest.raises(hs.errors.HeadscopeError, match="cannot use transformers"):
+        tap_module._install()
+
+
 def test_nested_blocks_compose_outermost_first():
     model, ids = tiny.opened("llama"), tiny.ids()
     both = model.run(ids, interventions=[hs.zero("1.0"), hs.zero("1.2")]).logits
@@ -139,6 +149,19 @@ def test_reads_are_clones_and_hooks_come_before_those_of_users():
     assert not cut["resid_post", 0].any()
     shown = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
     assert not shown.any()
+
+
+def test_gradients_flow_through_patterns():
+    model, ids = tiny.opened("llama"), tiny.ids()
+    run = model.run(ids, capture=["pattern", "v"], grad=True)
+    assert_close(run.logits, model.run(ids).logits, atol=1e-5, rtol=1e-5)
+    loss = run.logits[0, -1, 5]
+    by_pattern, by_value = torch.autograd.grad(loss, [run["pattern", 2], run["v", 2]])
+    # Only head h's row of the last query reaches the last logit in the last layer: both paths are z's gradient.
+    assert by_pattern[0, :, -1].abs().max() > 0
+    assert not by_pattern[0, :, :-1].any()
+    total = (by_pattern * run["pattern", 2]).sum()
+    assert_close(total, (by_value * run["v", 2]).sum(), atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_flow_through_captures_when_asked():

@@ -14,6 +14,15 @@ from headscope.vocabulary import SITES
 Record = Mapping[str, Any]
 
 # A column and the checks behind it. A check that stands in no column gets one of its own.
+# What a study of heads needs, all of it without an approximation.
+EXACT = (
+    "pattern_rows",
+    "z_is_pattern_times_v",
+    "heads_sum",
+    "residual_chain",
+    "zero_head",
+    "to_bos",
+)
 COLUMNS: dict[str, tuple[str, ...]] = {
     "bit-identical": ("logits_identical",),
     "padding": ("padding_right", "padding_left"),
@@ -81,6 +90,7 @@ def _outcome(record: Record) -> str:
 
 def _counts(records: Mapping[str, Record]) -> str:
     outcomes = [_outcome(record) for record in records.values()]
+    known = list(records.values())
     rows = [
         ("types in transformers' causal language model mapping", len(outcomes)),
         ("opened, every check passed, every site in every layer", outcomes.count("whole")),
@@ -89,8 +99,24 @@ def _counts(records: Mapping[str, Record]) -> str:
         ("not served, with the reason", outcomes.count("refused")),
         ("broken: an error that is no refusal, or no end", outcomes.count("broken")),
         ("no tiny model could be built", outcomes.count("not built")),
+        ("un-edited logits bit-identical", sum(_holds(record, ("logits_identical",)) for record in known)),
+        (
+            "pattern, z, head_out, residual sites, zeroed head and to_bos all exact",
+            sum(_holds(record, EXACT) and _sums_close(record) for record in known),
+        ),
     ]
     return "\n".join(["| | types |", "|---|---:|", *(f"| {what} | {count} |" for what, count in rows)])
+
+
+def _holds(record: Record, names: Iterable[str]) -> bool:
+    """Whether all these checks were made and passed."""
+    passed = {check["name"] for check in record.get("checks") or () if check["passed"]}
+    return set(names) <= passed
+
+
+def _sums_close(record: Record) -> bool:
+    """Whether every layer with attention is the plain sum of the stream and its parts."""
+    return not any(check["name"] == "residual_chain" and check["detail"] for check in record["checks"])
 
 
 def _table(opened: Sequence[tuple[str, Record]]) -> str:

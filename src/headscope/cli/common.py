@@ -70,6 +70,15 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
             # The reader of stdout went away (head, less); that is no error of ours.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(0) from None
+        except OSError as error:
+            # A disk that fills up, a folder that is taken away: nothing that we could have known before.
+            where = f" {str(error.filename)!r}" if error.filename else ""
+            stderr.print(
+                f"headscope: cannot go on with the file{where}: {error.strerror or error}.",
+                markup=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(HeadscopeError.exit_code) from None
 
     return run
 

@@ -22,8 +22,9 @@ from headscope.cli.common import (
     stderr,
     stdout,
 )
-from headscope.detectors import DEFAULT, default_prompts, detect, detectors
-from headscope.errors import BadArgument, OutputExists
+from headscope.detectors import DEFAULT, check_sizes, default_prompts, detect, detectors, reach_of
+from headscope.errors import BadArgument
+from headscope.results.files import check_file, write_file
 from headscope.tables import Table
 from headscope.tasks.text import read_text
 
@@ -63,10 +64,11 @@ def run(
     wanted = [found.name for found in detectors(detector)]
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
-    if out is not None and out.is_dir():
-        raise OutputExists(f"cannot write the table to {str(out)!r}: it is a folder.")
-    if n < 2:
-        raise BadArgument(f"cannot detect heads on {n} prompt: intervals need at least 2, better 50.")
+    if out is not None:
+        check_file(out)
+    check_sizes("detect heads", n=n, seed=seed)
+    if gap < 0:
+        raise BadArgument(f"cannot detect heads with gap {gap}: it must be at least 0.")
     source = None if text is None else read_text(text)
     loaded = opened(
         model,
@@ -77,11 +79,16 @@ def run(
         trust_remote_code=trust_remote_code,
     )
     named = "a given text" if text is None else text.name
-    prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap))
+    reach = reach_of(detectors(wanted))
+    prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap), reach=reach)
+    if len(prompts.natural) < n and not quiet:
+        stderr.print(
+            f"The text gives {len(prompts.natural)} natural prompts of {prompts.natural.longest} tokens, not {n}.",
+            markup=False,
+        )
     table = detect(loaded, wanted, prompts=prompts)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(out) if out.suffix == ".parquet" else table.frame.write_csv(out)
+        write_file(out, table.write_parquet if out.suffix == ".parquet" else table.frame.write_csv)
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "heads": table.to_records()})
         return

@@ -62,7 +62,12 @@ def _options(
 def main() -> None:
     """The entry point."""
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    build(verb if verb in VERBS else None)()
+    try:
+        build(verb if verb in VERBS else None)()
+    except KeyboardInterrupt:
+        # While a verb is being loaded; from then on the verb itself answers.
+        typer.echo("headscope: interrupted.", err=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def verb(name: str, found: Entry) -> Any:
     ) -> None:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
+        found.config(**settings)  # refuses numbers out of range before the model is opened
         loaded = opened(
             model,
             device=device,
@@ -70,7 +71,21 @@ def verb(name: str, found: Entry) -> Any:
             trust_remote_code=trust_remote_code,
         )
         with progress_bar(quiet) as progress:
-            result = study(name, model=loaded, out=folder, quick=quick, progress=progress, **settings)
+            options = {
+                "device": device,
+                "dtype": dtype,
+                "revision": revision,
+                "trust_remote_code": trust_remote_code,
+            }
+            result = study(
+                name,
+                model=loaded,
+                out=folder,
+                quick=quick,
+                options=options,
+                progress=progress,
+                **settings,
+            )
         show(result, folder, json)
 
     return run

@@ -1,7 +1,16 @@
 """Detectors: what a head attends to, as scores with nulls."""
 
 from headscope.detectors.catalogue import DEFAULT, KNOWN, Detector, detector, detectors
-from headscope.detectors.detect import HEADS, NAMED_MARGIN, DetectorPrompts, default_prompts, detect
+from headscope.detectors.detect import (
+    HEADS,
+    NAMED_MARGIN,
+    DetectorPrompts,
+    check_reach,
+    check_sizes,
+    default_prompts,
+    detect,
+    reach_of,
+)
 
 __all__ = [
     "DEFAULT",
@@ -10,8 +19,11 @@ __all__ = [
     "NAMED_MARGIN",
     "Detector",
     "DetectorPrompts",
+    "check_reach",
+    "check_sizes",
     "default_prompts",
     "detect",
     "detector",
     "detectors",
+    "reach_of",
 ]

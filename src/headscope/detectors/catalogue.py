@@ -25,6 +25,8 @@ class Detector:
     prompts: Literal["natural", "repeated"]
     null: Literal["other keys", "nothing repeats"]
     meaning: str
+    # How many tokens back it looks, where that is what defines it: prompts must be longer.
+    reach: int = 0
 
 
 _FIXED = {
@@ -83,6 +85,7 @@ def detector(name: str) -> Detector:
         "natural",
         "other keys",
         f"attends {distance} tokens back",
+        distance,
     )
 
 

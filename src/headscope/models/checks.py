@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall
 from headscope.models.certificate import Certificate, Check
+from headscope.models.devices import is_offloaded
 from headscope.models.generation import end_tokens
 from headscope.models.layout import Layout
 from headscope.models.trial import Trial, relative_error
@@ -79,6 +80,8 @@ def _pattern_rows(trial: Trial) -> Check:
 def _pattern_eager(trial: Trial) -> Check:
     """The pattern is that of the model's own eager attention, on a copy with a configuration of its own."""
     model = trial.model
+    if is_offloaded(model.hf):
+        return Check("pattern_eager", None, detail="the model is offloaded and cannot be copied")
     if sum(weight.numel() for weight in model.hf.parameters()) > COPIED_PARAMETERS:
         return Check("pattern_eager", None, detail="the model is too large to be copied")
     eager: Any = copy.deepcopy(model.hf)
@@ -185,8 +188,9 @@ def _residual_chain(trial: Trial) -> Check:
                 total = total + base["mlp_out", index]
             worst = max(worst, relative_error(total, after))
         errors[index] = worst
-    unsolved = sum(not (layer.attention_term and layer.complete) for layer in layers)
-    detail = f"{unsolved} of {len(layers)} layers are no plain sum with an attention term" if unsolved else ""
+    attending = [layer for layer in layers if layer.attention is not None]
+    unsolved = sum(not (layer.attention_term and layer.complete) for layer in attending)
+    detail = f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
     return trial.verdict(
         "residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail
     )

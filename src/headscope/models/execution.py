@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headscope.errors import UnservedSite
 from headscope.models.anatomy import Anatomy
 from headscope.models.attention import AttentionCall
+from headscope.models.devices import uncompiled
 from headscope.models.hooks import SiteHooks, kept_copy
 from headscope.models.inline import watching
 from headscope.models.layout import Layout
@@ -53,7 +54,10 @@ def edited(
             on_modules.append(edit)
     captured: dict[tuple[str, int], Tensor] = {}
     for site, layer in wanted:
-        if site == "pattern":
+        if site == "pattern" and torch.is_grad_enabled():
+            # A pattern read beside the kernel has no part in the logits: for gradients it must be written.
+            changes[site, layer].append(_keep_written_pattern(layer, captured))
+        elif site == "pattern":
             readers[layer].append(_keep_pattern(layer, captured))
         elif site in ATTENTION_SITES:
             # After all edits of the site, and before the kernel, so that gradients pass through the copy.
@@ -63,7 +67,7 @@ def edited(
             readers[layer].append(reader)
     tap = Tap(anatomy.through_interface, layout, changes=changes, call_changes=call_changes, readers=readers)
     hooks = SiteHooks(anatomy, tap, on_modules, [item for item in wanted if item[0] not in ATTENTION_SITES])
-    with tap.active(), _counting_cells(root, tap), hooks.active(), watching(tap, anatomy.inline):
+    with uncompiled(root), tap.active(), _counting_cells(root, tap), hooks.active(), watching(tap, anatomy.inline):
         yield captured
     captured.update(hooks.captured)
     for edit in edits:
@@ -79,6 +83,14 @@ def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any
     def keep(value: Tensor, _: Layout) -> Tensor:
         captured[site, layer], value = kept_copy(value)
         return value
+
+    return keep
+
+
+def _keep_written_pattern(layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
+    def keep(value: Tensor, _: Layout) -> Tensor:
+        captured["pattern", layer] = value.transpose(1, 2).clone()
+        return captured["pattern", layer].transpose(1, 2)
 
     return keep
 

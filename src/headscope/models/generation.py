@@ -13,6 +13,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from headscope.errors import BadArgument
+from headscope.models.devices import device_of
 from headscope.tasks.prompts import Prompts
 
 _SERVED = frozenset(
@@ -57,7 +58,7 @@ def decode(
     options: dict[str, Any],
 ) -> Generation:
     """Generate from left-padded prompts with the model's own `generate`."""
-    device = hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+    device = device_of(hf)
     ends = end_tokens(hf)
     padding = ends[0] if ends else 0
     longest = prompts.longest
@@ -69,8 +70,7 @@ def decode(
         grown = hf.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask.to(device=device, dtype=torch.long),
-            # A configuration of our own: the model's may ask for penalties or beams that nobody named here.
-            generation_config=GenerationConfig(
+            generation_config=_Plain(
                 max_new_tokens=max_new_tokens,
                 pad_token_id=padding,
                 eos_token_id=ends or None,
@@ -81,6 +81,17 @@ def decode(
     if tokenizer is None:
         return Generation(tokens, None)
     return Generation(tokens, tuple(tokenizer.decode(row) for row in tokens))
+
+
+class _Plain(GenerationConfig):  # type: ignore[misc]
+    """A configuration that stays as it is.
+
+    `generate` fills what is not set from the model's own configuration, which may ask for penalties,
+    forced tokens or beams that nobody named here.
+    """
+
+    def update(self, **kwargs: Any) -> Any:
+        return {} if kwargs.get("allow_custom_entries") else super().update(**kwargs)
 
 
 def end_tokens(hf: nn.Module) -> list[int]:

@@ -55,6 +55,8 @@ def load(
         ModelNotFound, UnsafeWeights, BrokenWeights, UnservedModel: each names what to do.
     """
     if isinstance(source, nn.Module):
+        # torch.compile wraps the model: what it wraps has the same weights, and edits bite there.
+        source = getattr(source, "_orig_mod", source)
         return _open(source.eval(), tokenizer, name=_name_of(source))
     place, name = _place(str(source))
     where = torch.device(_device(device))
@@ -97,8 +99,6 @@ def _open(
             f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
             "Pass a model of a ...ForCausalLM class."
         )
-    if getattr(hf, "_orig_mod", None) is not None:
-        raise UnservedModel(f"cannot open {name}: it is compiled. Pass the model before torch.compile.")
     _refuse_broken(hf, name)
     try:
         text = config.get_text_config()

@@ -52,8 +52,8 @@ class Model(OpenedModel):
         """One forward pass over all prompts.
 
         `capture` names sites ("pattern"), or sites in layers (("z", 3), ("z", [3, 4])); nothing else is
-        kept. With `grad` the logits and captures carry gradients (but for `pattern`, which is computed
-        beside the kernel); otherwise inference mode is on.
+        kept. With `grad` the logits and captures carry gradients; a captured `pattern` then takes the kernel's
+        place, which moves logits by rounding.
 
         >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
         """

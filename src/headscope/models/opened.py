@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate
+from headscope.models.devices import device_of
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, site_named
 
@@ -55,8 +56,7 @@ class OpenedModel:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
-        return device
+        return device_of(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -127,8 +127,13 @@ class OpenedModel:
 
     def _content_hash(self) -> str:
         sha = hashlib.sha256(self.config.to_json_string().encode())
+        # A module of another class does other things with the same weights.
+        sha.update(" ".join(type(module).__qualname__ for module in self.hf.modules()).encode())
         for name, weights in sorted(self.hf.state_dict().items()):
             sha.update(name.encode())
+            if weights.is_meta:  # offloaded: its bytes are elsewhere
+                sha.update(str(tuple(weights.shape)).encode())
+                continue
             sha.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return "sha256:" + sha.hexdigest()[:16]
 
@@ -220,6 +225,16 @@ class OpenedModel:
                 f"{self.context}. Use shorter prompts."
             )
         return prompts
+
+    def unembedding_matrix(self) -> Tensor:
+        """The weights from which logits are read, [vocab, model], wherever they are kept."""
+        head = self.anatomy.unembedding
+        weight = getattr(head, "weight", None)
+        if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
+            return weight.detach()
+        with torch.no_grad():
+            basis = torch.eye(self.d_model, dtype=self.dtype, device=self.device)
+            return (head(basis) - head(torch.zeros_like(basis[:1]))).T  # type: ignore[no-any-return]
 
     def output_matrix(self, layer: int) -> Tensor:
         """W_O of every head of a layer, [head, head_dim, model], from whatever module projects."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope.models.devices import device_of
 from headscope.models.inline import InlineRecorder
 from headscope.models.tap import CallRecorder
 
@@ -72,7 +73,6 @@ def probe(hf: nn.Module, vocab_size: int, context: int) -> Probe:
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocab_size, (2, min(PROBE_TOKENS, context)), generator=generator)
-    device = hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
     clock = itertools.count()
     events: list[Event] = []
     open_events: list[Event] = []
@@ -86,7 +86,7 @@ def probe(hf: nn.Module, vocab_size: int, context: int) -> Probe:
 
     through, inline = CallRecorder(now), InlineRecorder(len(ids), ids.shape[1], innermost, now)
     with torch.no_grad(), through.active(), _recorded(hf, events, open_events, now), inline:
-        logits = hf(ids.to(device), use_cache=False).logits
+        logits = hf(ids.to(device_of(hf)), use_cache=False).logits
     attended = {
         module: Attended(*calls[-1], inline=True, fused=module in inline.fused)
         for module, calls in inline.calls.items()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from headscope.errors import BadArgument
 from headscope.measures.intervals import interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
@@ -45,7 +46,19 @@ def sweep(
 
     >>> cells = hs.grid(hs.patch("resid_pre", source=clean), layers="all", positions="all")   # doctest: +SKIP
     >>> hs.sweep(model, corrupted, cells, measure=hs.measures.logit_difference())             # doctest: +SKIP
+
+    Raises:
+        BadArgument: if cells are no cells, or the measure is no measure.
     """
+    if not isinstance(measure, Measure):
+        raise BadArgument(
+            f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
+        )
+    wrong = [] if isinstance(cells, Grid) else [cell for cell in cells if not isinstance(cell, Cell)]
+    if wrong:
+        raise BadArgument(
+            f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
+        )
     checked = model.prompts(prompts)
     if isinstance(cells, Grid):
         cells = cells.cells(model.n_layers, model.heads, min(checked.lengths))
@@ -68,3 +81,8 @@ def sweep(
         if progress is not None:
             progress(len(rows), len(cells))
     return SWEEP.table(rows)
+
+
+def _named(given: object) -> str:
+    """A value as a message shows it: a function by its name, anything else as it is written."""
+    return repr(getattr(given, "__name__", None) or str(given))

@@ -29,9 +29,12 @@ def writing(path: Path) -> Iterator[None]:
         raise Unwritable.because(path, error) from error
 
 
-def check_writable(folder: Path) -> None:
-    """Raise Unwritable unless `folder`, or the nearest one above that exists, takes a new folder."""
-    with writing(folder):
+def check_writable(folder: Path, named: Path) -> None:
+    """Raise Unwritable unless `folder`, or the nearest one above that exists, takes a new folder.
+
+    `named` is the place that the message names.
+    """
+    with writing(named):
         existing = next(place for place in (folder, *folder.parents) if place.exists())
         os.rmdir(tempfile.mkdtemp(prefix=PREFIX, dir=existing))
 
@@ -42,7 +45,7 @@ def check_file(path: Path) -> None:
         place = path.resolve()
         if place.is_dir():
             raise OutputExists(f"cannot write {str(path)!r}: it is a folder. Name a file with --out.")
-    check_writable(place.parent)
+    check_writable(place.parent, path)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

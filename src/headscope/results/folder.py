@@ -50,7 +50,7 @@ def check_free(out: Path) -> None:
             f"cannot write a run into {str(out)!r}: it holds files that are not a run of headscope ({foreign}). "
             "Name another folder with --out."
         )
-    check_writable(place)
+    check_writable(place, out)
 
 
 def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:

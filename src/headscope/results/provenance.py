@@ -4,8 +4,10 @@ import dataclasses
 import datetime
 import platform
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -56,14 +58,23 @@ def _certified(model: Model) -> dict[str, Any]:
     }
 
 
-def command(model: Model, study: str, config: Any) -> str:
-    """The command line that does this again: every setting that is not at its default.
+def command(
+    model: Model, study: str, config: Any, options: Mapping[str, object] = MappingProxyType({})
+) -> str:
+    """The command line that does this again: every option and setting that is not at its default.
+
+    `options` are those with which the model was loaded; "auto" and None are the defaults of all of them.
 
     >>> from types import SimpleNamespace
     >>> command(SimpleNamespace(name="zoo:induction-2l"), "heads", dataclasses.make_dataclass("C", [])())
     'headscope study heads --model zoo:induction-2l'
     """
     parts = ["headscope", "study", study, "--model", model.name]
+    for name, given in options.items():
+        if given is True:
+            parts.append(f"--{name.replace('_', '-')}")
+        elif given not in (None, False, "auto"):
+            parts += [f"--{name.replace('_', '-')}", str(given)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default and value is not None:

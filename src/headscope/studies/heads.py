@@ -8,23 +8,25 @@ position; and direct effects before and after a cut. Heads are *selected* on one
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from headscope.detectors import DetectorPrompts, default_prompts, detect
+from headscope.detectors import DetectorPrompts, check_sizes, default_prompts, detect
 from headscope.detectors.catalogue import DEFAULT
 from headscope.errors import BadArgument
 from headscope.interventions import mean, patch, to_bos, zero
 from headscope.interventions.base import Intervention
-from headscope.measures import logit_difference, loss, next_logit
+from headscope.measures import FEWEST, logit_difference, loss, next_logit
 from headscope.models.model import Model
 from headscope.results.example import attention_example
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Study
-from headscope.studies import heads_claims, heads_figures
+from headscope.studies import heads_claims, heads_figures, heads_notes
 from headscope.studies import heads_tables as tables
 from headscope.sweeps import evaluate
 from headscope.sweeps.controls import random_sets
@@ -51,9 +53,21 @@ class Config:
     random_sets: int = field(default=20, metadata={"help": "random sets of heads beside each group"})
     cuts: int = field(default=3, metadata={"help": "heads whose loss is followed through the model"})
 
+    def __post_init__(self) -> None:
+        if self.text is not None:
+            object.__setattr__(self, "text", Path(self.text))
+        check_sizes("study heads", n=self.n, seed=self.seed)
+        for name, fewest in (("length", 2), ("repeats", 2), ("gap", 0), ("random_sets", 1), ("cuts", 1)):
+            if getattr(self, name) < fewest:
+                raise BadArgument(
+                    f"cannot study heads with {name}={getattr(self, name)}: it must be at least {fewest}."
+                )
+
     def quick(self) -> "Config":
-        """Smaller, for a first look."""
-        return Config(12, self.seed, self.text, self.length, self.repeats, self.gap, 8, 2)
+        """Smaller, for a first look; what was chosen stays as chosen."""
+        smaller: dict[str, Any] = {"n": 12, "random_sets": 8, "cuts": 2}
+        untouched = [f.name for f in fields(self) if getattr(self, f.name) == f.default]
+        return replace(self, **{name: value for name, value in smaller.items() if name in untouched})
 
 
 @dataclass(frozen=True)
@@ -77,8 +91,6 @@ class Named:
 
 def run(config: Config, model: Model, progress: Progress = lambda stage, done, of: None) -> Study:
     """Which heads are there, what do they do for the model, and who takes over?"""
-    if config.n < 5:
-        raise BadArgument(f"cannot study heads on {config.n} prompts: intervals need at least 5, better 50.")
     everything = prompts_for(config, model)
     selection, prompts = everything.rows(slice(0, None, 2)), everything.rows(slice(1, None, 2))
     progress("detecting heads", 0, 1)
@@ -90,7 +102,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
     order = order_by_damage(model, selection, reference, progress)
     groups = damage_of_groups(config, model, prompts.repeated, reference, named, progress)
     cumulative = cut_one_by_one(model, prompts.repeated, reference, named, order, progress)
-    patching = patch_stream(config, model, progress)
+    patching_selection, patching = patch_stream(config, model, progress)
     cuts = heads_to_cut(config, named, order)
     takeover, self_repair = follow_cuts(model, selection.repeated, prompts.repeated, cuts, progress)
 
@@ -99,6 +111,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         "damage": damage,
         "groups": groups,
         "cumulative": cumulative,
+        "patching_selection": patching_selection,
         "patching": patching,
         **takeover,
         "self_repair": self_repair,
@@ -108,12 +121,12 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         name="heads",
         title=f"Attention heads of {model.name}",
         question="Which heads does this model have, what does each do for it, and who takes over when one is cut?",
-        summary=heads_claims.summary(model, found, named.by_detector, claims),
+        summary=heads_claims.summary(model, found, named.by_detector, claims, order[0]),
         claims=claims,
         tables=found,
         figures=heads_figures.all_figures(found, model),
         attention=(example_of(model, prompts.repeated, named),),
-        notes=heads_claims.notes(model, prompts, config.gap),
+        notes=heads_notes.notes(model, everything, config.n, config.gap),
         provenance=provenance(model, "heads", config, everything.natural, everything.repeated),
     )
 
@@ -129,6 +142,7 @@ def prompts_for(config: Config, model: Model) -> DetectorPrompts:
         length=config.length,
         repeats=config.repeats,
         gaps=(0, config.gap),
+        fewest=2 * FEWEST,
     )
 
 
@@ -220,36 +234,39 @@ def cut_one_by_one(
     return tables.CUMULATIVE.table(rows)
 
 
-def patch_stream(config: Config, model: Model, progress: Progress) -> Table:
-    """The clean stream patched into the corrupted run, at every layer and position."""
+def patch_stream(config: Config, model: Model, progress: Progress) -> tuple[Table, Table]:
+    """The clean stream patched into the corrupted run: at the answer on half of the pairs, everywhere on the rest."""
     room = (model.context or 10**9) - 1
     length = max(5, min(8, room // 2))
-    clean, corrupted = induction_pairs(model, length=length, n=config.n, seed=config.seed)
-    measure, source = (
-        logit_difference(),
-        model.run(clean, capture=["resid_pre", ("resid_post", model.n_layers - 1)]),
-    )
+    pairs = induction_pairs(model, length=length, n=2 * config.n, seed=config.seed)
+    (answer,) = pairs[0].roles["answer"][0]
+    found = []
+    for schema, half, positions in (
+        (tables.PATCHING_SELECTION, slice(0, None, 2), [answer]),
+        (tables.PATCHING, slice(1, None, 2), range(pairs[0].longest)),
+    ):
+        clean, corrupted = (prompts.rows(half) for prompts in pairs)
+        found.append(schema.table(_patched(model, clean, corrupted, positions, progress)))
+    return found[0], found[1]
+
+
+def _patched(
+    model: Model, clean: Prompts, corrupted: Prompts, positions: Sequence[int], progress: Progress
+) -> list[dict[str, object]]:
+    sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
+    measure, source = logit_difference(), model.run(clean, capture=sites)
     high, low = (evaluate(model, shown, [measure])[0] for shown in (clean, corrupted))
-    gap = high - low
     roles = {marked[0][0]: role for role, marked in clean.roles.items()}
-    rows = []
-    for layer in range(model.n_layers + 1):
-        site = ("resid_pre", layer) if layer < model.n_layers else ("resid_post", layer - 1)
-        for position in range(clean.longest):
-            progress(
-                "patching the stream", layer * clean.longest + position, (model.n_layers + 1) * clean.longest
-            )
+    rows: list[dict[str, object]] = []
+    for layer, site in enumerate(sites):
+        for position in positions:
+            progress("patching the stream", len(rows), len(sites) * len(positions))
             edit = patch(site, source=source, positions=position)
             moved = evaluate(model, corrupted, [measure], [edit])[0] - low
-            rows.append(
-                {
-                    "layer": layer,
-                    "position": position,
-                    "role": roles.get(position, ""),
-                    **tables.estimated(heads_claims.share_of_gap(moved, gap), "recovered"),
-                }
-            )
-    return tables.PATCHING.table(rows)
+            share = tables.estimated(heads_claims.share_of_gap(moved, high - low), "recovered")
+            where = {"layer": layer, "position": position, "role": roles.get(position, "")}
+            rows.append({**where, **share})
+    return rows
 
 
 def heads_to_cut(config: Config, named: Named, order: Sequence[Head]) -> list[Head]:
@@ -264,14 +281,15 @@ def follow_cuts(
     """Direct effects of all components before and after each cut, on both halves of the prompts."""
     found = {}
     for schema, half in ((tables.TAKEOVER_SELECTION, selection), (tables.TAKEOVER, shown)):
-        clean = direct_effects(model, half, "predictable")
-        effects = []
-        for done, head in enumerate(cuts):
-            progress("following cuts through the model", done, len(cuts))
-            effects.append((head, direct_effects(model, half, "predictable", [zero(head)])))
-        found[schema.name] = tables.takeover_table(schema, effects, clean)
-        repair = tables.self_repair_table(effects, clean)
-    return found, repair
+        followed = direct_effects(
+            model,
+            half,
+            "predictable",
+            cuts=[zero(head) for head in cuts],
+            progress=partial(progress, "following cuts through the model"),
+        )
+        found[schema.name] = tables.takeover_table(schema, model, cuts, followed)
+    return found, tables.self_repair_table(cuts, followed)
 
 
 def example_of(model: Model, shown: Prompts, named: Named) -> AttentionExample:

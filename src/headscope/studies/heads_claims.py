@@ -10,19 +10,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headscope.detectors import NAMED_MARGIN, DetectorPrompts
+from headscope.detectors import NAMED_MARGIN
 from headscope.measures import interval
 from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
-from headscope.studies.heads_tables import written
+from headscope.studies.heads_tables import NEAR_ZERO_LOGITS, written
 from headscope.tables import Table
 from headscope.vocabulary import Head
 
 RECOVERY_MARGIN = 0.1
 INTERACTION_MARGIN = 0.1
 BACKUP_MARGIN = 0.1
-NEAR_ZERO_LOGITS = 0.1
 SIGNIFICANT = 0.05
+
+_ABOVE = "over a tenth of their attention, beyond the null, goes to"
 
 Tables = Mapping[str, Table]
 Groups = Mapping[str, Sequence[Head]]
@@ -37,8 +38,15 @@ def share_of_gap(moved: Tensor, gap: Tensor) -> Tensor:
 def all_claims(found: Tables, named: Groups) -> tuple[Claim, ...]:
     """The claims of the study, in the order in which a reader asks."""
     claims = (
-        _presence(found, named, "induction", "Some heads complete repeated sequences (induction heads)."),
-        _presence(found, named, "previous_token", "Some heads attend to the previous token."),
+        _presence(
+            found,
+            named,
+            "induction",
+            f"Some heads are induction heads: {_ABOVE} what followed earlier copies of their token.",
+        ),
+        _presence(
+            found, named, "previous_token", f"Some heads are previous-token heads: {_ABOVE} the token before."
+        ),
         _matters(found),
         _moves(found),
         _redundant(found),
@@ -54,18 +62,18 @@ def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Cl
     best = max(rows, key=lambda row: row["above_null_low"])
     if holding:
         verdict = Verdict.SUPPORTED
-        listed = ", ".join(f"{_head(row)} ({row['score']:.2f})" for row in holding[:8])
+        listed = ", ".join(f"{_head(row)} ({_number(row['score'])})" for row in holding[:8])
         more = "" if len(holding) <= 8 else f" and {len(holding) - 8} more"
         because = (
             f"{_count(len(holding), 'head')} named on one half of the prompts and confirmed on the other: "
-            f"{listed}{more}; the strongest null is {max(row['null'] for row in holding):.2f}."
+            f"{listed}{more}; the strongest null is {_number(max(row['null'] for row in holding))}."
         )
     else:
         largest = max(row["above_null_high"] for row in rows)
         verdict = Verdict.REFUTED if largest < NAMED_MARGIN else Verdict.UNDETERMINED
         because = (
             f"no head exceeds its matched null by {NAMED_MARGIN} on both halves of the prompts; the nearest is "
-            f"{_head(best)} with {best['score']:.2f} against {best['null']:.2f}."
+            f"{_head(best)} with {_number(best['score'])} against {_number(best['null'])}."
         )
     return Claim(detector, statement, verdict, because, ("heads",))
 
@@ -76,6 +84,9 @@ def _matters(found: Tables) -> Claim:
     if not rows:
         return _undetermined("induction_matters", statement, "no head was named an induction head.", "groups")
     row = rows[0]
+    if not row["random_sets"]:
+        because = f"the model has no other set of {_count(row['size'], 'head')} to compare with."
+        return _undetermined("induction_matters", statement, because, "groups")
     if row["p"] <= SIGNIFICANT and row["low"] > 0:
         verdict = Verdict.SUPPORTED
     elif row["high"] < row["random_mean"]:
@@ -84,23 +95,31 @@ def _matters(found: Tables) -> Claim:
         verdict = Verdict.UNDETERMINED
     because = (
         f"cut together, {row['heads']} raise the loss on repeated tokens by {_with_bounds(row, 'damage')} nats; "
-        f"{row['random_sets']} random sets of {row['size']} by {row['random_mean']:.2f} on average and "
-        f"{row['random_max']:.2f} at most ({row['random_worst']}); p = {row['p']:.3f}."
+        f"{row['random_sets']} random sets of {row['size']} by {_number(row['random_mean'])} on average and "
+        f"{_number(row['random_max'])} at most ({row['random_worst']}); p = {row['p']:.3f}."
     )
-    if verdict is Verdict.UNDETERMINED and 1 / (1 + row["random_sets"]) > SIGNIFICANT:
+    smallest = 1 / (1 + row["random_sets"])
+    if verdict is Verdict.UNDETERMINED and row["p"] <= smallest and smallest > SIGNIFICANT:
         because += " So few sets exist or were drawn that p cannot be smaller."
     return Claim("induction_matters", statement, verdict, because, ("groups",))
 
 
 def _moves(found: Tables) -> Claim:
-    statement = "What a token was is moved to the token after it before the query looks there."
-    rows = [row for row in found["patching"].rows(role="answer") if row["layer"] > 0]
-    if any(row["recovered"] != row["recovered"] for row in rows):
+    statement = (
+        "What a token was is moved to the token after it before the query looks there: patched in there, it "
+        "restores more than a tenth of the answer."
+    )
+    candidates, rows = (
+        [row for row in found[half].rows(role="answer") if row["layer"] > 0]
+        for half in ("patching_selection", "patching")
+    )
+    if any(row["recovered"] != row["recovered"] for row in [*candidates, *rows]):
         because = (
             "the model answers clean prompts no better than corrupted ones, so there is nothing to restore."
         )
         return _undetermined("moves", statement, because, "patching")
-    best = max(rows, key=lambda row: row["recovered"])
+    picked = max(candidates, key=lambda row: row["recovered"])
+    (best,) = [row for row in rows if row["layer"] == picked["layer"]]
     if best["low"] > RECOVERY_MARGIN:
         verdict = Verdict.SUPPORTED
     elif max(row["high"] for row in rows) < RECOVERY_MARGIN:
@@ -108,15 +127,17 @@ def _moves(found: Tables) -> Claim:
     else:
         verdict = Verdict.UNDETERMINED
     because = (
-        f"patching the stream before layer {best['layer']} at the token after the match restores "
+        f"patching {_stream(best['layer'], rows)} at the token after the match, the place that restores most on "
+        "other pairs, restores "
         f"{_with_bounds(best, 'recovered')} of the clean answer's logit difference (margin {RECOVERY_MARGIN})."
     )
-    return Claim("moves", statement, verdict, because, ("patching",))
+    return Claim("moves", statement, verdict, because, ("patching", "patching_selection"))
 
 
 def _redundant(found: Tables) -> Claim:
     statement = (
-        "The induction heads stand in for each other: cut together they hurt more than one by one in sum."
+        "The induction heads stand in for each other: cut together they hurt more than one by one in sum, by "
+        "over a tenth of that sum."
     )
     rows = found["cumulative"].frame
     if rows.is_empty() or int(rows["cut"].max()) < 2:  # type: ignore[arg-type]
@@ -134,26 +155,25 @@ def _redundant(found: Tables) -> Claim:
         verdict = Verdict.UNDETERMINED
     losses = {row["quantity"]: row for row in found["cumulative"].rows(cut=last, measure="loss")}
     because = (
-        f"all {last} together lower the right token's logit by {judged['together']['damage']:.2f}, one by one in "
-        f"sum by {apart:.2f}: interaction {_with_bounds(extra, 'damage')} (margin {margin:.2f}). In loss, which "
-        f"levels off, {losses['together']['damage']:.2f} against {losses['sum of single cuts']['damage']:.2f} nats."
+        f"all {last} together lower the right token's logit by {_number(judged['together']['damage'])}, one by "
+        f"one in sum by {_number(apart)}: interaction {_with_bounds(extra, 'damage')} (margin {_number(margin)}). In "
+        f"loss, which levels off, {_number(losses['together']['damage'])} against "
+        f"{_number(losses['sum of single cuts']['damage'])} nats."
     )
     return Claim("redundant", statement, verdict, because, ("cumulative",))
 
 
 def _backed_up(found: Tables) -> Claim:
-    statement = "When a head is cut, a later component writes more of what it wrote (a backup)."
+    statement = (
+        "When a head is cut, a later component (a backup) writes more of what it wrote, by over a tenth."
+    )
     verdicts, reasons = [], []
     for repair in found["self_repair"].rows():
         cut, direct = Head.parse(repair["cut"]), repair["direct_effect"]
         if abs(direct) < NEAR_ZERO_LOGITS:
             reasons.append(f"{cut} writes next to nothing itself ({direct:+.2f} logits)")
             continue
-        later = [
-            row
-            for row in found["takeover_selection"].rows(cut=str(cut))
-            if row["layer"] > cut.layer or (row["layer"] == cut.layer and row["head"] is None)
-        ]
+        later = found["takeover_selection"].rows(cut=str(cut), later=True)
         if not later:
             reasons.append(f"nothing comes after {cut}")
             continue
@@ -180,8 +200,10 @@ def _backed_up(found: Tables) -> Claim:
     return Claim("backup", statement, verdict, because, ("takeover", "takeover_selection", "self_repair"))
 
 
-def summary(model: Model, found: Tables, named: Groups, claims: Sequence[Claim]) -> tuple[str, ...]:
-    """What a reader should know after ten seconds."""
+def summary(
+    model: Model, found: Tables, named: Groups, claims: Sequence[Claim], worst: Head
+) -> tuple[str, ...]:
+    """What a reader should know after ten seconds; `worst` is the head that the selection prompts picked."""
     if named:
         listed = "; ".join(f"{group.replace('_', ' ')}: {written(heads)}" for group, heads in named.items())
         first = f"Of {len(model.heads)} heads in {model.n_layers} layers, the detectors name: {listed}."
@@ -190,11 +212,18 @@ def summary(model: Model, found: Tables, named: Groups, claims: Sequence[Claim])
             f"No detector names any of the {len(model.heads)} heads: there is nothing of the kind that this "
             "study looks for in this model."
         )
-    worst = max(found["damage"].rows(ablation="mean", prompts_kind="repeated"), key=lambda row: row["damage"])
-    second = (
-        f"The head that matters most for repeated tokens is {_head(worst)}: replaced by its mean, the loss rises "
-        f"by {_with_bounds(worst, 'damage')} nats."
-    )
+    where = {"layer": worst.layer, "head": worst.index}
+    (row,) = found["damage"].rows(ablation="mean", prompts_kind="repeated", **where)
+    if row["low"] > 0:
+        second = (
+            f"The head that matters most for repeated tokens is {worst}: replaced by its mean, the loss rises by "
+            f"{_with_bounds(row, 'damage')} nats."
+        )
+    else:
+        second = (
+            f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
+            f"first, changes the loss by {_with_bounds(row, 'damage')} nats when it is replaced by its mean."
+        )
     verdicts = [claim.verdict for claim in claims]
     third = (
         f"Of {len(claims)} claims, {verdicts.count(Verdict.SUPPORTED)} are supported, "
@@ -202,30 +231,6 @@ def summary(model: Model, found: Tables, named: Groups, claims: Sequence[Claim])
         "on this model."
     )
     return (first, second, third)
-
-
-def notes(model: Model, prompts: DetectorPrompts, gap: int) -> tuple[str, ...]:
-    """Assumptions and limits that a reader must know to believe the rest."""
-    source = prompts.natural.made_by
-    found = [
-        "Heads are named on the prompts of even number and estimated on those of odd number. Intervals are "
-        "95% bootstrap intervals over prompts, one head at a time; they are not corrected for the number of heads.",
-        f"Natural prompts: {source.get('text', source.get('task'))}. "
-        f"Repeated prompts: {prompts.repeated.made_by['vocabulary']}.",
-        "Mean ablation puts a head's mean over random tokens without repetition in its place, so that the mean "
-        "holds nothing of the repetition. Zero ablation is farther from anything the model has seen.",
-        "A recovered share is of the mean difference between clean and corrupted runs, which is taken as known.",
-        "Direct effects hold the final norm's scale fixed at its value in each run; heads of the same layer can "
-        "change only through that scale. They refer to logits before a soft-cap.",
-    ]
-    if model.bos_token_id is None:
-        found.append("The model names no BOS token: “to BOS” means to the first token of the prompt here.")
-    if not gap:
-        found.append(
-            "Repeats follow at a fixed distance, so a head that looks that far back scores as induction; "
-            "run again with --gap 8 to tell them apart."
-        )
-    return tuple(found)
 
 
 def _undetermined(name: str, statement: str, because: str, table: str) -> Claim:
@@ -237,7 +242,17 @@ def _head(row: Mapping[str, object]) -> str:
 
 
 def _with_bounds(row: Mapping[str, float], value: str) -> str:
-    return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{_number(row[value])} [{_number(row['low'])}, {_number(row['high'])}]"
+
+
+def _number(value: float) -> str:
+    """Two decimals; never "-0.00", and a word where there is no number."""
+    return "undefined" if value != value else f"{round(value, 2) + 0.0:.2f}"
+
+
+def _stream(layer: int, rows: Sequence[Mapping[str, int]]) -> str:
+    last = max(row["layer"] for row in rows)
+    return "the final stream" if layer == last else f"the stream before layer {layer}"
 
 
 def _count(number: int, what: str) -> str:

@@ -23,7 +23,8 @@ def all_figures(found: Mapping[str, Table], model: Model) -> tuple[Figure, ...]:
             high=1.0,
             title="What each head attends to",
             caption="Mean attention on each detector's keys. The table has intervals, the uniform reference, "
-            "and the null of matched prompts.",
+            "and the null: matched prompts without repetition for induction and duplicate tokens, equally many "
+            "other visible keys of the same queries for detectors of a place.",
             name="detectors",
         ),
         head_grid(
@@ -55,7 +56,8 @@ def all_figures(found: Mapping[str, Table], model: Model) -> tuple[Figure, ...]:
     if len(found["cumulative"]):
         figures.append(_cumulative(found["cumulative"]))
     figures.append(_patching(found["patching"]))
-    figures.append(_takeover(found["takeover"]))
+    if found["takeover"].rows(later=True):
+        figures.append(_takeover(found["takeover"]))
     return tuple(figures)
 
 
@@ -99,7 +101,7 @@ def _patching(table: Table) -> Figure:
 
 
 def _takeover(table: Table) -> Figure:
-    ordered = sorted(table.rows(), key=lambda row: -abs(row["change"]))[:MOST_BARS]
+    ordered = sorted(table.rows(later=True), key=lambda row: -abs(row["change"]))[:MOST_BARS]
     shown = table.schema.table(sorted(ordered, key=lambda row: (row["layer"], row["component"], row["cut"])))
     return bars_with_intervals(
         shown,
@@ -110,7 +112,7 @@ def _takeover(table: Table) -> Figure:
         group="cut",
         reference=0.0,
         title="Who writes more, and who less, once a head is cut",
-        caption=f"Change of every component's direct effect on the right token's logit (the {MOST_BARS} largest "
-        "at most), by the head that was cut.",
+        caption=f"Change of the direct effect of every component that comes after the cut head, on the right "
+        f"token's logit (the {MOST_BARS} largest at most), with the norms' scales of the clean run.",
         name="takeover",
     )

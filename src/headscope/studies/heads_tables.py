@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from headscope.measures.intervals import interval
-from headscope.sweeps.takeover import Effects
+from headscope.models.model import Model
+from headscope.sweeps.takeover import Followed, runs_after
 from headscope.tables import Column, Schema, Table
 from headscope.vocabulary import Head
 
@@ -88,6 +90,7 @@ PATCHING = Schema(
         _PROMPTS,
     ),
 )
+PATCHING_SELECTION = replace(PATCHING, name="patching_selection")
 TAKEOVER = Schema(
     "takeover",
     (
@@ -96,21 +99,43 @@ TAKEOVER = Schema(
         _LAYER,
         _HEAD,
         Column("before", pl.Float64, "direct effect on the right token's logit, nothing cut", "logits"),
-        Column("after", pl.Float64, "direct effect with the head cut", "logits"),
-        Column("change", pl.Float64, "after - before", "logits"),
+        Column(
+            "after",
+            pl.Float64,
+            "direct effect with the head cut, the norms' scales kept as in the clean run",
+            "logits",
+        ),
+        Column("change", pl.Float64, "after - before: what the component writes differently", "logits"),
         *_bounds("the change", "logits"),
+        Column("later", pl.Boolean, "whether it can read what the cut head writes"),
         _PROMPTS,
     ),
 )
 TAKEOVER_SELECTION = replace(TAKEOVER, name="takeover_selection")
+# A head that writes less than this has nothing to be made up for.
+NEAR_ZERO_LOGITS = 0.1
 SELF_REPAIR = Schema(
     "self_repair",
     (
         Column("cut", pl.String, "the head that is cut (its output zeroed)"),
         Column("direct_effect", pl.Float64, "its direct effect before", "logits"),
         Column("total_change", pl.Float64, "change of the right token's logit", "logits"),
-        Column("self_repair", pl.Float64, "total change + direct effect: what others make up for", "logits"),
+        Column(
+            "self_repair",
+            pl.Float64,
+            "total change + direct effect: what others make up for = by_heads + by_mlps + by_norms",
+            "logits",
+        ),
         *_bounds("the self-repair", "logits"),
+        Column("by_heads", pl.Float64, "sum of the changes of all other heads, at clean scales", "logits"),
+        Column("by_mlps", pl.Float64, "sum of the changes of all MLPs, at clean scales", "logits"),
+        Column(
+            "by_norms",
+            pl.Float64,
+            "the rest: the norms rescale what is written (and a soft-cap bends it, where there is one)",
+            "logits",
+        ),
+        Column("reason", pl.String, "why self-repair is undefined; empty where it is not"),
         _PROMPTS,
     ),
 )
@@ -147,10 +172,10 @@ def group_row(
     }
 
 
-def takeover_table(schema: Schema, cuts: Iterable[tuple[Head, Effects]], clean: Effects) -> Table:
+def takeover_table(schema: Schema, model: Model, cuts: Sequence[Head], followed: Followed) -> Table:
     """How much every other component writes before and after each cut."""
-    rows = []
-    for cut, effects in cuts:
+    rows, clean = [], followed.clean
+    for cut, effects in zip(cuts, followed.cut, strict=True):
         change = interval((effects.direct - clean.direct).numpy())
         for index, component in enumerate(clean.components):
             if (component.layer, component.head) == (cut.layer, cut.index):
@@ -166,25 +191,35 @@ def takeover_table(schema: Schema, cuts: Iterable[tuple[Head, Effects]], clean: 
                     "change": float(change.mean[index]),
                     "low": float(change.low[index]),
                     "high": float(change.high[index]),
+                    "later": runs_after(model, component, cut),
                     "prompts": change.n,
                 }
             )
     return schema.table(rows)
 
 
-def self_repair_table(cuts: Iterable[tuple[Head, Effects]], clean: Effects) -> Table:
-    """What each cut changes in all, against what the head wrote itself."""
-    rows = []
-    for cut, effects in cuts:
+def self_repair_table(cuts: Sequence[Head], followed: Followed) -> Table:
+    """What each cut changes in all, against what the head wrote itself, and who makes up for it."""
+    rows, clean = [], followed.clean
+    for cut, effects in zip(cuts, followed.cut, strict=True):
         direct, total = clean.of(cut), effects.logit - clean.logit
-        rows.append(
-            {
-                "cut": str(cut),
-                "direct_effect": float(direct.mean()),
-                "total_change": float(total.mean()),
-                **estimated(total + direct, "self_repair"),
-            }
-        )
+        change = effects.direct - clean.direct
+        is_mlp = torch.tensor([component.head is None for component in clean.components])
+        by_heads = change[:, ~is_mlp].sum(1) + direct  # without the cut head's own loss
+        by_mlps = change[:, is_mlp].sum(1)
+        repair = {
+            **estimated(total + direct, "self_repair"),
+            "by_heads": float(by_heads.mean()),
+            "by_mlps": float(by_mlps.mean()),
+            "by_norms": float((total - change.sum(1)).mean()),
+            "reason": "",
+        }
+        if abs(float(direct.mean())) < NEAR_ZERO_LOGITS:
+            nothing = ("self_repair", "low", "high", "by_heads", "by_mlps", "by_norms")
+            repair |= dict.fromkeys(nothing, float("nan"))
+            repair["reason"] = f"the head itself writes less than {NEAR_ZERO_LOGITS} logits"
+        where = {"cut": str(cut), "direct_effect": float(direct.mean()), "total_change": float(total.mean())}
+        rows.append({**where, **repair})
     return SELF_REPAIR.table(rows)
 
 

@@ -4,9 +4,10 @@ In: a name, a model (or what to load), settings. Out: the Study record; with `ou
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headscope.errors import UnknownName
@@ -14,6 +15,7 @@ from headscope.models.loading import load
 from headscope.models.model import Model
 from headscope.report import render
 from headscope.results.folder import check_free, save
+from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import heads
 
@@ -57,13 +59,15 @@ def study(
     model: Model | str | None = None,
     out: str | Path | None = None,
     quick: bool = False,
+    options: Mapping[str, object] = MappingProxyType({}),
     progress: Progress = lambda stage, done, of: None,
     **settings: Any,
 ) -> Study:
     """Run a study by name; with `out`, write tables, figures and report.html there.
 
     `model` defaults to the shipped model that the study shows itself on. `settings` are fields of the
-    study's configuration; `quick` makes everything smaller.
+    study's configuration; `quick` makes smaller what they leave at its default. `options` are those with
+    which the model was loaded (dtype, device, revision), for the command that is recorded.
 
     >>> hs.study("heads", model="zoo:induction-2l", out="runs/heads").claims     # doctest: +SKIP
 
@@ -79,7 +83,10 @@ def study(
     if out is not None:
         check_free(Path(out))
     opened = model if isinstance(model, Model) else load(found.shown_on if model is None else model)
-    result = found.run(config.quick() if quick else config, opened, progress)
+    config = config.quick() if quick else config
+    result = found.run(config, opened, progress)
+    told = {**result.provenance, "command": command(opened, name, config, options)}
+    result = dataclasses.replace(result, provenance=told)
     if out is not None:
         save(result, Path(out), render)
     return result

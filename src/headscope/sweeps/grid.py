@@ -6,7 +6,7 @@ can be planned, resumed and joined by cell.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
@@ -58,17 +58,23 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
     ['zero attn_out[0]', 'zero attn_out[2]']
 
     Raises:
-        BadArgument: if a template without a layer gets no layers, or heads come without layers.
+        BadArgument: if a template without a layer gets no layers, heads come without layers or with a site
+            that has none of its own, or an axis is neither a list of numbers nor "all".
     """
+    for name, axis in (("layers", layers), ("heads", heads), ("positions", positions)):
+        _check_axis(name, axis)
     if template.is_template and layers is None:
         raise BadArgument(
             "cannot build a grid from a template without a layer: pass layers=, for example 'all'."
         )
     if heads is not None and layers is None:
         raise BadArgument("cannot build a grid over heads without layers: pass layers=, for example 'all'.")
-    if heads is not None:
-        # A head is a slice of z, whatever site the template names for whole layers.
-        template = replace(template, targets=tuple(replace(target, site="z") for target in template.targets))
+    other = [target.site for target in template.targets if target.site != "z"]
+    if heads is not None and other:
+        raise BadArgument(
+            f"cannot build a grid over heads from {str(template)!r}: a head is its slice of 'z', not of "
+            f"{other[0]!r}. Name 'z' in the template, or leave heads= away."
+        )
     return Grid(template, layers, heads, positions)
 
 
@@ -78,6 +84,16 @@ def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
         Cell((template.at(layer=head.layer, head=head.index),), layer=head.layer, head=head.index)
         for head in heads
     ]
+
+
+def _check_axis(name: str, given: object) -> None:
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if given is None or given == "all":
+        return
+    if not listed or not all(isinstance(index, int) and not isinstance(index, bool) for index in given):  # type: ignore[attr-defined]
+        raise BadArgument(
+            f"cannot use {name}={given!r}: give a list of numbers, for example [0, 1], or 'all'."
+        )
 
 
 def _axis(given: Axis, everything: Sequence[int]) -> Sequence[int | None]:

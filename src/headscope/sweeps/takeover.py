@@ -86,6 +86,7 @@ def direct_effects(
         run = _run(model, some)
         scales = _Scales.of(run)
         parts[0].append(_effects(run, where, scales))
+        del run  # captures of all layers, no longer needed
         for index, edit in enumerate(cuts):
             progress(done * len(cuts) + index, len(starts) * len(cuts))
             parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import PromptError
+from headscope.errors import BadArgument, PromptError
 from headscope.tasks.prompts import Prompts, Speaker
 
 # Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
@@ -45,6 +45,8 @@ _DOCUMENTED = (
 def text(model: Speaker, texts: str | Sequence[str]) -> Prompts:
     """One example per string, tokenised by the model's tokenizer, BOS in front where there is one.
 
+    A string that begins with BOS gets no second one.
+
     Raises:
         PromptError: if the model has no tokenizer or a string has no tokens.
     """
@@ -65,8 +67,15 @@ def windows(
 
     Raises:
         PromptError: if the text is shorter than one window.
+        BadArgument: for no windows, or windows without room for two tokens.
     """
+    if length < 2 or n < 1:
+        raise BadArgument(
+            f"cannot cut {named} into {n} windows of {length} tokens: ask for at least 1 window of at least 2."
+        )
     ids = _encode(model, source)
+    if ids[:1] == [model.bos_token_id]:
+        ids = ids[1:]  # each window gets its own
     body = length if model.bos_token_id is None else length - 1
     available = len(ids) // body
     if available < 1:
@@ -120,7 +129,8 @@ def _encode(model: Speaker, source: str) -> list[int]:
 
 
 def _with_bos(model: Speaker, ids: Sequence[int]) -> list[int]:
-    return list(ids) if model.bos_token_id is None else [model.bos_token_id, *ids]
+    bos = model.bos_token_id
+    return list(ids) if bos is None or list(ids[:1]) == [bos] else [bos, *ids]
 
 
 def _sha256(source: str) -> str:

@@ -46,7 +46,7 @@ def distinct_tokens(choices: Sequence[int], count: int, generator: torch.Generat
     if count > len(choices):
         raise PromptError(
             f"cannot draw {count} distinct tokens: the vocabulary has {len(choices)} ordinary ones. "
-            "Use shorter or fewer repeats."
+            "Use shorter or fewer repeats, or smaller gaps between them (--gap)."
         )
     order = torch.randperm(len(choices), generator=generator)[:count]
     return [choices[index] for index in order.tolist()]
@@ -58,7 +58,9 @@ def _without_special(model: Speaker) -> tuple[list[int], str]:
         bos = model.bos_token_id
         kept = [token for token in range(model.vocab_size) if token != bos]
         return kept, "no tokenizer: all ids but the BOS token"
-    special = set(tokenizer.all_special_ids)
+    # Chat and reserved tokens are special without being BOS, EOS or the like: only their own entry says so.
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(token for token, entry in added.items() if entry.special)}
     names = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), model.vocab_size))))
     # In byte-level vocabularies the 256 symbols of one character stand for single bytes.
     byte_level = "Ġ" in tokenizer.get_vocab()

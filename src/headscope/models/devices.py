@@ -1,0 +1,35 @@
+"""Where a model computes: its device also where weights are offloaded, and whether it is compiled.
+
+accelerate keeps offloaded weights on the meta device outside a module's forward and brings them in by
+hooks; so weights are never read here, modules are called. Compiled modules do not see hooks that come later.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def device_of(hf: nn.Module) -> torch.device:
+    """The device on which tokens enter the model."""
+    device: torch.device = hf.get_input_embeddings().weight.device  # type: ignore[operator,union-attr]
+    if device.type != "meta":
+        return device
+    for module in hf.modules():
+        place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if place is not None:
+            return torch.device(place if not isinstance(place, int) else f"cuda:{place}")
+    return torch.device("cpu")
+
+
+def is_offloaded(hf: nn.Module) -> bool:
+    """Whether some weights are elsewhere until their module runs."""
+    return any(weight.is_meta for weight in hf.parameters())
+
+
+def uncompiled(hf: nn.Module) -> AbstractContextManager[Any]:
+    """A block in which modules compiled in place run as they are written, so that edits bite."""
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in hf.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
