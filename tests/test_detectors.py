@@ -1,5 +1,7 @@
 """Detectors find what is planted, stay silent on random weights, and agree with hand arithmetic."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 import headscope as hs
 from headscope.architectures import ToyConfig
 from headscope.detectors import default_prompts, detector, pairs
-from headscope.measures import loss
+from headscope.measures import interval, loss
 from headscope.sweeps import evaluate
 from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
@@ -151,6 +153,18 @@ def test_lookbacks_get_prompts_that_reach_or_are_refused():
         hs.detect(toy, n=4)
     with pytest.raises(hs.errors.BadArgument, match="natural prompts have 64"):
         hs.detect(toy, "lookback:100", prompts=default_prompts(toy, n=6))
+
+
+def test_bounds_stay_within_the_range_of_the_score(monkeypatch):
+    ranges = []
+
+    def noting(values, **options):
+        ranges.append(options.get("within"))
+        return interval(values, **options)
+
+    monkeypatch.setattr(sys.modules["headscope.detectors.detect"], "interval", noting)
+    hs.detect(planted.induction_circuit(), "induction", n=5)
+    assert ranges == [(0.0, 1.0), (-1.0, 1.0)] * 2
 
 
 def test_what_has_no_score_has_a_reason():

@@ -1,5 +1,8 @@
 """Interventions against hand-computed cases, and the sentences with which they refuse."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,6 +10,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import headscope as hs
+from headscope.models.execution import edited
+from headscope.models.layout import Layout
+from headscope.models.protocols import SiteEdit
 from headscope.specs import digest
 from headscope.sweeps import each_head, evaluate, execute
 from tests import planted, tiny
@@ -188,3 +194,118 @@ def test_random_compositions_equal_edits_made_one_layer_after_another(llama, dat
         for handle in handles:
             handle.remove()
         assert_close(run.logits[row, : len(tokens)], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_computed_afterwards_cannot_be_edited(llama):
+    for target in (("head_out", 1), ("logits", 0)):
+        with pytest.raises(hs.errors.UnservedSite, match="Act on 'z'"):
+            llama.run(tiny.ids(), interventions=hs.zero(target))
+    for use in ({"interventions": hs.zero(("embed", 2))}, {"capture": ("embed", 2)}):
+        with pytest.raises(hs.errors.UnservedSite, match="exists once"):
+            llama.run(tiny.ids(), **use)
+
+
+def test_an_edit_that_is_never_reached_is_no_silent_success(llama):
+    layout = Layout((12, 12), {})
+    edits = [SiteEdit("mlp_out", 1, lambda value, _: value), SiteEdit("nowhere", 1, lambda value, _: value)]
+    with (
+        pytest.raises(hs.errors.UnservedSite, match="'nowhere' in layer 1 was never reached"),
+        edited(llama.hf, llama.anatomy, layout, edits=edits),
+    ):
+        llama.hf(tiny.ids(), use_cache=False)
+
+
+def test_means_and_sources_follow_the_weights():
+    model, ids, other = tiny.opened("llama", seed=5), tiny.ids(), tiny.ids(seed=9)
+    edits = [hs.mean("1.0", over=other), hs.patch(("resid_post", 1), source=other, positions=2)]
+    identity = model.identity
+    model.run(ids, interventions=edits)
+    with torch.no_grad():
+        for weight in model.hf.parameters():
+            weight.mul_(0.5)
+    fresh = hs.load(copy.deepcopy(model.hf))
+    again = model.run(ids, interventions=edits).logits
+    assert_close(again, fresh.run(ids, interventions=edits).logits, atol=1e-6, rtol=1e-6)
+    assert model.identity == fresh.identity != identity
+
+
+def test_generated_tokens_beyond_a_source_are_left_alone(llama):
+    ids, source = tiny.ids(1, 8), tiny.ids(1, 8, seed=6)
+    everywhere = llama.generate(
+        ids, max_new_tokens=5, interventions=hs.patch(("resid_pre", 2), source=source)
+    )
+    within = hs.patch(("resid_pre", 2), source=source, positions=list(range(8)))
+    assert everywhere == llama.generate(ids, max_new_tokens=5, interventions=within)
+    ragged = [tiny.ids(1, 8)[0].tolist(), tiny.ids(1, 5)[0].tolist()]
+    sources = [tiny.ids(1, 8, seed=6)[0].tolist(), tiny.ids(1, 5, seed=7)[0].tolist()]
+    both = llama.generate(ragged, max_new_tokens=4, interventions=hs.patch(("resid_pre", 2), source=sources))
+    for row in range(2):
+        alone = hs.patch(("resid_pre", 2), source=[sources[row]])
+        assert (
+            llama.generate([ragged[row]], max_new_tokens=4, interventions=alone).tokens[0] == both.tokens[row]
+        )
+    with pytest.raises(hs.errors.PromptError, match="reference prompts end there"):
+        llama.generate(ids, interventions=hs.mean("0.0", over=source, per_position=True), max_new_tokens=3)
+
+
+def test_blocks_around_a_sweep_give_each_row_its_own_source(llama):
+    prompts, source = (
+        hs.Prompts.of(tiny.ids(6, 6, seed=2)),
+        llama.run(tiny.ids(6, 6, seed=3), capture="resid_pre"),
+    )
+    block = hs.patch(("resid_pre", 1), source=source, positions=[3])
+    with llama.editing(block):
+        whole = evaluate(llama, prompts, [hs.measures.loss()])[0]
+        llama.memory_bytes = 2 * 8 * tiny.VOCAB * 6
+        try:
+            parts = evaluate(llama, prompts, [hs.measures.loss()])[0]
+        finally:
+            llama.memory_bytes = 2**30
+    assert_close(parts, whole, atol=1e-6, rtol=1e-6)
+    too_few = hs.patch(("resid_pre", 1), source=source.rows(slice(0, 3)))
+    with pytest.raises(hs.errors.BadArgument, match="one for each"):
+        llama.run(prompts, interventions=too_few)
+
+
+def test_ragged_work_in_pieces_is_the_whole(llama):
+    rows = [tiny.ids(1, length, seed=length)[0].tolist() for length in (9, 4, 6, 5)]
+    prompts = hs.Prompts.of(rows)
+    reference = llama.run(rows, interventions=hs.zero("0.1")).logits
+    source = llama.run(rows, capture="pattern", interventions=hs.zero("0.0"))
+    edit = hs.patch(("pattern", 1), source=source)
+    whole = evaluate(llama, prompts, [hs.measures.kl(reference), hs.measures.loss()], [edit])
+    llama.memory_bytes = 2 * 8 * tiny.VOCAB * 9
+    try:
+        parts = evaluate(llama, prompts, [hs.measures.kl(reference), hs.measures.loss()], [edit])
+    finally:
+        llama.memory_bytes = 2**30
+    for one, other in zip(whole, parts, strict=True):
+        assert_close(one, other, atol=1e-6, rtol=1e-6)
+    with pytest.raises(hs.errors.UnservedSite, match="keys do not align"):
+        llama.run(
+            [[0, 1]], interventions=hs.patch(("pattern", 1), source=source.rows([0]), positions={-1: -1})
+        )
+
+
+def test_inputs_are_not_reinterpreted(llama):
+    for odd in ("123", [[1.7, 2.9]], [True, False], [["1"]]):
+        with pytest.raises(hs.errors.BadArgument, match="give token ids"):
+            llama.run(odd)
+    assert hs.Prompts.of([np.int64(3), 4]).tokens == ((3, 4),)
+    for odd in (True, None, 1.5, []):
+        with pytest.raises(hs.errors.BadArgument, match="cannot read the positions"):
+            hs.zero("0.1", positions=odd)
+    assert hs.zero("0.1", positions=np.int64(3)).positions.indices == (3,)
+    with pytest.raises(hs.errors.BadArgument, match="cannot act on"):
+        hs.zero([1.10])
+    for odd in (None, "0.1", [hs.Head(0, 1)]):
+        with pytest.raises(hs.errors.BadArgument, match=r"build one, for example hs\.zero"):
+            llama.run(tiny.ids(), interventions=odd)
+    with pytest.raises(hs.errors.BadArgument, match="name sites"):
+        llama.run(tiny.ids(), capture=None)
+    with pytest.raises(hs.errors.BadArgument, match="without its layer"):
+        llama.run(tiny.ids(), capture="z")["z"]
+    with pytest.raises(hs.errors.BadArgument, match="write run"):
+        llama.run(tiny.ids(), capture="z")["z", 0, 1]
+    pushed = hs.add("0.1", [1.0] * 8)
+    assert pushed == hs.add("0.1", torch.ones(8))

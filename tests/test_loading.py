@@ -128,7 +128,7 @@ def test_weights_that_do_not_cover_the_model(folder, tmp_path):
 
 def test_a_model_without_attention():
     config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
-    refused(hs.errors.UnservedModel, "no attention was seen", AutoModelForCausalLM.from_config(config))
+    refused(hs.errors.UnservedModel, "it has no attention", AutoModelForCausalLM.from_config(config))
 
 
 def test_a_model_whose_layers_are_no_list():

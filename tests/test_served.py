@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import headscope as hs
 from headscope.models import tap as tap_module
 from headscope.models.checks import certify
+from headscope.models.inline import is_pattern
+from headscope.models.norms import FrozenNorm
 from tests import tiny
 from tests.families import configs
 
@@ -64,7 +66,14 @@ def test_the_certificate_holds(kind):
     failing = {check.name: check for check in model.certificate.checks if check.passed is False}
     assert not failing
     proven = {check.name for check in model.certificate.checks if check.passed}
-    assert {"logits_identical", "z_is_pattern_times_v", "heads_sum", "zero_head", "to_bos", "edits_bite"} <= proven
+    assert {
+        "logits_identical",
+        "z_is_pattern_times_v",
+        "heads_sum",
+        "zero_head",
+        "to_bos",
+        "edits_bite",
+    } <= proven
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neo", "bloom"])
@@ -144,7 +153,10 @@ def test_positions_are_absolute_where_the_cache_keeps_a_window(kind):
     model = hs.load(build(kind))
     shown = ids(model, 1, 8)
     for position in (9, 11):
-        edits = [hs.zero("1.1", positions=[position]), hs.add(("resid_pre", 2), torch.ones(64), positions=[position])]
+        edits = [
+            hs.zero("1.1", positions=[position]),
+            hs.add(("resid_pre", 2), torch.ones(64), positions=[position]),
+        ]
         tokens = model.generate(shown, max_new_tokens=6, min_new_tokens=6, interventions=edits).tokens[0]
         grown = torch.cat([shown, torch.tensor([tokens])], dim=1)
         logits = model.run(grown, interventions=edits).logits[0, 7:-1].clone()
@@ -163,7 +175,10 @@ def test_outputs_that_are_changed_in_place_are_captured_as_they_were():
 def test_models_that_share_a_configuration_do_not_disturb_each_other():
     config = LlamaConfig(**tiny.COMMON, num_key_value_heads=2)
     torch.manual_seed(0)
-    one, other = AutoModelForCausalLM.from_config(config).eval(), AutoModelForCausalLM.from_config(config).eval()
+    one, other = (
+        AutoModelForCausalLM.from_config(config).eval(),
+        AutoModelForCausalLM.from_config(config).eval(),
+    )
     assert one.config is other.config
     model = hs.load(one)
     assert config._attn_implementation == "sdpa"
@@ -229,7 +244,7 @@ def test_what_a_failed_property_depends_on_is_refused_by_name():
     model = hs.load(hf)
     failing = {check.name for check in model.certificate.checks if check.passed is False}
     assert "heads_sum" in failing
-    with pytest.raises(hs.errors.UnservedSite, match="layer 0.*the check heads_sum fails"):
+    with pytest.raises(hs.errors.UnservedSite, match=r"layer 0.*the check heads_sum fails"):
         model.run(tiny.ids(), capture=("head_out", 0))
     assert model.run(tiny.ids(), capture=("head_out", 1)).layers("head_out") == [1]
     assert model.run(tiny.ids(), capture="pattern").layers("pattern") == [0, 1, 2]
@@ -263,3 +278,32 @@ def test_certificates_are_kept_and_told(tmp_path, monkeypatch):
     monkeypatch.setattr("headscope.models.certificate._seen", {})
     monkeypatch.setattr("headscope.models.loading.certify", lambda model: pytest.fail("made again"))
     assert hs.load(folder).certificate == first
+
+
+def test_a_block_that_adds_the_stream_itself_is_taken_apart():
+    # bloom's attention module returns stream + attention: what it *adds* is the projection's output alone.
+    model = hs.load(build("bloom"))
+    run = model.run(ids(model), capture=["attn_out", "head_out"])
+    for layer, anatomy in enumerate(model.anatomy.layers):
+        assert anatomy.carry == 1.0
+        heads = run["head_out", layer].sum(2) + model.head_bias(layer)
+        assert_close(run["attn_out", layer], heads, atol=1e-5, rtol=1e-4)
+
+
+def test_only_a_softmax_over_queries_and_keys_is_a_pattern():
+    assert is_pattern(torch.zeros(2, 4, 5, 7), rows=2, queries=5)
+    assert is_pattern(torch.zeros(8, 5, 7), rows=2, queries=5)
+    assert not is_pattern(torch.zeros(10, 4), rows=2, queries=5)  # a router's choice of experts
+    assert not is_pattern(torch.zeros(2, 4, 1, 7), rows=2, queries=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
+def test_norms_are_frozen_in_half_precision_too(kind, dtype):
+    single, half = hs.load(build(kind)), hs.load(build(kind).to(dtype))
+    stream = single.run(ids(single), capture="resid_post")["resid_post", 3]
+    exact, coarse = (
+        FrozenNorm.at(model.anatomy.final_norm, stream.to(model.dtype)) for model in (single, half)
+    )
+    assert coarse.gain.dtype == torch.float32
+    assert_close(coarse(stream), exact(stream), atol=0.05 * float(exact(stream).abs().max()), rtol=0.05)

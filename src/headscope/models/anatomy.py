@@ -98,7 +98,10 @@ def dissect(hf: nn.Module, record: Probe) -> Anatomy:
         UnservedModel: if no attention or no list of layers that carry a residual stream is found.
     """
     if not record.attended:
-        raise UnservedModel(f"cannot study heads in a {_type(hf)} model: no attention was seen in it.")
+        raise UnservedModel(
+            f"cannot study heads in a {_type(hf)} model: it has no attention, or has it in a form that is not "
+            "recognised (neither through transformers' interface, nor a softmax over keys times values)."
+        )
     tolerance = TOLERANCE.get(record.logits.dtype, 1.5e-2)
     modules = _decoder_layers(hf, record)
     layers = _without_shared(_layer(module, record, tolerance) for module in modules)

@@ -190,7 +190,9 @@ def _residual_chain(trial: Trial) -> Check:
         errors[index] = worst
     attending = [layer for layer in layers if layer.attention is not None]
     unsolved = sum(not (layer.attention_term and layer.complete) for layer in attending)
-    detail = f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
+    detail = (
+        f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
+    )
     return trial.verdict(
         "residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail
     )

@@ -31,5 +31,6 @@ def is_offloaded(hf: nn.Module) -> bool:
 def uncompiled(hf: nn.Module) -> AbstractContextManager[Any]:
     """A block in which modules compiled in place run as they are written, so that edits bite."""
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in hf.modules()):
-        return torch.compiler.set_stance("force_eager")
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
     return nullcontext()

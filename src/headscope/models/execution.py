@@ -67,7 +67,13 @@ def edited(
             readers[layer].append(reader)
     tap = Tap(anatomy.through_interface, layout, changes=changes, call_changes=call_changes, readers=readers)
     hooks = SiteHooks(anatomy, tap, on_modules, [item for item in wanted if item[0] not in ATTENTION_SITES])
-    with uncompiled(root), tap.active(), _counting_cells(root, tap), hooks.active(), watching(tap, anatomy.inline):
+    with (
+        uncompiled(root),
+        tap.active(),
+        _counting_cells(root, tap),
+        hooks.active(),
+        watching(tap, anatomy.inline),
+    ):
         yield captured
     captured.update(hooks.captured)
     for edit in edits:

@@ -236,6 +236,15 @@ class OpenedModel:
             basis = torch.eye(self.d_model, dtype=self.dtype, device=self.device)
             return (head(basis) - head(torch.zeros_like(basis[:1]))).T  # type: ignore[no-any-return]
 
+    def head_bias(self, layer: int) -> Tensor:
+        """What the output projection adds whatever the heads do, [model]; zeros where it has no bias."""
+        self.require_site("z", layer)
+        anatomy = self.anatomy.layers[layer]
+        assert anatomy.projection is not None
+        with torch.no_grad():
+            nothing = torch.zeros(1, anatomy.heads * anatomy.head_dim, dtype=self.dtype, device=self.device)
+            return anatomy.projection(nothing)[0]  # type: ignore[no-any-return]
+
     def output_matrix(self, layer: int) -> Tensor:
         """W_O of every head of a layer, [head, head_dim, model], from whatever module projects."""
         self.require_site("z", layer)

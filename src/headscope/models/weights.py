@@ -98,9 +98,7 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
         biases = [bias + frozen.bias @ matrix for bias, matrix in zip(biases, matrices, strict=True)]
         w_q, w_k, w_v = (frozen.gain[:, None] * matrix for matrix in matrices)
         centred, folded = frozen.centred, True
-    assert anatomy.projection is not None
-    with torch.no_grad():
-        b_o = anatomy.projection(torch.zeros(1, anatomy.heads * anatomy.head_dim).to(basis))[0]
+    b_o = model.head_bias(layer)
     b_q, b_k, b_v = biases
     w_o = model.output_matrix(layer)
     return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred)
