@@ -272,6 +272,9 @@ def test_ragged_work_in_pieces_is_the_whole(llama):
     prompts = hs.Prompts.of(rows)
     reference = llama.run(rows, interventions=hs.zero("0.1")).logits
     source = llama.run(rows, capture="pattern", interventions=hs.zero("0.0"))
+    assert source.rows([1]).logits.shape[1] == 4
+    assert source.rows([1])["pattern", 1].shape == (1, 4, 4, 4)
+    assert source.rows([1]).logits.isfinite().all()
     edit = hs.patch(("pattern", 1), source=source)
     whole = evaluate(llama, prompts, [hs.measures.kl(reference), hs.measures.loss()], [edit])
     llama.memory_bytes = 2 * 8 * tiny.VOCAB * 9

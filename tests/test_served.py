@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import headscope as hs
 from headscope.models import tap as tap_module
+from headscope.models.anatomy import _without_shared
 from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
@@ -44,6 +46,7 @@ REPRESENTATIVES = [
     "mpt",
     "xglm",
     "bert",
+    "beam",
 ]
 INLINE = ["gpt_neo", "gptj", "codegen", "bloom", "mpt", "xglm", "falcon"]
 
@@ -307,3 +310,13 @@ def test_norms_are_frozen_in_half_precision_too(kind, dtype):
     )
     assert coarse.gain.dtype == torch.float32
     assert_close(coarse(stream), exact(stream), atol=0.05 * float(exact(stream).abs().max()), rtol=0.05)
+
+
+def test_an_attention_that_serves_several_layers_is_not_guessed_at():
+    model = hs.load(build("llama"))
+    first, second, *rest = model.anatomy.layers
+    shared = replace(second, attention=first.attention)
+    found = _without_shared([first, shared, *rest])
+    assert [layer.heads for layer in found] == [0, 0, 4, 4]
+    assert found[0].attention is found[1].attention is None
+    assert found[2] is rest[0]

@@ -32,7 +32,9 @@ def test_the_wrapper_returns_the_kernel_itself_while_nothing_is_active():
 
 def test_a_transformers_without_the_wrapped_method_is_refused_at_import(monkeypatch):
     monkeypatch.delattr(AttentionInterface, "get_interface")
-    with pytest.raises(hs.errors.HeadscopeError, match=r"needs .*get_interface.*Install transformers 5\.1 or newer"):
+    with pytest.raises(
+        hs.errors.HeadscopeError, match=r"needs .*get_interface.*Install transformers 5\.1 or newer"
+    ):
         tap_module._install()
     monkeypatch.undo()
     monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name: None)
