@@ -51,10 +51,11 @@ def _certified(model: Model) -> dict[str, Any]:
     told = model.certificate.to_json()
     words = {True: "holds", False: "fails", None: "does not apply"}
     return {
-        "properties": {check["name"]: words[check["passed"]] for check in told["checks"]},
+        "properties": {check["name"].replace("_", " "): words[check["passed"]] for check in told["checks"]},
         "refused": [
             f"{refusal['site']} {refusal['layers']}: {refusal['reason']}" for refusal in told["refused"]
-        ],
+        ]
+        or "nothing",
     }
 
 
