@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 RESAMPLES = 4000
 FEWEST = 5
 _BCA_FROM = 50
+# A small resample may hold nearly one value only, and its studentised mean is then near infinity: its variance
+# is taken to be at least this share of the sample's.
 _VARIANCE_FLOOR = 0.1
 
 

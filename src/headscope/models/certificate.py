@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -142,8 +143,18 @@ def remember(certificate: Certificate, key: str, *, on_disk: bool) -> None:
 def key_of(model: "Model", identity: str) -> str:
     """What a certificate holds for: weights, libraries, device and precision, attention implementation."""
     kernel = getattr(model.config, "_attn_implementation", None)
-    parts = (identity, sorted(versions().items()), str(model.device.type), str(model.dtype), kernel)
+    libraries = (sorted(versions().items()), _code())
+    parts = (identity, libraries, str(model.device.type), str(model.dtype), kernel)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that makes certificates: what an older one proved is not proven of a newer."""
+    sha = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 _seen: dict[str, Certificate] = {}
