@@ -11,11 +11,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import headscope as hs
+from headscope.measures.direct_effect import logit_direction
 from headscope.models import tap as tap_module
 from headscope.models.anatomy import _without_shared
 from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
+from headscope.sweeps.takeover import direct_effects
 from tests import tiny
 from tests.families import configs
 
@@ -320,3 +322,83 @@ def test_an_attention_that_serves_several_layers_is_not_guessed_at():
     assert [layer.heads for layer in found] == [0, 0, 4, 4]
     assert found[0].attention is found[1].attention is None
     assert found[2] is rest[0]
+
+
+def test_several_streams_side_by_side_are_not_taken_for_one():
+    model = hs.load(build("gemma3n_text"))
+    for site in ("embed", "resid_pre", "resid_post"):
+        with pytest.raises(hs.errors.UnservedSite, match="not one vector per token"):
+            model.run(ids(model), capture=(site, 0))
+
+
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "llama", "cohere", "granite", "gemma2", "olmo2", "mixtral", "bloom"]
+)
+def test_direct_effects_add_up_whatever_is_done_to_the_scores_afterwards(kind):
+    # cohere and granite scale their logits, gemma2 caps them: effects are those on the scores before that.
+    model = hs.load(build(kind))
+    shown = hs.Prompts.of(ids(model, 3, 8))
+    effects = direct_effects(model, shown, where=[4]).clean
+    run = model.run(shown, capture=["embed", "attn_out", "mlp_out", "head_out", "resid_post"])
+    weights = model.unembedding_matrix()
+    with torch.no_grad():
+        frozen = FrozenNorm.at(model.anatomy.final_norm, run["resid_post", model.n_layers - 1][:, 4:5])
+        direction = logit_direction(frozen, weights, shown.ids[:, 5:6])[:, 0]
+        rest = run["embed"][:, 4].clone()
+        for layer, anatomy in enumerate(model.anatomy.layers):
+            if anatomy.projection_is_term:
+                heads = run["head_out", layer][:, 4].sum(1) * anatomy.attention_term.scale
+                rest += run["attn_out", layer][:, 4] - heads
+        constant = (frozen.bias @ (weights - weights.mean(0)).T)[shown.ids[:, 5]]
+    total = effects.direct.sum(1) + (rest * direction).sum(1) + constant
+    assert_close(total, effects.logit, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "jamba", "qwen3_next"])
+def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kind):
+    model = hs.load(build(kind))
+    with pytest.raises(hs.errors.UnservedModel, match="no plain sum of the stream"):
+        model.require_direct_effects()
+    if kind == "qwen3_next":
+        study = hs.study("heads", model=model, n=5, random_sets=1, cuts=1, repeats=2, length=5)
+        assert (
+            "direct effects"
+            in next(claim.because for claim in study.claims if claim.name == "backup").lower()
+        )
+        assert len(study.tables["takeover"]) == 0
+
+
+def test_detectors_refuse_a_pattern_that_the_certificate_refuses():
+    model = hs.load(build("granite_swa"))
+    with pytest.raises(hs.errors.UnservedSite, match="z_is_pattern_times_v fails"):
+        hs.detect(model, n=5)
+
+
+def test_patterns_are_not_edited_in_generation():
+    model = hs.load(build("llama"))
+    shown = ids(model, 2, 6)
+    with pytest.raises(hs.errors.UnservedSite, match="keys grow with every token"):
+        model.generate(shown, interventions=hs.patch(("pattern", 1), source=shown), max_new_tokens=2)
+
+
+def test_identity_is_more_than_saved_weights_and_commits():
+    one, other, third = (hs.load(build("llama")) for _ in range(3))
+    assert one.identity == other.identity == third.identity
+    other.hf.model.layers[1].self_attn.scaling *= 3
+    assert hs.load(other.hf).identity != one.identity
+    with torch.no_grad():
+        third.hf.model.rotary_emb.inv_freq.mul_(2)
+    assert third.identity != one.identity
+    fetched = hs.Model(one.hf, one.anatomy, name="from a hub", commit="abc")
+    assert fetched.identity == "abc"
+    with torch.no_grad():
+        one.hf.lm_head.weight.mul_(2)
+    assert fetched.identity != "abc"
+
+
+@pytest.mark.parametrize("kind", ["bitnet", "gemma2"])
+def test_values_behind_a_gate_or_norm_have_no_ov_matrix(kind):
+    weights = hs.load(build(kind)).head_weights(1)
+    assert not weights.direct
+    with pytest.raises(hs.errors.UnservedModel, match="a gate or a norm stands between"):
+        weights.ov(0)

@@ -164,6 +164,8 @@ def detect(
         BadArgument: for fewer than five prompts, or prompts too short for a lookback.
     """
     wanted = detectors(names)
+    for layer in model.anatomy.attending:
+        model.require_site("pattern", layer)
     reach = reach_of(wanted)
     if prompts is None:
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach)

@@ -39,6 +39,7 @@ class Layer:
     `fused` say how attention is computed (models.inline). `gated` says that something stands between what
     attention returns and `z`. `has_mid` says whether the stream exists between attention and MLP (it does
     not in parallel blocks), `complete` that the attention and MLP terms are all that a layer adds;
+    `streams` that what enters and leaves it is one vector per token of each example;
     `input_norm` is what stands between the stream and the attention module.
     """
 
@@ -57,6 +58,7 @@ class Layer:
     gated: bool = False
     complete: bool = False
     input_norm: nn.Module | None = None
+    streams: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,10 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     assert event is not None
     inside = record.within(event)
     stream_in, stream_out = event.inputs[0], event.outputs[0]
-    solved = _solve(stream_in, stream_out, _candidates(inside, stream_in, stream_out), tolerance)
+    # Several streams side by side (an axis before the examples) are no stream that positions could index.
+    streams = stream_in.ndim == 3 and stream_in.shape[:2] == record.logits.shape[:2]
+    found = _candidates(inside, stream_in, stream_out) if streams else []
+    solved = _solve(stream_in, stream_out, found, tolerance)
     attention = next((e for e in inside if e.module in record.attended), None)
     call = None if attention is None else record.attended[attention.module]
     carry, terms = (None, []) if solved is None else solved
@@ -178,6 +183,7 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
         fused=call is None or call.fused,
         gated=gated,
         input_norm=_norm_before(inside, attention, stream_in),
+        streams=streams,
         complete=len(terms) == (attention_term is not None) + (mlp_term is not None) and bool(terms),
     )
 

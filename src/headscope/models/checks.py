@@ -240,12 +240,19 @@ def _padding_right(trial: Trial) -> Check:
 
 
 def _padding_left(trial: Trial) -> Check:
-    """Generated in a left-padded batch, an example continues as it does alone."""
+    """Generated in a left-padded batch, an example continues as it does alone: logits first, then tokens."""
     long, short = trial.prompts.tokens[0], trial.prompts.tokens[1][:-5]
+    first = trial.first_logits([long, short])
+    worst = max(
+        relative_error(first[row], trial.first_logits([one])[0]) for row, one in enumerate((long, short))
+    )
     together = trial.generated([long, short])
     same = all(together[row] == trial.generated([one])[0] for row, one in enumerate((long, short)))
     refuses = ("generation in batches of unequal length",)
-    return Check("padding_left", same, refuses=refuses, detail="" if same else "other tokens are generated")
+    detail = "" if same else "other tokens are generated"
+    return Check(
+        "padding_left", same and worst <= trial.tolerance, worst, trial.tolerance, (), refuses, detail
+    )
 
 
 def _generation(trial: Trial) -> Check:

@@ -34,7 +34,7 @@ class WrittenOutCall(AttentionCall):
     def __init__(self, layer: int, module: nn.Module, pattern: Tensor, layout: Layout) -> None:
         nothing = pattern.new_empty(len(pattern), pattern.shape[1], 0, 0)
         super().__init__(layer, module, (nothing,) * 3, None, {}, _no_kernel, _no_kernel, layout)
-        self._pattern = pattern
+        self._pattern = self._unedited = pattern
 
     @property
     def keys(self) -> int:
@@ -47,8 +47,7 @@ class WrittenOutCall(AttentionCall):
 
     def visible(self) -> Tensor:
         """A masked key has probability 0 in every head; none else has in all of them."""
-        assert self._pattern is not None
-        return (self._pattern > 0).any(dim=1)
+        return (self._unedited > 0).any(dim=1)
 
     def write_pattern(self, pattern: Tensor) -> None:
         self._pattern = pattern

@@ -82,7 +82,10 @@ def load(
         )
     tokenizer = tokenizer if tokenizer is not None else _tokenizer(place, revision, trust_remote_code)
     files = Path(place) if Path(place).is_dir() else None
-    return _open(hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)), files=files)
+    commit = None if files is not None else getattr(hf.config, "_commit_hash", None)
+    return _open(
+        hf.to(where).eval(), tokenizer, name=name, language=_language(Path(place)), files=files, commit=commit
+    )
 
 
 def _open(
@@ -92,6 +95,7 @@ def _open(
     name: str,
     language: Mapping[str, Any] | None = None,
     files: Path | None = None,
+    commit: str | None = None,
 ) -> Model:
     config = getattr(hf, "config", None)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
@@ -111,7 +115,7 @@ def _open(
             f"cannot open {name!r}: a plain forward pass over a few tokens fails with {type(error).__name__}: "
             f"{_first_line(error)}"
         ) from error
-    model = Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language)
+    model = Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language, commit=commit)
     model.certificate = _certificate(model, files)
     model.certificate.require_identical()
     model.refusals = model.certificate.refusals()
@@ -125,13 +129,13 @@ def _certificate(model: Model, files: Path | None) -> Certificate:
     found = cached(key)
     if found is None:
         found = certify(model)
-    remember(found, key, on_disk=files is not None or not model.identity.startswith("sha256"))
+    remember(found, key, on_disk=files is not None or model.commit is not None)
     return found
 
 
 def _signature(folder: Path) -> str:
     """Names, sizes and times of the files of a local model."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".py"))
     return str([(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 

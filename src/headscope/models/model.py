@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headscope.errors import BadArgument, PromptError
+from headscope.errors import BadArgument, PromptError, UnservedSite
 from headscope.models.execution import edited, gradients
 from headscope.models.generation import Generation, check_options, decode
 from headscope.models.layout import Layout
@@ -195,7 +195,14 @@ class Model(OpenedModel):
         # Runs that an intervention needs of its own must not be edited by the blocks around this one.
         token, token_rows = _editing.set(()), _rows.set(None)
         try:
-            return [change for edit in given for change in edit.prepare(self, prompts)], given
+            changes = [change for edit in given for change in edit.prepare(self, prompts)]
+            if growing and any(
+                isinstance(change, SiteEdit) and change.site == "pattern" for change in changes
+            ):
+                raise UnservedSite(
+                    "cannot edit 'pattern' in generation: its keys grow with every token. Use to_bos, or edit z."
+                )
+            return changes, given
         finally:
             _editing.reset(token)
             _rows.reset(token_rows)

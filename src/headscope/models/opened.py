@@ -6,6 +6,7 @@ certificate. What a model *does* (run, generate, be read) is in models.model.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,8 @@ class OpenedModel:
     """Sizes, heads, identity and what is served; `headscope.Model` adds running.
 
     `name` is what it was loaded from; `hf` is the untouched transformers model, in evaluation mode;
-    `language` names the synthetic language it was trained on, where its card says so.
+    `language` names the synthetic language it was trained on, where its card says so; `commit` is the one on
+    the hub that it was loaded from.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class OpenedModel:
         name: str,
         tokenizer: Any = None,
         language: Mapping[str, Any] | None = None,
+        commit: str | None = None,
     ) -> None:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
-        self.language = language
+        self.language, self.commit = language, commit
         # How much one batch of intermediate results may take; what is streamed is cut to fit.
         self.memory_bytes = 2**30
         # What the certificate found; set when it has been made (models.loading).
@@ -46,6 +49,8 @@ class OpenedModel:
         self.refusals: dict[tuple[str, int | None], str] = {}
         self._remembered: dict[str, Any] = {}
         self._weights_state = 0
+        self._forget_if_changed()
+        self._loaded_state = self._weights_state
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.n_layers} layers, {len(self.heads)} heads, {self.dtype}, {self.device}>"
@@ -114,22 +119,33 @@ class OpenedModel:
         self._remembered.clear()
 
     def _forget_if_changed(self) -> None:
-        state = hash(tuple((weight.data_ptr(), weight._version) for weight in self.hf.parameters()))
+        tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
+        state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if state != self._weights_state:
             self._weights_state = state
             self.forget()
 
     @property
     def identity(self) -> str:
-        """The commit on a hub where there is one, else a hash of configuration and weights."""
-        commit = getattr(self.config, "_commit_hash", None)
-        return str(commit) if commit else str(self.remember("identity", self._content_hash))
+        """The commit on the hub that it was loaded from, else a hash of configuration, weights and modules.
+
+        A commit stands for the weights only as long as they are those that were loaded.
+        """
+        self._forget_if_changed()
+        if self.commit is not None and self._weights_state == self._loaded_state:
+            return self.commit
+        return str(self.remember("identity", self._content_hash))
 
     def _content_hash(self) -> str:
         sha = hashlib.sha256(self.config.to_json_string().encode())
         # A module of another class does other things with the same weights.
         sha.update(" ".join(type(module).__qualname__ for module in self.hf.modules()).encode())
-        for name, weights in sorted(self.hf.state_dict().items()):
+        for module in self.hf.modules():
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
+            sha.update(repr(sorted(plain.items())).encode())
+        # Buffers that are not saved (rotary frequencies) decide what a model computes as well.
+        tensors = {**dict(self.hf.named_parameters()), **dict(self.hf.named_buffers())}
+        for name, weights in sorted(tensors.items()):
             sha.update(name.encode())
             if weights.is_meta:  # offloaded: its bytes are elsewhere
                 sha.update(str(tuple(weights.shape)).encode())
@@ -166,6 +182,8 @@ class OpenedModel:
             reason = "its model file writes attention out, and which factor is which cannot be told safely"
         elif site in ("z", "head_out") and anatomy.projection is None:
             reason = "no module was found that takes all heads' outputs"
+        elif site in ("embed", "resid_pre", "resid_post") and not anatomy.streams:
+            reason = "what passes between its layers is not one vector per token"
         elif site == "attn_out" and anatomy.attention_term is None:
             reason = "what attention adds to the stream was not found"
         elif site == "mlp_out" and anatomy.mlp_term is None:
@@ -195,10 +213,15 @@ class OpenedModel:
 
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
+        reason = None
         if not self.anatomy.reads_stream:
+            reason = "more than a norm stands between its stream and its unembedding"
+        for index, layer in enumerate(self.anatomy.layers):
+            if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
+                reason = reason or f"layer {index} is no plain sum of the stream, its heads and its MLP"
+        if reason:
             raise UnservedModel(
-                f"cannot compute direct effects in {self.name}: more than a norm stands between its stream "
-                "and its unembedding. Total effects (cutting heads) still work."
+                f"cannot compute direct effects in {self.name}: {reason}. Total effects (cutting heads) still work."
             )
 
     def prompts(self, given: PromptsLike) -> Prompts:

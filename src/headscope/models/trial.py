@@ -139,6 +139,18 @@ class Trial:
         options = {"max_new_tokens": 4, "min_new_tokens": 4}
         return self.model.generate(prompts, interventions=edits, **options).tokens
 
+    def first_logits(self, prompts: PromptsLike) -> Tensor:
+        """Logits [batch, vocab] from which the first generated token of each example is taken."""
+        seen: list[Tensor] = []
+        watching = self.model.hf.register_forward_hook(
+            lambda module, args, result: seen.append(result.logits[:, -1].float())
+        )
+        try:
+            self.model.generate(prompts, max_new_tokens=1)
+        finally:
+            watching.remove()
+        return seen[0]
+
     def verdict(
         self, name: str, errors: Mapping[int, float], *, refuses: Sequence[str], detail: str = ""
     ) -> Check:

@@ -37,7 +37,8 @@ class HeadWeights:
     `w_q` [head, model, head_dim], `w_k` and `w_v` [kv_head, model, head_dim] (head h of several shares
     h // (heads / kv_heads)), `w_o` [head, head_dim, model]; `b_q`, `b_k`, `b_v` without the `model` axis,
     `b_o` [model]. `folded` says whether they act on the stream divided by its norm's scale (True) or on
-    the output of the norm; `centred` whether that norm also subtracts the stream's mean.
+    the output of the norm; `centred` whether that norm also subtracts the stream's mean. What `w_o` writes
+    enters the stream times `scale`; `direct` is False where a gate or a norm stands on the way.
     """
 
     w_q: Float[Tensor, "head model head_dim"]
@@ -50,14 +51,25 @@ class HeadWeights:
     b_o: Float[Tensor, " model"]
     folded: bool
     centred: bool
+    scale: float
+    direct: bool
 
     def qk(self, head: int) -> Float[Tensor, "model model"]:
         """W_Q W_K^T of one head at offset 0: query side first."""
         return self.w_q[head] @ self.w_k[head * len(self.w_k) // len(self.w_q)].T
 
     def ov(self, head: int) -> Float[Tensor, "model model"]:
-        """W_V W_O of one head: what a token attended to writes, as x @ W."""
-        return self.w_v[head * len(self.w_v) // len(self.w_q)] @ self.w_o[head]
+        """W_V W_O of one head, `scale` included: what a token attended to writes to the stream, as x @ W.
+
+        Raises:
+            UnservedModel: where a gate or norm stands between values and stream, so that it is no matrix.
+        """
+        if not self.direct:
+            raise UnservedModel(
+                "cannot give the OV matrix of this layer: a gate or a norm stands between its values and the "
+                "stream. W_V and W_O are given apart."
+            )
+        return self.scale * self.w_v[head * len(self.w_v) // len(self.w_q)] @ self.w_o[head]
 
 
 class _Shown(Exception):
@@ -101,7 +113,10 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
     b_o = model.head_bias(layer)
     b_q, b_k, b_v = biases
     w_o = model.output_matrix(layer)
-    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred)
+    term = anatomy.attention_term
+    direct = term is not None and anatomy.projection_is_term and not anatomy.gated
+    scale = 1.0 if term is None else term.scale
+    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred, scale, direct)
 
 
 def _shown_to(model: "Model", anatomy: Layer, layer: int) -> Any:

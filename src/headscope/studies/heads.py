@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headscope.detectors import DetectorPrompts, check_sizes, default_prompts, detect
 from headscope.detectors.catalogue import DEFAULT
-from headscope.errors import BadArgument
+from headscope.errors import BadArgument, UnservedModel
 from headscope.interventions import mean, patch, to_bos, zero
 from headscope.interventions.base import Intervention
 from headscope.measures import FEWEST, logit_difference, loss, next_logit
@@ -126,7 +126,10 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         tables=found,
         figures=heads_figures.all_figures(found, model),
         attention=(example_of(model, prompts.repeated, named),),
-        notes=heads_notes.notes(model, everything, config.n, config.gap),
+        notes=(
+            *heads_notes.notes(model, everything, config.n, config.gap),
+            *filter(None, [unserved_direct_effects(model)]),
+        ),
         provenance=provenance(model, "heads", config, everything.natural, everything.repeated),
     )
 
@@ -279,7 +282,10 @@ def follow_cuts(
     model: Model, selection: Prompts, shown: Prompts, cuts: Sequence[Head], progress: Progress
 ) -> tuple[dict[str, Table], Table]:
     """Direct effects of all components before and after each cut, on both halves of the prompts."""
-    found = {}
+    found: dict[str, Table] = {}
+    if unserved_direct_effects(model):
+        empty = {schema.name: schema.table([]) for schema in (tables.TAKEOVER_SELECTION, tables.TAKEOVER)}
+        return empty, tables.SELF_REPAIR.table([])
     for schema, half in ((tables.TAKEOVER_SELECTION, selection), (tables.TAKEOVER, shown)):
         followed = direct_effects(
             model,
@@ -290,6 +296,15 @@ def follow_cuts(
         )
         found[schema.name] = tables.takeover_table(schema, model, cuts, followed)
     return found, tables.self_repair_table(cuts, followed)
+
+
+def unserved_direct_effects(model: Model) -> str:
+    """Why this model has no direct effects; empty where it has."""
+    try:
+        model.require_direct_effects()
+    except UnservedModel as error:
+        return str(error)
+    return ""
 
 
 def example_of(model: Model, shown: Prompts, named: Named) -> AttentionExample:

@@ -196,7 +196,7 @@ def _backed_up(found: Tables) -> Claim:
         verdict = Verdict.REFUTED
     else:
         verdict = Verdict.UNDETERMINED
-    because = "; ".join(reasons) + "."
+    because = ("; ".join(reasons) or "direct effects are not served on this model (see the notes)") + "."
     return Claim("backup", statement, verdict, because, ("takeover", "takeover_selection", "self_repair"))
 
 

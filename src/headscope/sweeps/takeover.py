@@ -9,6 +9,7 @@ the change that the loss of the head's direct effect alone would make, split int
 backup writes *more* once the head is cut.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -129,7 +130,7 @@ class _Scales:
     @torch.inference_mode()
     def of(cls, run: Run) -> "_Scales":
         model = run.model
-        unembedding = model.hf.get_output_embeddings().weight  # type: ignore[operator,union-attr]
+        unembedding = model.unembedding_matrix()
         stream = run["resid_post", model.n_layers - 1].nan_to_num()
         direction = logit_direction(
             FrozenNorm.at(model.anatomy.final_norm, stream), unembedding, _following(run)
@@ -166,7 +167,10 @@ def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, T
     for layer in range(run.model.n_layers):
         columns += _of_layer(run, layer, scales)
     effects = _mean_where(torch.stack(columns, dim=-1), judged)
-    logits = run.logits.nan_to_num()
+    # Straight from the stream: what a model does to its scores afterwards (a scale, a soft-cap) is no part of this.
+    stream = run["resid_post", run.model.n_layers - 1].nan_to_num()
+    norm = run.model.anatomy.final_norm
+    logits = run.model.anatomy.unembedding(stream if norm is None else norm(stream)).float()
     own = logits.gather(-1, _following(run)[..., None]).squeeze(-1) - logits.mean(-1)
     return effects.double().cpu(), _mean_where(own[..., None], judged)[:, 0].double().cpu()
 
@@ -176,15 +180,21 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
     anatomy, columns = run.model.anatomy.layers[layer], []
     if anatomy.heads:
         assert anatomy.attention_term is not None
-        read = scales.direction * anatomy.attention_term.scale
+        read = scales.direction * (anatomy.attention_term.scale * _carried(run.model, layer))
         if layer in scales.attention:
             # A norm stands between the projection and the stream: linear too once its scale is frozen.
             read = scales.attention[layer].pull_back(read)
         z, matrix = run["z", layer].nan_to_num(), run.model.output_matrix(layer)
         columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
     if anatomy.mlp_term is not None:
-        columns.append(effect_logits(run["mlp_out", layer].nan_to_num(), scales.direction))
+        carried = scales.direction * _carried(run.model, layer)
+        columns.append(effect_logits(run["mlp_out", layer].nan_to_num(), carried))
     return columns
+
+
+def _carried(model: Model, layer: int) -> float:
+    """What is left at the end of the stream of what a layer adds: later layers may scale the stream."""
+    return math.prod(after.carry or 1.0 for after in model.anatomy.layers[layer + 1 :])
 
 
 def _mean_where(values: Tensor, judged: Tensor) -> Tensor:
