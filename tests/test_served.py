@@ -354,7 +354,7 @@ def test_direct_effects_add_up_whatever_is_done_to_the_scores_afterwards(kind):
     assert_close(total, effects.logit, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["gemma4_text", "jamba", "qwen3_next"])
+@pytest.mark.parametrize("kind", ["gemma4_text", "falcon_h1", "qwen3_next"])
 def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kind):
     model = hs.load(build(kind))
     with pytest.raises(hs.errors.UnservedModel, match="no plain sum of the stream"):
