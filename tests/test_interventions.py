@@ -100,13 +100,14 @@ def test_patching_a_pattern_moves_only_the_routing(llama):
 
 def test_refusals_say_what_to_do(llama):
     ids = tiny.ids()
+    with pytest.raises(hs.errors.UnservedSite, match="Name heads"):
+        hs.to_bos(("resid_pre", 1))
     cases = [
         (hs.zero("9.0"), hs.errors.OutOfRange, "has 3, numbered 0 to 2"),
         (hs.zero("1.4"), hs.errors.OutOfRange, "has 4, numbered 0 to 3"),
         (hs.zero("1.0", positions=[12]), hs.errors.OutOfRange, "shortest example has 12 tokens"),
         (hs.zero("1.0", positions="query"), hs.errors.UnknownName, "no role named 'query'"),
         (hs.zero("resid_pre"), hs.errors.BadArgument, "without a layer"),
-        (hs.to_bos(("resid_pre", 1)), hs.errors.UnservedSite, "name heads"),
         (
             hs.patch(("resid_pre", 1), source=tiny.ids(2, 5)),
             hs.errors.PositionMapNeeded,

@@ -12,9 +12,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headscope import errors, measures, tasks
+    from headscope import errors, interventions, measures, tasks
     from headscope.detectors import detect
-    from headscope.interventions import add, mean, patch, to_bos, zero
+    from headscope.interventions import (
+        add,
+        fixed_offset,
+        freeze_pattern,
+        knock_out,
+        mean,
+        patch,
+        path_patch,
+        resample,
+        set_pattern,
+        to_bos,
+        zero,
+    )
     from headscope.models.loading import load
     from headscope.models.model import Model
     from headscope.models.run import Run
@@ -34,11 +46,18 @@ __all__ = [
     "add",
     "detect",
     "errors",
+    "fixed_offset",
+    "freeze_pattern",
     "grid",
+    "interventions",
+    "knock_out",
     "load",
     "mean",
     "measures",
     "patch",
+    "path_patch",
+    "resample",
+    "set_pattern",
     "study",
     "sweep",
     "tasks",
@@ -56,11 +75,18 @@ _HOME: dict[str, str | None] = {
     "add": "interventions",
     "detect": "detectors",
     "errors": None,
+    "fixed_offset": "interventions",
+    "freeze_pattern": "interventions",
     "grid": "sweeps",
+    "interventions": None,
+    "knock_out": "interventions",
     "load": "models.loading",
     "mean": "interventions",
     "measures": None,
     "patch": "interventions",
+    "path_patch": "interventions",
+    "resample": "interventions",
+    "set_pattern": "interventions",
     "study": "studies.registry",
     "sweep": "results.collect",
     "tasks": None,

@@ -1,68 +1,234 @@
-"""Interventions as frozen data: `zero`, `mean`, `to_bos`, `patch`, `add`.
+"""Interventions as frozen data: cutting, routing, freezing, patching, steering; one interface for all.
 
-Each constructor takes what to act on (a `Head` or "1.4", several heads, a layer's number for all its heads,
-or a site and its layer as ("resid_pre", 3)) and where (`positions`: an index, several, a role, "all").
+Each constructor takes what to act on (a `Head` or "1.4", several heads, layers by their numbers for all
+their heads, or a site and its layers as ("resid_pre", 3) or ("v", "all")), where (`positions`: an index,
+several, a role, "all") and how far (`strength`, 0 to 1). `str` names an intervention in messages and tables.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from headscope.interventions.ablations import Mean, ToBOS, Zero
+from headscope.errors import BadArgument
+from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
-from headscope.interventions.targets import Target, TargetLike, targets_of
+from headscope.interventions.freezing import MLPS, Freeze, PathPatch
+from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
 from headscope.interventions.writes import Add, Patch, as_map
+from headscope.interventions.written import from_json, tensors_of, to_json
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import ALL, Positions, PositionsLike
 
 __all__ = [
     "Add",
+    "FixedOffset",
+    "Freeze",
     "Intervention",
+    "KnockOut",
     "Mean",
     "Patch",
+    "PathPatch",
+    "Resample",
+    "SetPattern",
     "Target",
     "ToBOS",
     "Zero",
     "add",
+    "fixed_offset",
+    "freeze",
+    "freeze_pattern",
+    "from_json",
+    "knock_out",
     "mean",
     "patch",
+    "path_patch",
+    "pattern_preserving",
+    "resample",
+    "set_pattern",
     "targets_of",
+    "tensors_of",
     "to_bos",
+    "to_json",
+    "value_preserving",
     "zero",
 ]
 
+Several = Intervention | Iterable[Intervention]
 
-def zero(target: TargetLike, positions: PositionsLike = ALL) -> Zero:
+
+def zero(target: TargetLike, positions: PositionsLike = ALL, *, strength: float = 1.0) -> Zero:
     """Put zero in place of heads or a site.
 
     >>> str(zero("0.2"))
     'zero 0.2'
-    >>> str(zero(3, positions=-1))
-    'zero z[3] at -1'
+    >>> str(zero(3, positions=-1, strength=0.5))
+    'zero z[3] at -1 by 0.5'
     """
-    return Zero(targets_of(target), Positions.of(positions))
+    return Zero(targets_of(target), Positions.of(positions), strength=strength)
 
 
 def mean(
-    target: TargetLike, *, over: PromptsLike, per_position: bool = False, positions: PositionsLike = ALL
+    target: TargetLike,
+    *,
+    over: PromptsLike,
+    per_position: bool = False,
+    positions: PositionsLike = ALL,
+    strength: float = 1.0,
 ) -> Mean:
     """Put the mean over the reference prompts `over` in place of heads or a site; see `Mean`."""
-    return Mean(targets_of(target), Positions.of(positions), over=Prompts.of(over), per_position=per_position)
+    reference, where = Prompts.of(over), Positions.of(positions)
+    return Mean(targets_of(target), where, over=reference, per_position=per_position, strength=strength)
 
 
-def to_bos(target: TargetLike, positions: PositionsLike = ALL) -> ToBOS:
+def resample(
+    target: TargetLike,
+    *,
+    over: PromptsLike,
+    seed: int = 0,
+    per_position: bool = True,
+    positions: PositionsLike = ALL,
+    strength: float = 1.0,
+) -> Resample:
+    """Put what heads or a site had on another prompt, drawn from `over`, in their place; see `Resample`."""
+    reference, where = Prompts.of(over), Positions.of(positions)
+    return Resample(
+        targets_of(target), where, over=reference, seed=seed, per_position=per_position, strength=strength
+    )
+
+
+def to_bos(target: TargetLike, positions: PositionsLike = ALL, *, strength: float = 1.0) -> ToBOS:
     """Let heads attend to the first token alone; see `ToBOS`.
 
     >>> str(to_bos("1.4", positions=[5]))
     'to_bos 1.4 at 5'
     """
-    return ToBOS(targets_of(target), Positions.of(positions))
+    return ToBOS(targets_of(target), Positions.of(positions), strength=strength)
+
+
+def fixed_offset(
+    target: TargetLike, offset: int, positions: PositionsLike = ALL, *, strength: float = 1.0
+) -> FixedOffset:
+    """Let heads attend to the token `offset` back alone; see `FixedOffset`.
+
+    >>> str(fixed_offset("0.2", 100))
+    'fixed_offset 0.2 100 back'
+    """
+    return FixedOffset(targets_of(target), Positions.of(positions), offset=offset, strength=strength)
+
+
+def set_pattern(
+    target: TargetLike,
+    pattern: Tensor | Sequence[Sequence[float]],
+    positions: PositionsLike = ALL,
+    *,
+    strength: float = 1.0,
+) -> SetPattern:
+    """Give heads a pattern written out, [query, key], [head, query, key] or with a batch axis; see `SetPattern`."""
+    given = pattern if isinstance(pattern, Tensor) else torch.tensor(pattern, dtype=torch.float32)
+    return SetPattern(targets_of(target), Positions.of(positions), pattern=given, strength=strength)
+
+
+def knock_out(
+    target: TargetLike,
+    queries: PositionsLike,
+    keys: PositionsLike,
+    *,
+    renormalise: bool = True,
+    edges: int | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
+) -> KnockOut:
+    """Take keys away from queries, all or only `edges` of them for each query; see `KnockOut`.
+
+    >>> str(knock_out("1.4", queries="query", keys="example", edges=3))
+    'knock_out 1.4 -> example, 3 of each query at query'
+    """
+    return KnockOut(
+        targets_of(target),
+        Positions.of(queries),
+        keys=Positions.of(keys),
+        renormalise=renormalise,
+        edges=edges,
+        seed=seed,
+        strength=strength,
+    )
+
+
+def freeze(
+    target: TargetLike, *, under: Several = (), positions: PositionsLike = ALL, strength: float = 1.0
+) -> Freeze:
+    """Force sites to what they had in the clean run of the same tokens, or in one `under` interventions."""
+    return Freeze(targets_of(target), Positions.of(positions), under=_listed(under), strength=strength)
+
+
+def freeze_pattern(
+    target: TargetLike = ("pattern", EVERY),
+    *,
+    under: Several = (),
+    positions: PositionsLike = ALL,
+    strength: float = 1.0,
+) -> Freeze:
+    """Force the patterns of heads (by default of all) to those of the clean run; see `Freeze`.
+
+    >>> str(freeze_pattern("1.4")), str(freeze_pattern())
+    ('freeze pattern[1.4]', 'freeze pattern[all]')
+    """
+    targets = tuple(target.at_site("pattern") for target in targets_of(target))
+    return Freeze(targets, Positions.of(positions), under=_listed(under), strength=strength)
+
+
+def pattern_preserving(cut: Several) -> tuple[Intervention, ...]:
+    """A cut that leaves every pattern as it was: what heads *move*, not counting where others look because of it."""
+    return (freeze_pattern(), *_listed(cut))
+
+
+def value_preserving(cut: Several, *, mlps: str = "recomputed") -> tuple[Intervention, ...]:
+    """A cut that acts on patterns alone: all values stay, and what is cut no longer enters queries and keys.
+
+    `mlps` says whether MLPs between take part in the cut run from which the patterns come.
+    """
+    held = freeze(("v", EVERY))
+    still = (freeze(("mlp_out", EVERY)),) if _frozen(mlps) else ()
+    return (freeze_pattern(under=(held, *still, *_listed(cut))), held)
+
+
+def path_patch(
+    senders: Several | TargetLike,
+    receivers: TargetLike,
+    *,
+    source: Run | PromptsLike | None = None,
+    mlps: str = "recomputed",
+    positions: PositionsLike = ALL,
+    strength: float = 1.0,
+) -> PathPatch:
+    """Let senders act on receivers directly and on nothing else; see `PathPatch`.
+
+    Senders are interventions, or heads and sites that are patched from `source`. Receivers are heads (their
+    queries, keys and values), ("q", layer) and the like, patterns, or a place in the stream; what reaches the
+    last `resid_post` reaches the logits.
+
+    >>> str(path_patch(zero("0.3"), "1.0"))
+    'path_patch [zero 0.3] -> 1.0, MLPs recomputed'
+    """
+    if isinstance(senders, Intervention):
+        acting: tuple[Intervention, ...] = (senders,)
+    elif source is not None:
+        acting = (patch(senders, source=source),)  # type: ignore[arg-type]
+    else:
+        acting = _listed(senders)  # type: ignore[arg-type]
+    where = Positions.of(positions)
+    return PathPatch(targets_of(receivers), where, senders=acting, mlps=mlps, strength=strength)
 
 
 def patch(
-    target: TargetLike, *, source: Run | PromptsLike, positions: PositionsLike | Mapping[int, int] = ALL
+    target: TargetLike,
+    *,
+    source: Run | PromptsLike,
+    positions: PositionsLike | Mapping[int, int] = ALL,
+    strength: float = 1.0,
 ) -> Patch:
     """Put what `source` had at heads or a site into this run; see `Patch`.
 
@@ -71,7 +237,7 @@ def patch(
     origin = source if isinstance(source, Run) else Prompts.of(source)
     mapped = as_map(positions)
     where = ALL if isinstance(positions, Mapping) else Positions.of(positions)
-    return Patch(targets_of(target), where, source=origin, position_map=mapped)
+    return Patch(targets_of(target), where, source=origin, position_map=mapped, strength=strength)
 
 
 def add(
@@ -80,6 +246,25 @@ def add(
     *,
     scale: float = 1.0,
     positions: PositionsLike = ALL,
+    strength: float = 1.0,
 ) -> Add:
     """Add `scale * vector` to heads or a site; see `Add`."""
-    return Add(targets_of(target), Positions.of(positions), vector=torch.as_tensor(vector), scale=scale)
+    given = torch.as_tensor(vector)
+    return Add(targets_of(target), Positions.of(positions), vector=given, scale=scale, strength=strength)
+
+
+def _listed(given: Several) -> tuple[Intervention, ...]:
+    listed = (given,) if isinstance(given, Intervention) else tuple(given)
+    for edit in listed:
+        if not isinstance(edit, Intervention):
+            raise BadArgument(
+                f"cannot take {edit!r} for an intervention: build one, for example hs.zero('0.1'), or name a "
+                "source= from which heads or sites are patched."
+            )
+    return listed
+
+
+def _frozen(mlps: str) -> bool:
+    if mlps not in MLPS:
+        raise BadArgument(f"cannot treat MLPs as {mlps!r}: say {' or '.join(map(repr, MLPS))}.")
+    return mlps == "frozen"

@@ -1,22 +1,24 @@
 """Cutting: what a head or a site does is removed, and something that carries nothing is left in its place.
 
 `Zero` leaves nothing, which is far from anything the model has seen. `Mean` leaves what is usual over a
-*stated* reference; over prompts of the same task the mean itself contains the task. `ToBOS` lets a head
-rest. Which of them is right depends on the question, so all are one family with one interface.
+*stated* reference; over prompts of the same task the mean itself contains the task. `Resample` leaves what
+the site had on some other prompt, which is never unusual by itself, only in this place. Which of them is
+right depends on the question, so all are one family with one interface.
 """
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from headscope.errors import PromptError, UnservedSite
-from headscope.interventions.base import Intervention, site_edit
+from headscope.interventions.base import Intervention
+from headscope.interventions.references import farthest, values_at
 from headscope.interventions.targets import Target
-from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
-from headscope.models.protocols import CallEdit, SiteEdit
+from headscope.models.protocols import SiteEdit
 from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 
@@ -29,11 +31,44 @@ class Zero(Intervention):
     """Put zero in place of a head's output (its slice of z) or of a site."""
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        return site_edit(target, self.positions, lambda value, _: value.new_zeros(()))
+        return self.site_edit(target, lambda value, _: torch.zeros_like(value))
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Intervention):
+class _FromReference(Intervention):
+    """What is put in place comes from a run of the reference prompts `over`."""
+
+    over: Prompts = field(kw_only=True)
+
+    def _reference(self, target: Target, model: "Model") -> Tensor:
+        """[reference example, position, ...] of the site."""
+        if target.site == "pattern":
+            raise UnservedSite(f"cannot {self.verb} 'pattern': prompts do not align its keys.")
+        assert isinstance(target.layer, int)
+        site = (target.site, target.layer)
+        return values_at(model, self.over, [site])[site]
+
+    def _require_reach(self, prompts: Prompts) -> None:
+        shortest = min(self.over.lengths)
+        if farthest(prompts, self.positions) >= shortest:
+            raise PromptError(
+                f"cannot {self.verb} per position: the shortest reference prompt has {shortest} tokens, and "
+                f"position {farthest(prompts, self.positions)} is asked for. Give longer reference prompts."
+            )
+
+    def _within_reach(self, layout: Layout, cells: int, known: int) -> Tensor:
+        """Positions of the cells [batch, cell], where a reference of `known` positions reaches them."""
+        positions = layout.positions(cells)
+        if layout.growing and bool((layout.mask(self.positions, cells) & (positions >= known)).any()):
+            raise PromptError(
+                f"cannot {self.verb} at position {known}: the reference prompts end there. "
+                "Name positions= within the prompt, or give longer reference prompts."
+            )
+        return positions.clamp(0, known - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(_FromReference):
     """Put the mean over reference prompts in place of a head's output or of a site.
 
     The mean runs over all real positions of the reference, or over its examples at each position alone
@@ -41,75 +76,79 @@ class Mean(Intervention):
     hold what is studied: take prompts of other tasks, or with shuffled labels.
     """
 
-    over: Prompts = field(kw_only=True)
     per_position: bool = field(default=False, kw_only=True)
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        if target.site == "pattern":
-            raise UnservedSite("cannot take the mean of 'pattern': prompts do not align its keys.")
-        if self.per_position and min(self.over.lengths) < prompts.longest:
-            raise PromptError(
-                f"cannot take a mean per position: the shortest reference prompt has {min(self.over.lengths)} "
-                f"tokens, the longest prompt {prompts.longest}. Give longer reference prompts."
-            )
-        mean = self._mean(target, model)
-
-        def replacement(value: Tensor, layout: Layout) -> Tensor:
-            if not self.per_position:
-                return mean
-            positions = layout.positions(value.shape[1])
-            if layout.growing and bool((positions >= len(mean)).any()):
-                raise PromptError(
-                    f"cannot take a mean at position {len(mean)}: the reference prompts end there. "
-                    "Name positions= within the prompt, or give longer reference prompts."
-                )
-            return mean[positions.clamp(0, len(mean) - 1)]
-
-        return site_edit(target, self.positions, replacement)
-
-    def _mean(self, target: Target, model: "Model") -> Tensor:
-        """[(position,) ...] of the site; computed once per model, site and reference."""
-        key = f"mean {target.site} {target.layer} {self.per_position} {digest(self.over)}"
-        assert target.layer is not None
-        layer = target.layer
-
-        def compute() -> Tensor:
-            value = model.run(self.over, capture=(target.site, layer))[target.site, layer]
-            real = self.over.real.to(value.device).reshape(*self.over.real.shape, *[1] * (value.ndim - 2))
-            total = torch.where(real, value, 0)
-            if self.per_position:
-                return total.sum(0) / real.sum(0)
-            return total.sum((0, 1)) / real.sum()
-
-        return model.remember(key, compute)  # type: ignore[no-any-return]
+        value = self._reference(target, model)
+        real = self.over.real.to(value.device).reshape(*self.over.real.shape, *[1] * (value.ndim - 2))
+        total = torch.where(real, value, 0)
+        if not self.per_position:
+            overall = total.sum((0, 1)) / real.sum()
+            return self.site_edit(target, lambda value, _: overall.expand_as(value))
+        self._require_reach(prompts)
+        by_position = total.sum(0) / real.sum(0)
+        known = min(self.over.lengths)
+        return self.site_edit(
+            target, lambda value, layout: by_position[self._within_reach(layout, value.shape[1], known)]
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class ToBOS(Intervention):
-    """Let heads attend to the first token and nothing else, at the given query positions.
+class Resample(_FromReference):
+    """Put what a site had on another prompt, drawn at random, in its place.
 
-    Assumes that attending to the first token is how this head rests, so that what is removed is what it
-    does *beyond* resting (Janiak et al. 2023). Where that is doubtful, compare with `Mean`. Values are
-    untouched; other positions and heads are untouched. In a layer with a sliding window this reaches the
-    first token from where the head itself could not; once a cache has dropped it, that is refused.
+    Each example draws one prompt of the reference, never one of its own tokens, and takes its value at
+    the same position; all targets of one intervention draw the same prompt. Without `per_position` every
+    position draws a prompt and a position of its own. The draw is decided by `seed` and the example's own
+    tokens, whatever batch it stands in. A single draw is noisy: average over prompts, or over seeds.
     """
 
-    @property
-    def verb(self) -> str:
-        return "to_bos"
+    seed: int = field(default=0, kw_only=True)
+    per_position: bool = field(default=True, kw_only=True)
 
-    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> CallEdit:
-        assert target.layer is not None
-        if target.site != "z":
-            raise UnservedSite(f"cannot redirect {target.site!r} to the first token: name heads or a layer.")
-        model.require_service("to_bos", target.layer)
-        anatomy = model.layer(target.layer)
-        heads = range(anatomy.heads) if target.heads is None else target.heads
+    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        value = self._reference(target, model)
+        if not self.per_position:
+            return self._scattered(target, value, prompts)
+        self._require_reach(prompts)
+        drawn = [
+            candidates[int(np.random.default_rng(seed).integers(len(candidates)))]
+            for seed, candidates in self._draws(prompts)
+        ]
+        rows, known = torch.tensor(drawn, device=value.device), min(self.over.lengths)
+        return self.site_edit(
+            target,
+            lambda current, layout: value[rows[:, None], self._within_reach(layout, current.shape[1], known)],
+        )
 
-        def change(call: AttentionCall, layout: Layout) -> None:
-            rows = layout.mask(self.positions, call.out.shape[1])
-            cells = layout.key_cell(0, call.keys, rows.any(dim=1))
-            for head in heads:
-                call.redirect(head, rows, cells)
+    def _scattered(self, target: Target, value: Tensor, prompts: Prompts) -> SiteEdit:
+        """Every position of every example takes a cell of the reference, drawn from all but its own prompt."""
+        draws = self._draws(prompts)
+        flat = value.flatten(0, 1)
+        width = value.shape[1]
 
-        return CallEdit(target.layer, change)
+        def replacement(current: Tensor, layout: Layout) -> Tensor:
+            positions = layout.positions(current.shape[1])
+            # Numbers are drawn in order of position, so that a longer text begins with the same ones.
+            index = torch.zeros(len(draws), layout.cells_seen, dtype=torch.long)
+            for row, (seed, candidates) in enumerate(draws):
+                cells = np.array([r * width + p for r in candidates for p in range(self.over.lengths[r])])
+                numbers = np.random.default_rng(seed).random(layout.cells_seen)
+                index[row] = torch.from_numpy(cells[(numbers * len(cells)).astype(int)])
+            rows = torch.arange(len(draws), device=positions.device)[:, None]
+            return flat[index.to(value.device)[rows, positions.clamp(min=0)]]
+
+        return self.site_edit(target, replacement)
+
+    def _draws(self, prompts: Prompts) -> list[tuple[int, list[int]]]:
+        """For each example a seed of its own and the reference prompts that it may draw."""
+        found = []
+        for tokens, end in zip(prompts.tokens, prompts.ends, strict=True):
+            own = tokens[:end]
+            candidates = [row for row, other in enumerate(self.over.tokens) if other != own]
+            if not candidates:
+                raise PromptError(
+                    "cannot resample: the reference holds no prompt but the example's own. Give other prompts."
+                )
+            found.append((int(digest((self.seed, own)), 16), candidates))
+        return found

@@ -1,20 +1,22 @@
-"""What all interventions share: they are frozen data with targets, positions and a canonical hash.
+"""What all interventions share: they are frozen data with targets, positions, a strength and a canonical hash.
 
 An intervention says *what* is changed and *where*; prepared against a model and its prompts it becomes
 edits of single sites (models.protocols). Several are applied in the order of the forward pass, and at one
-site in the order given. Nothing outside the targets and positions changes, except as a consequence.
+site in the order given (the pattern, and where heads are made to look, count as one site). Nothing outside
+the targets and positions changes, except as a consequence. `strength` mixes what the model computed (0)
+with what the intervention puts in its place (1), for dose-response curves.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
-from headscope.interventions.targets import Target
+from headscope.interventions.targets import EVERY, Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.specs import digest
@@ -33,10 +35,16 @@ class Intervention(ABC):
 
     targets: tuple[Target, ...]
     positions: Positions = ALL
+    strength: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.targets:
             raise BadArgument(f"cannot build {type(self).__name__}: it has no target.")
+        if isinstance(self.strength, bool) or not 0.0 <= self.strength <= 1.0:
+            raise BadArgument(
+                f"cannot {self.verb} with strength {self.strength}: it lies between 0 (nothing changes) and 1."
+            )
+        object.__setattr__(self, "strength", float(self.strength))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and digest(self) == digest(other)
@@ -46,12 +54,18 @@ class Intervention(ABC):
 
     def __str__(self) -> str:
         where = "" if self.positions == ALL else f" at {self.positions}"
-        return f"{self.verb} {' '.join(map(str, self.targets))}{where}"
+        mixed = "" if self.strength == 1.0 else f" by {self.strength:g}"
+        return f"{self.verb} {' '.join(map(str, self.targets))}{self.details}{where}{mixed}"
 
     @property
     def verb(self) -> str:
         """The word for it in messages and tables."""
         return type(self).__name__.lower()
+
+    @property
+    def details(self) -> str:
+        """What else tells this one from another of its kind, as written after its targets."""
+        return ""
 
     @property
     def is_template(self) -> bool:
@@ -75,9 +89,10 @@ class Intervention(ABC):
         return replace(self, positions=Positions((position,)))
 
     def footprint(self) -> Footprint:
-        layers = [target.layer for target in self.targets if target.layer is not None]
+        layers = [0 if target.layer == EVERY else target.layer for target in self.targets]
+        known = [layer for layer in layers if layer is not None]
         sites = frozenset(target.site for target in self.targets)
-        return Footprint(min(layers, default=0), self.positions, sites)
+        return Footprint(min(known, default=0), self.positions, sites)
 
     def rows(self, chosen: slice) -> Self:
         """The same intervention for some of the examples."""
@@ -85,30 +100,46 @@ class Intervention(ABC):
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
         edits: list[SiteEdit | CallEdit] = []
-        for target in self.targets:
-            target.check(model, self.verb)
-            edits.append(self.edit_of(target, model, prompts))
+        for given in self.targets:
+            for target in given.within(model):
+                target.check(model, self.verb)
+                edits.append(self.edit_of(target, model, prompts))
+        if not edits:
+            raise BadArgument(f"cannot {self.verb} {self.targets[0]}: no layer of {model.name} has it.")
         return edits
 
     @abstractmethod
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit | CallEdit:
         """The edit of one target, already checked against the model."""
 
+    def site_edit(self, target: Target, replacement: Replacement) -> SiteEdit:
+        """An edit that puts `replacement(value, layout)` at the positions and heads of a target.
 
-def site_edit(target: Target, positions: Positions, replacement: Replacement) -> SiteEdit:
-    """An edit that puts `replacement(value, layout)` at the positions and heads of a target.
+        The replacement may be any shape that broadcasts to the value, [batch, cell, (head,) ...].
+        """
+        assert isinstance(target.layer, int)
+        positions, strength = self._reached(), self.strength
 
-    The replacement may be any shape that broadcasts to the value, [batch, cell, (head,) ...].
-    """
-    assert target.layer is not None
+        def change(value: Tensor, layout: Layout) -> Tensor:
+            where = layout.mask(positions, value.shape[1])
+            where = where.reshape(*where.shape, *[1] * (value.ndim - 2))
+            if target.heads is not None:
+                chosen = torch.zeros(value.shape[2], dtype=torch.bool, device=value.device)
+                chosen[list(target.heads)] = True
+                where = where & chosen[:, None]
+            put = replacement(value, layout).to(value)
+            if strength != 1.0:
+                put = torch.lerp(value, put.expand_as(value), strength)
+            return torch.where(where, put, value)
 
-    def change(value: Tensor, layout: Layout) -> Tensor:
-        where = layout.mask(positions, value.shape[1])
-        where = where.reshape(*where.shape, *[1] * (value.ndim - 2))
-        if target.heads is not None:
-            chosen = torch.zeros(value.shape[2], dtype=torch.bool, device=value.device)
-            chosen[list(target.heads)] = True
-            where = where & chosen[:, None]
-        return torch.where(where, replacement(value, layout).to(value), value)
+        return SiteEdit(target.site, target.layer, change)
 
-    return SiteEdit(target.site, target.layer, change)
+    def _reached(self) -> Positions:
+        """The positions whose values change."""
+        return self.positions
+
+
+def heads_in(target: Target, model: "Model") -> Sequence[int]:
+    """The heads of a target that names heads or a whole layer."""
+    assert isinstance(target.layer, int)
+    return range(model.layer(target.layer).heads) if target.heads is None else target.heads

@@ -1,38 +1,71 @@
 """What an intervention acts on: heads, whole layers, or sites of the stream, in one small value.
 
 A head is its slice of `z`, the input of the output projection; a layer given by its number alone means
-all heads of that layer. A site named without a layer is a *template* that `hs.grid` fills in.
+all heads of that layer. A site named without a layer is a *template* that `hs.grid` fills in; the layer
+"all" stands for every layer that has the site.
 """
 
+import operator
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
-from headscope.errors import BadArgument, UnservedSite
+from headscope.errors import BadArgument, OutOfRange, UnservedSite
 from headscope.vocabulary import Head, site_named
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
 
+EVERY: Literal["all"] = "all"
+_KEY_HEADS = ("k", "v")
+_BY_HEAD = ("q", "k", "v", "pattern", "z")
+
 
 @dataclass(frozen=True)
 class Target:
-    """A site in a layer, all of it or only some heads; `layer` is None in a template."""
+    """A site in a layer (None: a template; "all": every layer that has it), all of it or only some heads.
+
+    At `k` and `v` heads are key/value heads, which several query heads may share.
+    """
 
     site: str
-    layer: int | None
+    layer: int | Literal["all"] | None
     heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is not None and self.site not in _BY_HEAD:
+            raise BadArgument(
+                f"cannot act on heads of {self.site!r}: only {', '.join(_BY_HEAD)} are split by head."
+            )
 
     def __str__(self) -> str:
         if self.heads is not None:
-            return ",".join(f"{self.layer}.{head}" for head in self.heads)
+            heads = ",".join(f"{self.layer}.{head}" for head in self.heads)
+            return heads if self.site == "z" else f"{self.site}[{heads}]"
         return self.site if self.layer is None else f"{self.site}[{self.layer}]"
+
+    def within(self, model: "Model") -> "list[Target]":
+        """The target in every layer of this model that it means.
+
+        Raises:
+            UnservedSite: where a layer has what is meant but does not serve it, or no layer has it.
+        """
+        if self.layer != EVERY:
+            return [self]
+        anatomy = model.anatomy
+        layers: Iterable[int] = range(model.n_layers)
+        if self.site in (*_BY_HEAD, "attn_out"):
+            layers = anatomy.attending
+        elif self.site == "mlp_out":
+            # Attention-only layers add nothing else; a layer that is not understood must not pass for one.
+            layers = [i for i, layer in enumerate(anatomy.layers) if layer.mlp_term or not layer.complete]
+        return [replace(self, layer=layer) for layer in layers]
 
     def check(self, model: "Model", doing: str) -> None:
         """Raise unless this model has the layer, the heads and the site."""
-        if self.layer is None:
+        if self.layer is None or self.layer == EVERY:
             raise BadArgument(
                 f"cannot {doing} {self.site!r} without a layer: write ({self.site!r}, layer), "
                 "or fill the layer in with hs.grid."
@@ -44,51 +77,96 @@ class Target:
             )
         model.require_site(self.site, self.layer)
         for head in self.heads or ():
-            model.require_head(Head(self.layer, head), doing)
+            if self.site in _KEY_HEADS:
+                count = model.key_heads(self.layer)
+                if not 0 <= head < count:
+                    raise OutOfRange.index(doing, "key/value head", head, count, f"layer {self.layer}")
+            else:
+                model.require_head(Head(self.layer, head), doing)
+
+    def at_site(self, site: str) -> Self:
+        """The same layer and heads at another site."""
+        return replace(self, site=site)
 
 
-TargetLike = Target | Head | str | int | tuple[str, int] | Iterable[Head | str]
+TargetLike = (
+    Target
+    | Head
+    | str
+    | int
+    | tuple[str, int | str | Sequence[int]]
+    | Iterable["Head | str | int | Target | tuple[str, int]"]
+)
 
 
 def targets_of(given: TargetLike) -> tuple[Target, ...]:
-    """Targets from a head, heads, a layer's number, a site's name, or a site and its layer.
+    """Targets from heads, numbers of layers, sites with their layers, or a mixture of them.
 
     >>> targets_of([Head(1, 0), Head(0, 2), Head(1, 3)])
     (Target(site='z', layer=0, heads=(2,)), Target(site='z', layer=1, heads=(0, 3)))
-    >>> targets_of(("resid_pre", 3))
-    (Target(site='resid_pre', layer=3, heads=None),)
+    >>> targets_of(("resid_pre", [3, 4]))
+    (Target(site='resid_pre', layer=3, heads=None), Target(site='resid_pre', layer=4, heads=None))
+    >>> targets_of(("v", "all"))
+    (Target(site='v', layer='all', heads=None),)
 
     Raises:
-        BadArgument: for anything else, or an empty list of heads.
+        BadArgument: for anything else, or an empty list.
     """
-    if isinstance(given, Target):
-        return (given,)
-    if isinstance(given, bool):
-        raise BadArgument(f"cannot act on {given!r}: name a head, heads, a layer, or a site and its layer.")
-    if isinstance(given, int):
-        return (Target("z", given),)
-    if (
+    heads: list[Head] = []
+    others: list[Target] = []
+    for item in _items(given):
+        match item:
+            case Head():
+                heads.append(item)
+            case str() if re.fullmatch(r"[\d., ]+", item):
+                heads += [Head.parse(part) for part in item.split(",")]
+            case _:
+                others += _targets_of_one(item)
+    return (*_of_heads(heads), *others)
+
+
+def _items(given: object) -> list[object]:
+    """What was given, one by one; a site with its layers is one thing."""
+    site_and_layers = (
         isinstance(given, tuple)
         and len(given) == 2
         and isinstance(given[0], str)
-        and isinstance(given[1], int)
-    ):
-        return (Target(site_named(given[0]).name, given[1]),)
-    if isinstance(given, str) and not re.fullmatch(r"[\d., ]+", given):
-        return (Target(site_named(given).name, None),)
-    if isinstance(given, str):
-        return _of_heads([Head.parse(part) for part in given.split(",")])
-    if isinstance(given, Head):
-        return _of_heads([given])
-    if isinstance(given, Iterable):
-        listed = list(given)
-        if all(isinstance(head, Head | str) for head in listed):
-            return _of_heads([head if isinstance(head, Head) else Head.parse(head) for head in listed])
-    raise BadArgument(f"cannot act on {given!r}: name a head, heads, a layer, or a site and its layer.")
+        and not re.fullmatch(r"[\d., ]+", given[0])
+        and (isinstance(given[1], int | range | list | tuple) or given[1] == EVERY)
+    )
+    if site_and_layers or isinstance(given, str) or not isinstance(given, Iterable):
+        return [given]
+    listed = list(given)
+    if not listed:
+        raise BadArgument("cannot act on an empty list of heads: name at least one, for example Head(1, 4).")
+    return listed
+
+
+def _targets_of_one(item: object) -> list[Target]:
+    if hasattr(item, "__index__"):  # whole numbers of any library
+        item = item if isinstance(item, bool) else operator.index(item)  # type: ignore[arg-type]
+    match item:
+        case Target():
+            return [item]
+        case bool():
+            pass
+        case int():
+            return [Target("z", item)]
+        case str():
+            return [Target(site_named(item).name, None)]
+        case (str(site), bool()):
+            pass
+        case (str(site), "all"):
+            return [Target(site_named(site).name, EVERY)]
+        case (str(site), int(layer)):
+            return [Target(site_named(site).name, layer)]
+        case (str(site), [*layers]) if layers and all(type(layer) is int for layer in layers):
+            return [Target(site_named(site).name, layer) for layer in layers]
+        case (str(site), range() as layers) if layers:
+            return [Target(site_named(site).name, layer) for layer in layers]
+    raise BadArgument(f"cannot act on {item!r}: name a head, heads, a layer, or a site and its layer.")
 
 
 def _of_heads(heads: list[Head]) -> tuple[Target, ...]:
-    if not heads:
-        raise BadArgument("cannot act on an empty list of heads: name at least one, for example Head(1, 4).")
     by_layer = groupby(sorted(set(heads)), key=lambda head: head.layer)
     return tuple(Target("z", layer, tuple(head.index for head in group)) for layer, group in by_layer)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument, OutOfRange, PositionMapNeeded, UnservedSite
-from headscope.interventions.base import Intervention, site_edit
+from headscope.interventions.base import Intervention
+from headscope.interventions.references import by_cell, onto_keys, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
 from headscope.models.run import Run
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 
@@ -67,14 +67,12 @@ class Patch(Intervention):
             raise BadArgument(
                 f"cannot patch {len(source)} source examples into {len(prompts)}: give one for each, or one for all."
             )
-        assert target.layer is not None
-        if target.site == "pattern" and source.longest != prompts.longest:
+        assert isinstance(target.layer, int)
+        if target.site == "pattern" and (self.position_map or not _aligned(source, prompts)):
             raise UnservedSite(
                 "cannot patch 'pattern' between prompts of unequal length: its keys do not align."
             )
         value = self._value(target.site, target.layer, model)
-        if target.site == "pattern":
-            value = value.transpose(1, 2)
         lookup = self._lookup(source, prompts).to(value.device)
 
         def replacement(current: Tensor, layout: Layout) -> Tensor:
@@ -84,11 +82,13 @@ class Patch(Intervention):
             # Tokens generated beyond the source have nothing to take: they stay as they are.
             known = (cells >= 0) & (cells < lookup.shape[1]) & (origin >= 0)
             known = known.reshape(*known.shape, *[1] * (current.ndim - 2))
-            return torch.where(
-                known, value[rows if len(value) > 1 else 0, origin.clamp(min=0)].to(current), current
-            )
+            taken = value[rows if len(value) > 1 else 0, origin.clamp(min=0)]
+            if target.site == "pattern":
+                wanted = layout.mask(self.positions, current.shape[1])[:, :, None, None]
+                taken = onto_keys(torch.where(known & wanted, taken, 0), layout, current.shape[3])
+            return torch.where(known, taken.to(current), current)
 
-        return site_edit(target, self._reached(), replacement)
+        return self.site_edit(target, replacement)
 
     def _reached(self) -> Positions:
         if self.position_map is None:
@@ -96,29 +96,27 @@ class Patch(Intervention):
         return Positions(tuple(into for _, into in self.position_map))
 
     def _value(self, site: str, layer: int, model: "Model") -> Tensor:
+        """[source example, position, ...]; what stands at padding is never taken."""
         if isinstance(self.source, Run):
-            return self.source[site, layer]
-        prompts = self.source
-        key = f"run {site} {layer} {digest(prompts)}"
-        return model.remember(  # type: ignore[no-any-return]
-            key, lambda: model.run(prompts, capture=(site, layer))[site, layer]
-        )
+            return by_cell(site, self.source[site, layer])
+        return values_at(model, self.source, [(site, layer)])[site, layer]
 
     def _lookup(self, source: Prompts, prompts: Prompts) -> Tensor:
         """Source position of each target position, int64 [batch, position]; -1 where none is named."""
         lengths = source.lengths * (len(prompts) if len(source) == 1 else 1)
         if self.position_map is None:
-            if lengths != prompts.lengths:
+            if not _aligned(source, prompts):
                 raise PositionMapNeeded.between(lengths, prompts.lengths)
             every = torch.arange(prompts.longest).expand(len(prompts), -1)
-            return torch.where(every < torch.tensor(prompts.lengths)[:, None], every, -1)
+            return torch.where(every < torch.tensor(lengths)[:, None], every, -1)
         lookup = torch.full((len(prompts), prompts.longest), -1)
         for row, (given, own) in enumerate(zip(lengths, prompts.lengths, strict=True)):
+            end = prompts.ends[row]
             for origin, into in self.position_map:
                 for index, length, what in ((origin, given, "source"), (into, own, "target")):
                     if not -length <= index < length:
                         raise OutOfRange.index("patch", f"{what} position", index, length, f"example {row}")
-                lookup[row, into % own] = origin % given
+                lookup[row, into if into >= 0 else end + into] = origin % given
         return lookup
 
 
@@ -133,6 +131,9 @@ class Add(Intervention):
     scale: float = field(default=1.0, kw_only=True)
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        if not bool(self.vector.isfinite().all()):
+            raise BadArgument(f"cannot add a vector with infinite or undefined entries at {target}.")
+
         def replacement(value: Tensor, _: Layout) -> Tensor:
             if self.vector.shape != value.shape[-1:]:
                 raise BadArgument(
@@ -141,7 +142,13 @@ class Add(Intervention):
                 )
             return value + self.scale * self.vector.to(value)
 
-        return site_edit(target, self.positions, replacement)
+        return self.site_edit(target, replacement)
+
+
+def _aligned(source: Prompts, prompts: Prompts) -> bool:
+    """Whether positions need no map: sources as long as the whole, or as the prompts before what was generated."""
+    lengths = source.lengths * (len(prompts) if len(source) == 1 else 1)
+    return lengths in (prompts.lengths, prompts.ends)
 
 
 def as_map(positions: object) -> PositionMap | None:

@@ -50,12 +50,18 @@ class AttentionCall:
         self._module, self._mask, self._options = module, mask, options
         self._kernel, self._eager = kernel, eager
         self._pattern: Tensor | None = None
-        self._redirects: list[tuple[int, Tensor, Tensor]] = []
+        # Redirects whose pattern nobody has asked for yet.
+        self._redirects: list[tuple[int, Tensor, Tensor, float]] = []
 
     @property
     def keys(self) -> int:
         """How many keys a query may at most see: the length of the key axis."""
         return self.k.shape[2]
+
+    @property
+    def queries(self) -> int:
+        """How many queries are under way: the cells of this forward pass."""
+        return self.q.shape[2]
 
     @property
     def queries_per_key(self) -> int:
@@ -86,13 +92,10 @@ class AttentionCall:
             if weights is None:
                 raise UnservedSite(f"the eager attention of layer {self.layer} returns no pattern.")
             self._pattern = weights
-        pattern = self._pattern
-        for head, rows, cells in self._redirects:
-            target = torch.zeros_like(pattern[:, head])
-            target.scatter_(2, cells[:, None, None].expand(-1, target.shape[1], 1), 1.0)
-            changed = torch.where(rows[:, :, None], target, pattern[:, head])
-            pattern = torch.cat([pattern[:, :head], changed[:, None], pattern[:, head + 1 :]], dim=1)
-        return pattern
+        for head, rows, cells, strength in self._redirects:
+            self._pattern = redirected(self._pattern, head, rows, cells, strength)
+        self._redirects.clear()
+        return self._pattern
 
     def visible(self) -> Tensor:
         """Which keys each query may see, bool [batch or 1, query, key]: causality, windows, padding."""
@@ -102,29 +105,44 @@ class AttentionCall:
         return mask[:, 0] > torch.finfo(mask.dtype).min / 2
 
     def write_pattern(self, pattern: Tensor) -> None:
-        """Replace the pattern, and with it what every head of this call returns."""
-        self._pattern = pattern
-        values = self.v.repeat_interleave(self.queries_per_key, dim=1)
-        self.out = (pattern.to(values.dtype) @ values).transpose(1, 2).contiguous()
+        """Replace the pattern, and with it what the heads return in the rows that it changes.
 
-    def value_at(self, head: int, cells: Tensor) -> Tensor:
-        """The value vector of one query head at one key cell per example, [batch, head_dim]."""
-        batch = torch.arange(len(cells), device=cells.device)
-        return self.v[batch, head // self.queries_per_key, cells]
-
-    def redirect(self, head: int, rows: Tensor, cells: Tensor) -> None:
-        """Let a head attend to one key alone: `rows` bool [batch, query], `cells` int64 [batch].
-
-        A row that attends to one key returns that key's value, so no pattern is needed.
+        Rows that stay as they were keep the kernel's own output, bit by bit; under gradients every row is
+        written, so that they flow through the pattern.
         """
-        value = self.value_at(head, cells)
-        replaced = torch.where(rows[:, :, None], value[:, None], self.out[:, :, head])
+        changed = (pattern != self.pattern()).any(dim=-1).transpose(1, 2)
+        values = self.v.repeat_interleave(self.queries_per_key, dim=1)
+        mixed = (pattern.to(values.dtype) @ values).transpose(1, 2)
+        kept = mixed if pattern.requires_grad else torch.where(changed[..., None], mixed, self.out)
+        self.out = kept.contiguous()  # model files view it as one vector per token
+        self._pattern = pattern
+
+    def redirect(self, head: int, rows: Tensor, cells: Tensor, strength: float = 1.0) -> None:
+        """Let a head attend to one key alone, in the queries `rows`, bool [batch, query].
+
+        `cells`, int64 [batch, query], is that key's cell. A row that attends to one key returns that key's
+        value, so no pattern is needed. `strength` mixes what was with what is put there.
+        """
+        batch = torch.arange(len(cells), device=cells.device)[:, None]
+        own = self.out[:, :, head]
+        value = self.v[batch, head // self.queries_per_key, cells].to(own)
+        moved = value if strength == 1.0 else torch.lerp(own, value, strength)
+        replaced = torch.where(rows[:, :, None], moved, own)
         self.out = torch.cat([self.out[:, :, :head], replaced[:, :, None], self.out[:, :, head + 1 :]], dim=2)
-        self._redirects.append((head, rows, cells))
+        self._redirects.append((head, rows, cells, strength))
 
     def _is_causal(self) -> bool:
         given = self._options.get("is_causal")
         return bool(getattr(self._module, "is_causal", True) if given is None else given)
+
+
+def redirected(pattern: Tensor, head: int, rows: Tensor, cells: Tensor, strength: float) -> Tensor:
+    """The pattern [batch, head, query, key] with the named rows of one head on one key each."""
+    own = pattern[:, head]
+    target = torch.zeros_like(own).scatter(2, cells[:, :, None], 1.0)
+    moved = target if strength == 1.0 else torch.lerp(own, target, strength)
+    changed = torch.where(rows[:, :, None], moved, own)
+    return torch.cat([pattern[:, :head], changed[:, None], pattern[:, head + 1 :]], dim=1)
 
 
 def additive_mask(mask: Tensor | None, q: Tensor, k: Tensor, *, causal: bool) -> Tensor | None:

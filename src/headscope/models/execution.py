@@ -21,7 +21,7 @@ from headscope.models.hooks import SiteHooks, kept_copy
 from headscope.models.inline import watching
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
-from headscope.models.tap import Tap
+from headscope.models.tap import CallChange, SiteChange, Tap, aside
 from headscope.vocabulary import ATTENTION_SITES
 
 Reader = Callable[[AttentionCall], None]
@@ -36,18 +36,22 @@ def edited(
     edits: Sequence[SiteEdit | CallEdit] = (),
     wanted: Sequence[tuple[str, int]] = (),
     reader: Reader | None = None,
+    before: Callable[[Tensor], None] | None = None,
 ) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Edit and capture every forward pass of `root` until the block ends; yields what is captured.
 
-    `reader` sees the finished attention call of every layer.
+    `reader` sees the finished attention call of every layer. `before` is called with the token ids of every
+    forward pass ahead of it; what it runs itself is neither edited nor captured.
     """
     changes: dict[tuple[str, int], list[Any]] = defaultdict(list)
-    call_changes: dict[int, list[Any]] = defaultdict(list)
+    call_changes: dict[int, list[tuple[str, CallChange]]] = defaultdict(list)
     readers: dict[int, list[Reader]] = defaultdict(list)
     on_modules: list[SiteEdit] = []
     for edit in edits:
         if isinstance(edit, CallEdit):
-            call_changes[edit.layer].append(edit.change)
+            call_changes[edit.layer].append(("call", edit.change))
+        elif edit.site == "pattern":
+            call_changes[edit.layer].append(("pattern", _rewriting(edit.change)))
         elif edit.site in ATTENTION_SITES:
             changes[edit.site, edit.layer].append(edit.change)
         else:
@@ -56,7 +60,7 @@ def edited(
     for site, layer in wanted:
         if site == "pattern" and torch.is_grad_enabled():
             # A pattern read beside the kernel has no part in the logits: for gradients it must be written.
-            changes[site, layer].append(_keep_written_pattern(layer, captured))
+            call_changes[layer].append(("pattern", _rewriting(_keep_written_pattern(layer, captured))))
         elif site == "pattern":
             readers[layer].append(_keep_pattern(layer, captured))
         elif site in ATTENTION_SITES:
@@ -70,7 +74,7 @@ def edited(
     with (
         uncompiled(root),
         tap.active(),
-        _counting_cells(root, tap),
+        _counting_cells(root, tap, before),
         hooks.active(),
         watching(tap, anatomy.inline),
     ):
@@ -83,6 +87,16 @@ def edited(
                 f"the intervention on {place[0]!r} in layer {place[1]} was never reached by the forward pass: "
                 "this model does not come by there. Nothing was changed."
             )
+
+
+def _rewriting(change: SiteChange) -> CallChange:
+    """A change of the pattern [batch, cell, head, key] as a change of the call."""
+
+    def rewrite(call: AttentionCall, layout: Layout) -> None:
+        by_query = change(call.pattern().transpose(1, 2), layout)
+        call.write_pattern(by_query.transpose(1, 2))
+
+    return rewrite
 
 
 def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
@@ -109,7 +123,7 @@ def _keep_pattern(layer: int, captured: dict[tuple[str, int], Tensor]) -> Reader
 
 
 @contextmanager
-def _counting_cells(root: nn.Module, tap: Tap) -> Iterator[None]:
+def _counting_cells(root: nn.Module, tap: Tap, before: Callable[[Tensor], None] | None) -> Iterator[None]:
     """Advance the tap's layout at the start of every forward pass of `root`."""
 
     # While one thread removes its hook, torch may call it in another without keyword arguments.
@@ -121,6 +135,9 @@ def _counting_cells(root: nn.Module, tap: Tap) -> Iterator[None]:
         if kwargs.get("past_key_values") is None:
             tap.layout.cells_seen = 0  # nothing is cached: the pass starts at the first cell again
         tap.layout.advance(cells)
+        if before is not None and ids is not None:
+            with aside():
+                before(ids)
 
     handle = root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
     try:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headscope.models.attention import AttentionCall
+from headscope.models.attention import AttentionCall, redirected
 from headscope.models.layout import Layout
-from headscope.models.tap import Tap, finish, pass_through
+from headscope.models.tap import Tap, pass_through
 
 SOFTMAXES = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax, torch._softmax})
 PRODUCTS = frozenset(
@@ -42,6 +42,10 @@ class WrittenOutCall(AttentionCall):
         return self._pattern.shape[3]
 
     @property
+    def queries(self) -> int:
+        return self.written.shape[2]
+
+    @property
     def queries_per_key(self) -> int:
         return self.q.shape[1] // self.v.shape[1]
 
@@ -51,6 +55,10 @@ class WrittenOutCall(AttentionCall):
 
     def write_pattern(self, pattern: Tensor) -> None:
         self._pattern = pattern
+
+    def redirect(self, head: int, rows: Tensor, cells: Tensor, strength: float = 1.0) -> None:
+        # The values are still to come: a row with one key in the pattern returns that key's value.
+        self._pattern = redirected(self.written, head, rows, cells, strength)
 
     @property
     def written(self) -> Tensor:
@@ -115,7 +123,7 @@ class InlineAttention(TorchFunctionMode):
         call = WrittenOutCall(self._layer, self._module, _by_example(weights, rows), self._layout)
         before = call.written
         for tap in self._taps:
-            tap.edit_pattern(call)
+            tap.edit_call(call)
         self._call = call
         return weights if call.written is before else call.written.reshape(weights.shape).to(weights)
 
@@ -136,9 +144,9 @@ class InlineAttention(TorchFunctionMode):
         call.q = mixed.new_empty(rows, call.written.shape[1], 0, 0)
         call.out = _by_example(mixed, rows).transpose(1, 2)
         self._done = True
-        untouched = call.out
-        finish(call, self._taps)
-        return mixed if call.out is untouched else call.out.transpose(1, 2).reshape(mixed.shape)
+        for tap in self._taps:
+            tap.read(call)
+        return mixed  # type: ignore[no-any-return]
 
 
 def is_pattern(weights: Tensor, rows: int, queries: int) -> bool:

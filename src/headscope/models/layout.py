@@ -19,7 +19,8 @@ from headscope.vocabulary import Positions
 class Layout:
     """Positions of the cells of the forward pass that is under way.
 
-    `pads` is the number of padded cells before each example (0 except in batched generation).
+    `lengths` are those of the examples; `prompt_lengths`, where it differs, is where negative positions count
+    from; `pads` is the number of padded cells before each example (0 except in batched generation).
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class Layout:
         lengths: Sequence[int],
         roles: Mapping[str, Role],
         *,
+        prompt_lengths: Sequence[int] | None = None,
         pads: Sequence[int] | None = None,
         growing: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.lengths = torch.tensor(lengths, device=device)
+        self._ends = torch.tensor(prompt_lengths or lengths, device=device)
         self._roles = roles
         self._pads = torch.tensor(pads or [0] * len(lengths), device=device)
         self.growing = growing
@@ -41,13 +44,20 @@ class Layout:
     @classmethod
     def of(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
         """For one forward pass over right-padded prompts."""
-        return cls(prompts.lengths, prompts.roles, device=device)
+        return cls(prompts.lengths, prompts.roles, prompt_lengths=prompts.ends, device=device)
 
     @classmethod
     def growing_from(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
         """For a generation that starts from left-padded prompts."""
         pads = [prompts.longest - length for length in prompts.lengths]
-        return cls(prompts.lengths, prompts.roles, pads=pads, growing=True, device=device)
+        return cls(
+            prompts.lengths,
+            prompts.roles,
+            prompt_lengths=prompts.ends,
+            pads=pads,
+            growing=True,
+            device=device,
+        )
 
     def advance(self, cells: int) -> None:
         """A forward pass over the next `cells` columns begins."""
@@ -77,23 +87,29 @@ class Layout:
             return found >= 0
         mask = torch.zeros_like(found, dtype=torch.bool)
         for index in wanted.indices:
-            target = self.lengths + index if index < 0 else torch.full_like(self.lengths, index)
+            target = self._ends + index if index < 0 else torch.full_like(self._ends, index)
             mask |= found == target[:, None]
         return mask
 
-    def key_cell(self, position: int, keys: int, needed: Tensor) -> Tensor:
-        """Where each example's `position` stands on a key axis of `keys` cells, int64 [batch].
+    def key_cells(self, wanted: Tensor, keys: int, needed: Tensor) -> Tensor:
+        """Where positions stand on a key axis of `keys` cells, int64 of the shape of `wanted` [batch, query].
 
-        `needed`, bool [batch], says for which examples it matters; others may get any cell.
+        `needed`, bool of the same shape, says where it matters; elsewhere any cell may come back.
 
         Raises:
             UnservedSite: if a windowed cache has already dropped a needed one.
         """
-        found = self.positions(keys) == position
+        cells = wanted + self._pads[:, None] - (self.cells_seen - keys)
         # Only a cache can drop keys; asking the device elsewhere would make it wait for nothing.
-        if self.growing and not bool((found.any(dim=1) | ~needed).all()):
-            raise UnservedSite(
-                f"cannot redirect attention to position {position}: the sliding-window cache of this model "
-                "has dropped it. Generate fewer tokens than the window, or run without a cache."
-            )
-        return found.int().argmax(dim=1)
+        if self.growing and bool(((cells < 0) & needed).any()):
+            position = int(wanted[(cells < 0) & needed].min())
+            raise self.dropped(f"redirect attention to position {position}")
+        return cells.clamp(0, keys - 1)
+
+    @staticmethod
+    def dropped(doing: str) -> UnservedSite:
+        """The error for a key that a sliding-window cache no longer holds."""
+        return UnservedSite(
+            f"cannot {doing}: the sliding-window cache of this model has dropped it. Generate fewer tokens than "
+            "the window, or run without a cache."
+        )

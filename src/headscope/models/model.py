@@ -6,16 +6,17 @@ forward pass. What this model does not have (a state between attention and MLP i
 is refused by name.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from headscope.errors import BadArgument, PromptError, UnservedSite
+from headscope.errors import BadArgument, PromptError
 from headscope.models.execution import edited, gradients
+from headscope.models.following import Following
 from headscope.models.generation import Generation, check_options, decode
 from headscope.models.layout import Layout
 from headscope.models.opened import OpenedModel
@@ -105,11 +106,18 @@ class Model(OpenedModel):
             )
         if checked.ragged:
             self.require_service("generation in batches of unequal length")
-        edits, _ = self._prepared(checked, interventions, growing=True)
+        edits, given = self._prepared(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
+        follower = Following(self, checked, given, edits) if any(map(_follows, given)) else None
         layout = Layout.growing_from(checked, self.device)
-        with edited(self.hf, self.anatomy, layout, edits=edits):
+        with edited(
+            self.hf,
+            self.anatomy,
+            layout,
+            edits=follower.edits if follower else edits,
+            before=follower.before if follower else None,
+        ):
             return decode(
                 self.hf, self.tokenizer, checked, max_new_tokens=max_new_tokens, seed=seed, options=options
             )
@@ -144,6 +152,32 @@ class Model(OpenedModel):
 
             with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
                 body(some.ids.to(self.device), use_cache=False)
+
+    def activations(
+        self, prompts: PromptsLike, sites: Sequence[tuple[str, int]], *, interventions: Edits = ()
+    ) -> Mapping[tuple[str, int], Tensor]:
+        """Sites (site, layer) of a run without its logits; what is kept is on the model's device.
+
+        In the shapes of `Run`; padded cells hold whatever the model computes there.
+        """
+        checked = self.prompts(prompts)
+        if checked.ragged:
+            self.require_service("prompts of unequal length")
+        edits, _ = self._prepared(checked, interventions)
+        body: nn.Module = self.hf.base_model  # type: ignore[assignment]
+        layout = Layout.of(checked, self.device)
+        with torch.no_grad(), edited(body, self.anatomy, layout, edits=edits, wanted=sites) as captured:
+            body(checked.ids.to(self.device), use_cache=False)
+        return captured
+
+    def key_heads(self, layer: int) -> int:
+        """How many key/value heads a layer has; query head h reads key/value head h // (heads / key_heads)."""
+        site = "v"
+
+        def count() -> int:
+            return self.activations([[0]], [(site, layer)])[site, layer].shape[2]
+
+        return int(self.remember(f"key_heads {layer}", count))
 
     def rows_within(self, prompts: Prompts) -> int:
         """How many examples have one layer's patterns (and their float32 softmax) within `memory_bytes`."""
@@ -192,17 +226,19 @@ class Model(OpenedModel):
             if growing and positions.indices:  # positions beyond the prompt will exist
                 positions = Positions(tuple(index for index in positions.indices if index < 0))
             prompts.check(positions)
-        # Runs that an intervention needs of its own must not be edited by the blocks around this one.
+        changes = self.changes_of(given, prompts)
+        if growing and any(isinstance(change, SiteEdit) and change.site == "pattern" for change in changes):
+            self.require_service("editing patterns in generation")
+        return changes, given
+
+    def changes_of(self, given: Sequence[Edit], prompts: Prompts) -> list[SiteEdit | CallEdit]:
+        """What these interventions change on these prompts, in the order given.
+
+        Runs that an intervention needs of its own are not edited by the blocks around this one.
+        """
         token, token_rows = _editing.set(()), _rows.set(None)
         try:
-            changes = [change for edit in given for change in edit.prepare(self, prompts)]
-            if growing and any(
-                isinstance(change, SiteEdit) and change.site == "pattern" for change in changes
-            ):
-                raise UnservedSite(
-                    "cannot edit 'pattern' in generation: its keys grow with every token. Use to_bos, or edit z."
-                )
-            return changes, given
+            return [change for edit in given for change in edit.prepare(self, prompts)]
         finally:
             _editing.reset(token)
             _rows.reset(token_rows)
@@ -221,6 +257,10 @@ class Model(OpenedModel):
                 yield ("z" if name == "head_out" else name), layer
 
 
+def _follows(edit: Edit) -> bool:
+    return edit.footprint().follows
+
+
 def _listed(interventions: Edits) -> tuple[Edit, ...]:
     listed = tuple(interventions) if isinstance(interventions, Iterable) else (interventions,)
     for edit in listed:
@@ -231,12 +271,19 @@ def _listed(interventions: Edits) -> tuple[Edit, ...]:
     return listed
 
 
+def _names_layers(given: Any) -> bool:
+    """Whether this is a layer, or layers, rather than another site."""
+    return not isinstance(given, str) and not (
+        isinstance(given, tuple) and any(isinstance(i, str) for i in given)
+    )
+
+
 def _captures(capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, Sequence[int] | None]]:
     """Each asked site with its layers; None for all layers."""
     if not isinstance(capture, str | Sequence):
         raise BadArgument(f"cannot capture {capture!r}: name sites, for example capture=['pattern'].")
     items: Sequence[Any] = [capture] if isinstance(capture, str) else list(capture)
-    if len(items) == 2 and isinstance(items[0], str) and not isinstance(items[1], str | tuple):
+    if len(items) == 2 and isinstance(items[0], str) and _names_layers(items[1]):
         items = [tuple(items)]  # one site and its layer or layers
     for item in items:
         match item:

@@ -106,13 +106,21 @@ class OpenedModel:
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.
 
+        What was used longest ago is dropped once all of it together exceeds `memory_bytes`.
         Forgotten when weights are seen to change (an in-place operation or an assignment under
         `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
         """
         self._forget_if_changed()
-        if key not in self._remembered:
-            self._remembered[key] = make()
-        return self._remembered[key]
+        if key in self._remembered:
+            self._remembered[key] = self._remembered.pop(key)  # the newest is the last
+            return self._remembered[key]
+        made = self._remembered[key] = make()
+        total = sum(map(_bytes_of, self._remembered.values()))
+        for oldest in list(self._remembered)[:-1]:
+            if total <= self.memory_bytes:
+                break
+            total -= _bytes_of(self._remembered.pop(oldest))
+        return made
 
     def forget(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
@@ -278,3 +286,10 @@ class OpenedModel:
             basis = torch.eye(width, dtype=self.dtype, device=self.device)
             matrix = anatomy.projection(basis) - anatomy.projection(torch.zeros_like(basis[:1]))
         return matrix.reshape(anatomy.heads, anatomy.head_dim, -1)  # type: ignore[no-any-return]
+
+
+def _bytes_of(value: Any) -> int:
+    """What a remembered tensor, or mapping to tensors, takes in memory."""
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0

@@ -39,8 +39,9 @@ class Tap:
     """What one run changes in, and reads from, the attention of one model.
 
     `layer_of` names the attention modules that belong to the model; calls of others pass untouched.
-    `changes` maps (site, layer) to changes of `q`, `k`, `v` [batch, cell, head, head_dim] or `pattern`
-    [batch, cell, head, key]; `call_changes` and `readers` map a layer to functions of the finished call.
+    `changes` maps (site, layer) to changes of `q`, `k`, `v` [batch, cell, head, head_dim]. `call_changes`
+    maps a layer to changes of the call once its kernel has run, in the order in which they apply, each with
+    the site in whose name it acts (`pattern` or `call`); `readers` to functions of the finished call.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Tap:
         layout: Layout,
         *,
         changes: Mapping[tuple[str, int], Sequence[SiteChange]] | None = None,
-        call_changes: Mapping[int, Sequence[CallChange]] | None = None,
+        call_changes: Mapping[int, Sequence[tuple[str, CallChange]]] | None = None,
         readers: Mapping[int, Sequence[Callable[[AttentionCall], None]]] | None = None,
     ) -> None:
         self.layer_of, self.layout = layer_of, layout
@@ -71,18 +72,9 @@ class Tap:
                 value = getattr(call, name).transpose(1, 2)
                 setattr(call, name, change(value, self.layout).transpose(1, 2))
 
-    def edits_pattern(self, layer: int) -> bool:
-        return ("pattern", layer) in self._changes
-
-    def edit_pattern(self, call: AttentionCall) -> None:
-        for change in self._changes.get(("pattern", call.layer), ()):
-            self.reached.add(("pattern", call.layer))
-            by_query = change(call.pattern().transpose(1, 2), self.layout)
-            call.write_pattern(by_query.transpose(1, 2))
-
-    def edit_output(self, call: AttentionCall) -> None:
-        for change in self._call_changes.get(call.layer, ()):
-            self.reached.add(("call", call.layer))
+    def edit_call(self, call: AttentionCall) -> None:
+        for site, change in self._call_changes.get(call.layer, ()):
+            self.reached.add((site, call.layer))
             change(call, self.layout)
 
     def read(self, call: AttentionCall) -> None:
@@ -179,22 +171,22 @@ def pass_through(call: AttentionCall, taps: Sequence[Tap]) -> Tensor | None:
     """Run one call's kernel with the edits and readings of these taps; returns the kernel's weights."""
     for tap in taps:
         tap.edit_inputs(call)
-    weights: Tensor | None = None
-    if any(tap.edits_pattern(call.layer) for tap in taps):
-        for tap in taps:
-            tap.edit_pattern(call)
-    else:
-        weights = call.run_kernel()
-    finish(call, taps)
+    weights = call.run_kernel()
+    for tap in taps:
+        tap.edit_call(call)
+    for tap in taps:
+        tap.read(call)
     return weights
 
 
-def finish(call: AttentionCall, taps: Sequence[Tap]) -> None:
-    """What happens to a call after its kernel: edits of its output, then readings."""
-    for tap in taps:
-        tap.edit_output(call)
-    for tap in taps:
-        tap.read(call)
+@contextmanager
+def aside() -> Iterator[None]:
+    """Forward passes of this thread in the block are nobody's: no tap edits or reads them."""
+    token = _stack.set(())
+    try:
+        yield
+    finally:
+        _stack.reset(token)
 
 
 def _install() -> None:

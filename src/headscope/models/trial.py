@@ -112,8 +112,9 @@ class Trial:
         """Logits with the head on trial redirected to the first token, from query 5 on."""
 
         def change(call: AttentionCall, layout: Layout) -> None:
-            rows = layout.positions(call.out.shape[1]) >= _FIRST_REDIRECTED
-            call.redirect(self.head(layer), rows, layout.key_cell(0, call.keys, rows.any(dim=1)))
+            rows = layout.positions(call.queries) >= _FIRST_REDIRECTED
+            first = layout.key_cells(torch.zeros_like(rows, dtype=torch.long), call.keys, rows)
+            call.redirect(self.head(layer), rows, first)
 
         return self.model.run(self.prompts, interventions=Single(CallEdit(layer, change))).logits
 

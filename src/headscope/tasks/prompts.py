@@ -39,7 +39,8 @@ class Prompts:
     """Examples as token ids, with roles, answers and provenance.
 
     `roles` maps a role to the positions that carry it, one tuple per example. `answers` and `foils` are
-    one token id per example (or empty). `made_by` is the recipe: task, parameters, seed.
+    one token id per example (or empty). `made_by` is the recipe: task, parameters, seed. `prompt_lengths`
+    is set where tokens were generated after the prompts (see `grown`): negative positions count from there.
 
     >>> prompts = Prompts.of([[5, 6, 7], [5, 6]])
     >>> prompts.lengths
@@ -53,11 +54,13 @@ class Prompts:
     answers: tuple[int, ...] = ()
     foils: tuple[int, ...] = ()
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    prompt_lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tokens or not all(self.tokens):
             raise PromptError("cannot use empty prompts: every example needs at least one token.")
-        for name, given in (("answers", self.answers), ("foils", self.foils), *self.roles.items()):
+        counted = (("answers", self.answers), ("foils", self.foils), ("prompt_lengths", self.prompt_lengths))
+        for name, given in (*counted, *self.roles.items()):
             if given and len(given) != len(self.tokens):
                 raise PromptError(
                     f"cannot build prompts: {name!r} has {len(given)} entries for {len(self.tokens)} examples."
@@ -102,6 +105,11 @@ class Prompts:
         return tuple(len(example) for example in self.tokens)
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Where negative positions count from: the end of each prompt, before anything generated."""
+        return self.prompt_lengths or self.lengths
+
+    @property
     def longest(self) -> int:
         return max(self.lengths)
 
@@ -140,21 +148,35 @@ class Prompts:
         elif wanted.indices is None:
             mask = self.real.clone()
         else:
-            for row, length in enumerate(self.lengths):
-                mask[row, [index % length for index in wanted.indices]] = True
+            for row, end in enumerate(self.ends):
+                mask[row, [index if index >= 0 else end + index for index in wanted.indices]] = True
         return mask
 
     def check(self, positions: Positions) -> None:
         """Raise unless every example has these positions (see `where`)."""
         if positions.role is not None and positions.role not in self.roles:
             raise UnknownName.among("role", positions.role, self.roles)
-        shortest = min(self.lengths)
+        shortest, nearest = min(self.lengths), min(self.ends)
         for index in positions.indices or ():
-            if not -shortest <= index < shortest:
+            if not -nearest <= index < shortest:
                 raise OutOfRange(
                     f"cannot use position {index}: the shortest example has {shortest} tokens, "
-                    f"numbered 0 to {shortest - 1} or, from the end, -{shortest} to -1."
+                    f"numbered 0 to {shortest - 1} or, from the end, -{nearest} to -1."
                 )
+
+    def grown(self, tokens: Sequence[Sequence[int]]) -> Self:
+        """The same prompts with what was generated after them; positions and roles mean what they meant.
+
+        >>> prompts = Prompts.of([[5, 6]]).grown([[7, 8]])
+        >>> prompts.tokens, prompts.where(-1).tolist()
+        (((5, 6, 7, 8),), [[False, True, False, False]])
+        """
+        if len(tokens) != len(self):
+            raise PromptError(
+                f"cannot continue {len(self)} prompts by {len(tokens)} rows of tokens: give one row for each."
+            )
+        longer = tuple(own + tuple(more) for own, more in zip(self.tokens, tokens, strict=True))
+        return replace(self, tokens=longer, prompt_lengths=self.ends)
 
     def rows(self, chosen: slice | Sequence[int]) -> Self:
         """Some of the examples, in the given order."""
@@ -169,6 +191,7 @@ class Prompts:
             roles={name: pick(marked) for name, marked in self.roles.items()},
             answers=pick(self.answers),
             foils=pick(self.foils),
+            prompt_lengths=pick(self.prompt_lengths),
             made_by={**self.made_by, "rows": list(order)},
         )
 
@@ -181,6 +204,7 @@ class Prompts:
             "answers": self.answers,
             "foils": self.foils,
             "made_by": self.made_by,
+            "prompt_lengths": self.prompt_lengths,
         }
 
 

@@ -1,0 +1,175 @@
+"""Freezing: a site keeps what it had in another run of the very same tokens, so that only chosen paths act.
+
+`Freeze` forces what a site had in the clean run, or in a run under other interventions. Two classic designs
+are made of it. *Pattern-preserving* ablation freezes all patterns and cuts a head, which leaves out what the
+head does to later patterns; *value-preserving* ablation lets the cut act on patterns alone (Olsson et al.
+2022). *Path patching* lets a sender act on chosen receivers only, everything else between them frozen
+(Wang et al. 2023, Goldowsky-Dill et al. 2023). In generation the other runs grow with the text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from headscope.errors import BadArgument, UnservedSite
+from headscope.interventions.base import Intervention
+from headscope.interventions.references import onto_keys, values_at
+from headscope.interventions.targets import EVERY, Target
+from headscope.models.layout import Layout
+from headscope.models.protocols import CallEdit, Footprint, SiteEdit
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Positions
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+MLPS = ("recomputed", "frozen")
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze(Intervention):
+    """Force what sites had in another run of these very tokens: the clean one, or one `under` interventions.
+
+    Blocks of `model.editing` around the run do not edit that other run.
+    """
+
+    under: tuple[Intervention, ...] = field(default=(), kw_only=True)
+
+    @property
+    def details(self) -> str:
+        return f" under [{'; '.join(map(str, self.under))}]" if self.under else ""
+
+    def footprint(self) -> Footprint:
+        return replace(super().footprint(), follows=True)
+
+    def rows(self, chosen: slice) -> Self:
+        return replace(self, under=tuple(edit.rows(chosen) for edit in self.under))
+
+    def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
+        targets = [target for given in self.targets for target in given.within(model)]
+        for target in targets:
+            target.check(model, self.verb)
+        if not targets:
+            raise BadArgument(f"cannot {self.verb} {self.targets[0]}: no layer of {model.name} has it.")
+        sites = list(dict.fromkeys((target.site, _layer(target)) for target in targets))
+        # A text that grows is another one at every token: there is no use in remembering.
+        values = values_at(model, prompts, sites, under=self.under, keep=not prompts.prompt_lengths)
+        return [self._forced(target, values[target.site, _layer(target)]) for target in targets]
+
+    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        raise NotImplementedError("all targets are prepared from one run")
+
+    def _forced(self, target: Target, value: Tensor) -> SiteEdit:
+        def replacement(current: Tensor, layout: Layout) -> Tensor:
+            cells = layout.positions(current.shape[1]).clamp(0, value.shape[1] - 1)
+            rows = value[torch.arange(len(cells), device=cells.device)[:, None], cells]
+            if target.site != "pattern":
+                return rows
+            wanted = layout.mask(self.positions, current.shape[1])[:, :, None, None]
+            return onto_keys(torch.where(wanted, rows, 0), layout, current.shape[3])
+
+        return self.site_edit(target, replacement)
+
+
+@dataclass(frozen=True, eq=False)
+class PathPatch(Intervention):
+    """Let `senders` act on the receivers (the targets) directly, and on nothing else.
+
+    Three runs: a clean one; one in which the senders act while every other head's output is frozen to the
+    clean run's, from which the receivers' values are taken; and the run itself, in which the receivers get
+    those values. MLPs between are `recomputed` (they are part of the direct path) or `frozen` (only the
+    stream itself carries). A receiver that is a head means its queries, keys and values; keys and values
+    that several query heads share are changed for all of them.
+    """
+
+    senders: tuple[Intervention, ...] = field(kw_only=True)
+    mlps: str = field(default="recomputed", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.senders:
+            raise BadArgument("cannot patch a path: it has no sender.")
+        if self.mlps not in MLPS:
+            raise BadArgument(
+                f"cannot patch a path with MLPs {self.mlps!r}: say {' or '.join(map(repr, MLPS))}."
+            )
+
+    def __str__(self) -> str:
+        senders = "; ".join(map(str, self.senders))
+        where = "" if self.positions == Positions() else f" at {self.positions}"
+        return f"path_patch [{senders}] -> {' '.join(map(str, self.targets))}{where}, MLPs {self.mlps}"
+
+    @property
+    def verb(self) -> str:
+        return "path_patch"
+
+    def footprint(self) -> Footprint:
+        return replace(super().footprint(), follows=True)
+
+    def rows(self, chosen: slice) -> Self:
+        return replace(self, senders=tuple(edit.rows(chosen) for edit in self.senders))
+
+    def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
+        frozen = [Freeze(_other_heads(self.senders, model))]
+        if self.mlps == "frozen" and any(layer.mlp_term for layer in model.anatomy.layers):
+            frozen.append(Freeze((Target("mlp_out", EVERY),)))
+        receivers = tuple(part for target in self.targets for part in _received(target, model))
+        return Freeze(
+            receivers, self.positions, strength=self.strength, under=(*frozen, *self.senders)
+        ).prepare(model, prompts)
+
+    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        raise NotImplementedError("all receivers are prepared from one run")
+
+
+def _layer(target: Target) -> int:
+    assert isinstance(target.layer, int)
+    return target.layer
+
+
+def _received(target: Target, model: "Model") -> list[Target]:
+    """A receiving head as its queries, keys and values; any other site as it is."""
+    if target.site != "z":
+        return [target]
+    found = []
+    for own in target.within(model):
+        heads, shared = model.layer(_layer(own)).heads, model.key_heads(_layer(own))
+        found.append(own.at_site("q"))
+        keys = None if own.heads is None else tuple(sorted({head // (heads // shared) for head in own.heads}))
+        found += [Target(site, own.layer, keys) for site in ("k", "v")]
+    return found
+
+
+def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Target, ...]:
+    """Every head but those through which the senders act."""
+    acting: dict[int, set[int]] = {}
+    for sender in senders:
+        for given in sender.targets:
+            for target in given.within(model):
+                acting.setdefault(_layer(target), set()).update(_acting_heads(target, model))
+    found = []
+    for layer in model.anatomy.attending:
+        others = tuple(h for h in range(model.layer(layer).heads) if h not in acting.get(layer, ()))
+        if others:
+            found.append(Target("z", layer, others))
+    if not found:
+        raise UnservedSite(
+            "cannot patch a path: the senders act through every head, so there is no other path."
+        )
+    return tuple(found)
+
+
+def _acting_heads(target: Target, model: "Model") -> Sequence[int]:
+    """The query heads whose output a sender changes by itself."""
+    if target.site not in ("z", "pattern", "q", "k", "v"):
+        return ()
+    heads = model.layer(_layer(target)).heads
+    if target.heads is None:
+        return range(heads)
+    if target.site in ("k", "v"):
+        group = heads // model.key_heads(_layer(target))
+        return [head for head in range(heads) if head // group in target.heads]
+    return target.heads

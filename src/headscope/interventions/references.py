@@ -1,0 +1,73 @@
+"""Values that other runs had at a site, and their way into the run that is under way.
+
+In: prompts whose run is asked for a site (the reference of a mean, the source of a patch). Out: tensors in
+positions, computed once per model and kept; and the lookup that puts them at the cells of a forward pass,
+whose keys may be padded on the left or, in a cache, be only the last few.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headscope.models.layout import Layout
+from headscope.models.protocols import Edit
+from headscope.specs import digest
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Positions
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+Sites = Sequence[tuple[str, int]]
+
+
+def values_at(
+    model: "Model", prompts: Prompts, sites: Sites, *, under: Sequence[Edit] = (), keep: bool = True
+) -> Mapping[tuple[str, int], Tensor]:
+    """Sites of a run of these prompts under interventions: [batch, position, ...], padding arbitrary.
+
+    Patterns come with their queries second, [batch, query, head, key], as they are edited. `keep` remembers
+    them with the model.
+    """
+
+    def compute() -> Mapping[tuple[str, int], Tensor]:
+        found = model.activations(prompts, sites, interventions=under)
+        return {place: by_cell(place[0], value) for place, value in found.items()}
+
+    if not keep:
+        return compute()
+    key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
+    return model.remember(key, compute)  # type: ignore[no-any-return]
+
+
+def by_cell(site: str, value: Tensor) -> Tensor:
+    """A site with positions as its second axis."""
+    return value.transpose(1, 2) if site == "pattern" else value
+
+
+def onto_keys(rows: Tensor, layout: Layout, keys: int) -> Tensor:
+    """Pattern rows over positions, [batch, cell, head, position], as rows over the `keys` cells at hand.
+
+    Raises:
+        UnservedSite: if a row attends to a key that a windowed cache has dropped.
+    """
+    positions = layout.positions(keys)
+    known = (positions >= 0) & (positions < rows.shape[3])
+    index = positions.clamp(0, rows.shape[3] - 1)[:, None, None].expand(*rows.shape[:3], keys)
+    placed = torch.where(known[:, None, None], rows.expand(len(index), -1, -1, -1).gather(3, index), 0)
+    # Only a cache can drop keys; asking the device elsewhere would make it wait for nothing.
+    if layout.growing and bool((rows.sum(-1) - placed.sum(-1) > 1e-3).any()):
+        raise layout.dropped("attend to a position")
+    return placed
+
+
+def farthest(prompts: Prompts, positions: Positions) -> int:
+    """The last position of any example that an intervention reaches on the prompts themselves; -1: none."""
+    if positions.indices is not None:
+        ends = prompts.ends
+        reached = [i if i >= 0 else end + i for i in positions.indices for end in ends]
+        return max((i for i in reached if i < prompts.longest), default=-1)
+    columns = prompts.where(positions).any(0).nonzero()
+    return int(columns[-1]) if len(columns) else -1

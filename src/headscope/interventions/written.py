@@ -1,0 +1,198 @@
+"""Interventions as JSON and back: what a run folder keeps, a command reads, and two people exchange.
+
+In: interventions. Out: plain JSON in the canonical form whose hash is their identity (specs), so that what
+is read back is equal to what was written. Tensors (a steering vector, a pattern) stand in it with their
+content, or, where a `store` is given, by their hash alone; a run that is a source stands as its recipe, and
+is run again on the same model when it is read.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headscope.errors import BadArgument, UnknownName
+from headscope.interventions.ablations import Mean, Resample, Zero
+from headscope.interventions.base import Intervention
+from headscope.interventions.freezing import Freeze, PathPatch
+from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.targets import Target
+from headscope.interventions.writes import Add, Patch
+from headscope.models.run import Run
+from headscope.specs import canonical
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Positions
+
+if TYPE_CHECKING:
+    from headscope.models.model import Model
+
+KINDS: dict[str, type[Intervention]] = {
+    kind.__name__: kind
+    for kind in (
+        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add,
+    )
+}  # fmt: skip
+_DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+
+
+def to_json(
+    interventions: Intervention | Iterable[Intervention], *, store: MutableMapping[str, Tensor] | None = None
+) -> str:
+    """One intervention, or several in their order, as JSON.
+
+    >>> from headscope.interventions import zero
+    >>> from_json(to_json(zero("0.2"))) == (zero("0.2"),)
+    True
+    """
+    listed = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
+    tensors = {} if store is None else store
+    for edit in listed:
+        tensors.update(tensors_of(edit))
+    data = [canonical(edit) for edit in listed]
+    if store is None:
+        data = _with_content(data, tensors)
+    return json.dumps(data, sort_keys=True, ensure_ascii=False)
+
+
+def from_json(
+    text: str, *, model: "Model | None" = None, tensors: Mapping[str, Tensor] | None = None
+) -> tuple[Intervention, ...]:
+    """Interventions from what `to_json` wrote.
+
+    `tensors` holds, by hash, those that were put into a store; `model` is needed where a run is a source.
+
+    Raises:
+        BadArgument: if the text is no such JSON, a tensor is missing or is another, or the model is.
+        UnknownName: for a kind of intervention that does not exist.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadArgument(f"cannot read interventions: the text is no JSON ({error}).") from error
+    reader = _Reader(model, tensors or {})
+    listed = data if isinstance(data, list) else [data]
+    try:
+        return tuple(reader.intervention(item) for item in listed)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadArgument(
+            f"cannot read interventions: {type(error).__name__} {error}. Give what to_json wrote."
+        ) from error
+
+
+def tensors_of(value: Any) -> dict[str, Tensor]:
+    """The raw tensors of an intervention by the hash under which its JSON names them."""
+    if isinstance(value, Tensor):
+        return {canonical(value)["sha256"]: value.detach().cpu().contiguous()}
+    if isinstance(value, Intervention):
+        value = [getattr(value, field.name) for field in fields(value)]
+    found: dict[str, Tensor] = {}
+    for item in value if isinstance(value, list | tuple) else ():
+        found |= tensors_of(item)
+    if isinstance(value, Run):  # its recipe holds interventions
+        for edit in value.interventions:
+            found |= tensors_of(edit)
+    return found
+
+
+def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The same data with the content of every tensor beside its hash."""
+    if isinstance(data, list):
+        return [_with_content(item, tensors) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if data.get("kind") == "tensor":
+        raw = tensors[data["sha256"]].flatten().view(torch.uint8).numpy().tobytes()
+        return {**data, "base64": base64.b64encode(raw).decode()}
+    return {key: _with_content(item, tensors) for key, item in data.items()}
+
+
+class _Reader:
+    """Rebuilds values from their canonical form, each kind by its own rule."""
+
+    def __init__(self, model: "Model | None", tensors: Mapping[str, Tensor]) -> None:
+        self._model, self._tensors = model, tensors
+
+    def intervention(self, data: Mapping[str, Any]) -> Intervention:
+        if data["kind"] not in KINDS:
+            raise UnknownName.among("intervention", data["kind"], KINDS)
+        kind = KINDS[data["kind"]]
+        rules: dict[str, Callable[[Any], Any]] = {
+            "targets": lambda items: tuple(map(self.target, items)),
+            "positions": self.positions,
+            "keys": self.positions,
+            "over": self.prompts,
+            "pattern": self.tensor,
+            "vector": self.tensor,
+            "under": lambda items: tuple(map(self.intervention, items)),
+            "senders": lambda items: tuple(map(self.intervention, items)),
+            "position_map": lambda items: items and tuple((a, b) for a, b in items),
+        }
+        known = {field.name for field in fields(kind)}
+        given = {name: value for name, value in data.items() if name != "kind"}
+        if unknown := sorted(set(given) - known):
+            raise BadArgument(f"cannot read a {data['kind']}: it has no {unknown[0]!r}.")
+        built = {
+            name: rules.get(name, lambda value: value)(value)
+            for name, value in given.items()
+            if name != "source"
+        }
+        if "source" in given:
+            built["source"] = self.source(given["source"], built["targets"])
+        return kind(**built)
+
+    def target(self, data: Mapping[str, Any]) -> Target:
+        heads = data["heads"]
+        return Target(data["site"], data["layer"], None if heads is None else tuple(heads))
+
+    def positions(self, data: Mapping[str, Any]) -> Positions:
+        indices = data["indices"]
+        return Positions(None if indices is None else tuple(indices), data["role"])
+
+    def prompts(self, data: Mapping[str, Any]) -> Prompts:
+        return Prompts(
+            tokens=tuple(map(tuple, data["tokens"])),
+            roles={role: tuple(map(tuple, marked)) for role, marked in data["roles"].items()},
+            answers=tuple(data["answers"]),
+            foils=tuple(data["foils"]),
+            made_by=data["made_by"],
+            prompt_lengths=tuple(data["prompt_lengths"]),
+        )
+
+    def tensor(self, data: Mapping[str, Any]) -> Tensor:
+        if "base64" in data:
+            raw = bytearray(base64.b64decode(data["base64"]))
+            found = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
+        elif data["sha256"] in self._tensors:
+            found = self._tensors[data["sha256"]]
+        else:
+            raise BadArgument(
+                f"cannot read interventions: the tensor {data['sha256'][:12]} is not among tensors=. "
+                "Pass the store that was written with them."
+            )
+        if canonical(found)["sha256"] != data["sha256"]:
+            raise BadArgument(
+                f"cannot read interventions: the tensor {data['sha256'][:12]} has other content."
+            )
+        return found
+
+    def source(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run | Prompts:
+        """The source of a patch: prompts, or a run, made again with the sites that the patch takes."""
+        prompts = self.prompts(data["prompts"] if data["kind"] == "Run" else data)
+        if data["kind"] != "Run":
+            return prompts
+        if self._model is None or self._model.identity != data["model"]:
+            got = "none" if self._model is None else self._model.identity
+            raise BadArgument(
+                f"cannot read a patch whose source is a run: it was made on the model {data['model']}, got {got}. "
+                "Pass that model as model=."
+            )
+        wanted = [(own.site, own.layer) for target in targets for own in target.within(self._model)]
+        return self._model.run(
+            prompts,
+            interventions=tuple(map(self.intervention, data["interventions"])),
+            capture=wanted,  # type: ignore[arg-type]
+        )
