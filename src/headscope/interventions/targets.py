@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headscope.errors import BadArgument, OutOfRange, UnservedSite
 from headscope.vocabulary import Head, site_named
@@ -142,9 +142,9 @@ def _items(given: object) -> list[object]:
     return listed
 
 
-def _targets_of_one(item: object) -> list[Target]:
+def _targets_of_one(item: Any) -> list[Target]:
     if hasattr(item, "__index__"):  # whole numbers of any library
-        item = item if isinstance(item, bool) else operator.index(item)  # type: ignore[arg-type]
+        item = item if isinstance(item, bool) else operator.index(item)
     match item:
         case Target():
             return [item]
@@ -158,7 +158,7 @@ def _targets_of_one(item: object) -> list[Target]:
             pass
         case (str(site), "all"):
             return [Target(site_named(site).name, EVERY)]
-        case (str(site), int(layer)):
+        case (str(site), layer) if isinstance(layer, int):
             return [Target(site_named(site).name, layer)]
         case (str(site), [*layers]) if layers and all(type(layer) is int for layer in layers):
             return [Target(site_named(site).name, layer) for layer in layers]
