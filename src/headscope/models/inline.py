@@ -125,7 +125,9 @@ class InlineAttention(TorchFunctionMode):
         for tap in self._taps:
             tap.edit_call(call)
         self._call = call
-        return weights if call.written is before else call.written.reshape(weights.shape).to(weights)
+        if call.written is before:
+            return weights
+        return call.written.reshape(weights.shape).to(weights).contiguous()  # model files view it
 
     def _mix(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         call, rows = self._call, len(self._layout.lengths)

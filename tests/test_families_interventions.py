@@ -1,0 +1,30 @@
+"""Every intervention on a family of each trait: exact against a second way, and in cached generation."""
+
+import pytest
+
+import headscope as hs
+from tests.families.configs import build
+from tests.families.interventions import examine
+
+# Attention written out, windows, shared keys, latent attention, gates, sinks, experts, hybrids, post-norms.
+TRAITS = "bloom deepseek_v3 falcon gemma2 gpt_neo gpt_oss jamba mistral mpt qwen3_next".split()
+# By kind of intervention, the words with which a family may refuse it.
+REFUSALS = {
+    "to_bos by half": "sliding-window cache",
+    "set_pattern": "sliding-window cache",
+    "path_patch to a head": "cannot use 'q'|cannot use 'mlp_out'",
+}
+KINDS = 12
+
+
+@pytest.mark.parametrize("model_type", TRAITS)
+@pytest.mark.filterwarnings("ignore")  # of the model files, when they run
+def test_every_intervention_is_exact_or_refused(model_type):
+    found = examine(hs.load(build(model_type)))
+    assert len(found) == KINDS
+    for finding in found:
+        if finding.refused:
+            assert any(words in finding.refused for words in REFUSALS.get(finding.kind, "never").split("|"))
+            continue
+        assert finding.generation < 1e-4, finding
+        assert not finding.forward > 1e-4, finding  # NaN: there is no second way
