@@ -1,9 +1,9 @@
 """Circuits of redundant heads written by hand: copies, OR, AND, an eraser and a backup, beside inert heads.
 
 Every prompt is BOS, a cue, a second cue, a filler, a query and the answer: the cue itself. A head that *reads a
-place* attends from everywhere to that position and copies the token that stands there into the block `said` of the
-stream, the head that answers copies it into `guess`, from which the unembedding reads `LOGITS` for the answer. Two of
-the heads of every model are null: one reads the cue and writes it where nobody looks (`aside`), one is zero.
+place* attends from everywhere to that position and copies the token that stands there: into the block `said` of the
+stream, which an MLP or a later head reads, or into `guess`, from which the unembedding reads `LOGITS` for the
+answer. The last two heads of every layer are null: one says the cue where nobody looks (`aside`), one is zero.
 
 All values are 0 or 1 up to the leak of a softmax at sharpness 40 (4e-18), so effects are known by hand. The measure
 is the answer's logit minus that of another cue, at the query.

@@ -213,6 +213,11 @@ def test_one_pair_of_orders_has_no_sampling_error_and_many_players_are_sampled()
     found = shapley(game, orders=4, seed=1)
     assert found.orders == 4
     assert_allclose(found.values, np.full((PROMPTS, 40), 1 / 40), atol=1e-12)
+    assert shapley(random_game(0, 6), orders=2).orders is None
+    assert shapley(random_game(0, 7), orders=2).orders == 2
+    assert (
+        shapley(random_game(0, 7), orders=22).orders is None
+    )  # 127 sets, of which 22 orders may ask for 133
     assert shapley(game.on([0, 1]), orders=4, seed=1).values.shape == (2, 40)
 
 
@@ -322,6 +327,14 @@ def test_ties_within_rounding_go_to_the_player_named_first():
     found = smallest_necessary(additive(parts), additive(parts), share=0.3)
     assert found.members == ("a",)
     assert found.searches[0].steps[0].tied == 2
+
+
+def test_what_is_tied_but_falls_short_is_not_left_with():
+    # Without a, rounding short of a half; without b, a half: as good as equal, but only one is enough.
+    values = {"a": 0.5, "b": 0.4999994, "ab": 1.0}
+    game = Game.of("ab", lambda cut: np.full(PROMPTS, values["".join(sorted(cut))]), prompts=PROMPTS)
+    shrinking = smallest_necessary(game, game, share=0.5).searches[1]
+    assert [(step.player, step.tied) for step in shrinking.steps] == [("b", 1)]
 
 
 def test_without_damage_there_is_a_reason_instead_of_a_set():
