@@ -99,6 +99,18 @@ def direct_effects(
     return Followed(clean, tuple(cut))
 
 
+def compensation(model: Model, clean: Effects, cut: Effects, layer: int) -> Tensor:
+    """What comes after a layer's attention writes more once that (or a head of it) is cut, in logits [prompt].
+
+    The sum over later layers, and the layer's own MLP unless it is parallel, of the change of their direct effect
+    at the clean run's scales: the Hydra effect (McGrath et al. 2023). As a share of what the cut part wrote itself,
+    1 means made up for in full; a cut of several layers compensates after the last of them.
+    """
+    after = Head(layer, 0)
+    later = torch.tensor([runs_after(model, component, after) for component in clean.components])
+    return (cut.direct - clean.direct)[:, later].sum(1)
+
+
 def runs_after(model: Model, component: Component, head: Head) -> bool:
     """Whether a component can read what a head writes: later layers, and its own layer's MLP unless parallel."""
     if component.layer != head.layer:

@@ -1,0 +1,208 @@
+"""Who takes over among heads: every statistic of redundancy over sets of heads that are cut together.
+
+In: a model, prompts with answers and foils, and the heads in question. Out: four tables: pairwise interactions;
+first cut, last cut and Shapley value of each head; the smallest necessary and sufficient sets; and the steps that
+led to them. What they mean, and what each cannot see, stands in `measures.coalitions`, `measures.shapley` and
+`measures.smallest_sets`. Sets are chosen on the prompts of even number and estimated on the others.
+
+Only the heads given take part: a backup outside them works on in every set. Choose them on other prompts, or their
+damages are flattered. What writes *more* when a head is cut is `takeover`'s question.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from headscope.errors import BadArgument
+from headscope.interventions import Intervention, zero
+from headscope.measures.coalitions import Array, Coalition, Game, first_cut, interactions, last_cut
+from headscope.measures.readouts import Measure, logit_difference
+from headscope.measures.shapley import check_orders, is_exact, shapley
+from headscope.measures.smallest_sets import check_share, smallest_necessary, smallest_sufficient
+from headscope.models.model import Model
+from headscope.sweeps import redundancy_tables as tables
+from headscope.sweeps.grid import Cell
+from headscope.sweeps.naive import evaluate, execute
+from headscope.tables import Table
+from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.vocabulary import Head, heads_of
+
+HeadsLike = Head | str | Iterable[Head | str]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How heads are cut and what is asked of the sets.
+
+    - `cut` is a template for one head, filled in for every head of a set (`zero("z")`, `mean("z", over=...)`).
+    - `measure` is in logits, where damages add up.
+    - `share` is what a necessary or sufficient set must reach, of the damage of cutting all heads.
+    - `orders` are drawn for Shapley values where there are too many sets for exact ones, with `seed`.
+    - `most_sets` bounds how many different sets may be cut; each is one pass over all prompts.
+
+    Raises:
+        BadArgument: for a measure that is not in logits, a template that is not about heads, a share outside
+            (0, 1], or an odd number of orders.
+    """
+
+    cut: Intervention = field(default_factory=lambda: zero("z"))
+    measure: Measure = field(default_factory=logit_difference)
+    share: float = 0.9
+    orders: int = 100
+    most_sets: int = 5000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        check_orders(self.orders)
+        if self.measure.unit != "logits":
+            raise BadArgument(
+                f"cannot add up damages in {self.measure.name!r}: it levels off where the model is sure, which fakes "
+                "interactions. Measure in logits: hs.measures.logit_difference() or hs.measures.next_logit()."
+            )
+        other = [target.site for target in self.cut.targets if target.site != "z"]
+        if other:
+            raise BadArgument(
+                f"cannot cut heads with {str(self.cut)!r}: a head is its slice of 'z', not of {other[0]!r}. "
+                "Name 'z' in the template."
+            )
+
+
+@dataclass(frozen=True)
+class Redundancy:
+    """What was found; columns are described in `redundancy_tables`. `sets_cut` different sets were cut."""
+
+    interactions: Table
+    effects: Table
+    sets: Table
+    steps: Table
+    sets_cut: int
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """All tables by name."""
+        return {table.name: table for table in (self.interactions, self.effects, self.sets, self.steps)}
+
+
+def who_takes_over(
+    model: Model,
+    prompts: PromptsLike,
+    heads: HeadsLike,
+    options: Options | None = None,
+    *,
+    progress: Progress = lambda done, of: None,
+) -> Redundancy:
+    """Cut sets of these heads and say which stand in for each other, which are needed and which suffice.
+
+    `progress(done, of)` is called after each set; `of` is the most that it can take.
+
+    >>> found = who_takes_over(model, prompts, ["9.6", "9.9", "10.0"])      # doctest: +SKIP
+    >>> found.interactions.sorted("interaction", descending=True)           # doctest: +SKIP
+    >>> found.sets                                                          # doctest: +SKIP
+
+    Raises:
+        BadArgument: for no heads, a head named twice, a single prompt, or more sets than `options.most_sets`.
+        OutOfRange: for a head that the model does not have.
+    """
+    asked = options or Options()
+    return redundancy_of(head_game(model, prompts, heads, asked, progress=progress), asked)
+
+
+def redundancy_of(game: Game, options: Options) -> Redundancy:
+    """All statistics of a game, whoever its players are; of `options`, `share`, `orders` and `seed` are used.
+
+    Raises:
+        BadArgument: for a game on a single prompt, or one that may not cut enough sets.
+    """
+    if game.prompts < 2:
+        raise BadArgument(
+            "cannot choose and judge sets of heads on one prompt: half of the prompts choose, the others judge. "
+            "Give at least ten, better a hundred."
+        )
+    halves = game.on(slice(0, None, 2)), game.on(slice(1, None, 2))
+    sets = [find(*halves, share=options.share) for find in (smallest_necessary, smallest_sufficient)]
+    values = shapley(game, orders=options.orders, seed=options.seed)
+    return Redundancy(
+        tables.interactions_table(game, interactions(game)),
+        tables.effects_table(first_cut(game), last_cut(game), values),
+        tables.sets_table(sets),
+        tables.steps_table(sets),
+        len(game.known),
+    )
+
+
+def head_game(
+    model: Model,
+    prompts: PromptsLike,
+    heads: HeadsLike,
+    options: Options | None = None,
+    *,
+    progress: Progress = lambda done, of: None,
+) -> Game:
+    """Heads as the players of a game, each set of them cut together on the same prompts.
+
+    Raises:
+        BadArgument: for no heads, a head named twice, or so many that `who_takes_over` might cut more than
+            `options.most_sets` sets.
+        OutOfRange: for a head that the model does not have.
+    """
+    asked = options or Options()
+    players = heads_of(heads)
+    for head in players:
+        for target in asked.cut.at(layer=head.layer, head=head.index).targets:
+            target.check(model, asked.cut.verb)
+    most = sets_at_most(len(players), asked.orders)
+    if most > asked.most_sets:
+        raise BadArgument(
+            f"cannot study sets of {len(players)} heads within {asked.most_sets} sets: it may take {most}. "
+            "Give fewer heads or orders, or a larger most_sets."
+        )
+    checked = model.prompts(prompts)
+    return Game(
+        players,
+        len(checked),
+        _Damages(model, checked, asked, players),
+        asked.most_sets,
+        lambda done: progress(done, most),
+    )
+
+
+def sets_at_most(heads: int, orders: int) -> int:
+    """How many different sets `who_takes_over` may cut for so many heads.
+
+    >>> sets_at_most(3, 100), sets_at_most(20, 100)
+    (7, 3351)
+    """
+    every: int = 2**heads - 1
+    if is_exact(heads, orders):
+        return every
+    greedy = 6 * heads * (heads + 1) // 2  # two kinds; growing, shrinking what has grown, shrinking from all
+    return min(every, heads * (heads - 1) // 2 + orders * (heads - 1) + 1 + greedy)
+
+
+@dataclass(frozen=True, eq=False)
+class _Damages:
+    """The damage of cutting sets of heads, one after another, against the clean run."""
+
+    model: Model
+    prompts: Prompts
+    options: Options
+    players: Sequence[Head]
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The measure with nothing cut, [prompt]."""
+        return evaluate(self.model, self.prompts, [self.options.measure])[0]
+
+    def __call__(self, cuts: Sequence[Coalition]) -> Iterable[Array]:
+        measure = self.options.measure
+        cells = [Cell(self._edits(cut)) for cut in cuts]
+        for result in execute(self.model, self.prompts, cells, measure):
+            yield measure.damage(self.clean, result.values).numpy()
+
+    def _edits(self, cut: Coalition) -> tuple[Intervention, ...]:
+        template = self.options.cut
+        return tuple(template.at(layer=head.layer, head=head.index) for head in self.players if head in cut)

@@ -1,0 +1,193 @@
+"""The tables of who takes over: what their columns mean, and how the statistics of a game become rows.
+
+In: interactions, first and last cuts, Shapley values and smallest sets, per prompt. Out: tables of means over
+prompts with 95% bounds. Damages are in logits and positive where the cut hurts.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import polars as pl
+
+from headscope.measures.coalitions import Array, Game, PerPrompt
+from headscope.measures.intervals import interval
+from headscope.measures.shapley import Shapley
+from headscope.measures.smallest_sets import Search, SmallestSet
+from headscope.tables import Column, Schema, Table
+
+_UNIT = "logits"
+_PROMPTS = Column("prompts", pl.Int64, "prompts behind the mean")
+
+
+def _estimated(name: str, meaning: str) -> tuple[Column, ...]:
+    return (
+        Column(name, pl.Float64, meaning, _UNIT),
+        Column("low", pl.Float64, f"lower 95% bound of {name} over prompts", _UNIT),
+        Column("high", pl.Float64, f"upper 95% bound of {name} over prompts", _UNIT),
+        _PROMPTS,
+    )
+
+
+INTERACTIONS = Schema(
+    "interactions",
+    (
+        Column("first", pl.String, "a head"),
+        Column("second", pl.String, "another head"),
+        Column("damage_first", pl.Float64, "damage of cutting the first alone", _UNIT),
+        Column("damage_second", pl.Float64, "damage of cutting the second alone", _UNIT),
+        Column("damage_both", pl.Float64, "damage of cutting both together", _UNIT),
+        *_estimated("interaction", "damage_both - damage_first - damage_second; positive: stand-ins"),
+    ),
+)
+EFFECTS = Schema(
+    "effects",
+    (
+        Column("head", pl.String, "the head that is cut"),
+        Column(
+            "effect",
+            pl.String,
+            "first cut: alone; last cut: when all other heads of the game are cut; Shapley: mean over all orders",
+        ),
+        *_estimated("damage", "damage that the cut adds"),
+        Column("how", pl.String, "what was cut: one set, all sets, or a number of drawn orders"),
+        Column(
+            "sampling_error",
+            pl.Float64,
+            "standard error of the mean over drawn orders, not part of the bounds; 0 where nothing is drawn, "
+            "NaN for a single pair of orders",
+            _UNIT,
+        ),
+    ),
+)
+SETS = Schema(
+    "sets",
+    (
+        Column(
+            "kind",
+            pl.String,
+            "necessary: cutting the set does the share of the damage of cutting all heads of the game; "
+            "sufficient: keeping it alone restores that share",
+        ),
+        Column("share", pl.Float64, "what the set must reach, as a share of what all heads reach"),
+        Column("heads", pl.String, "the set; empty if there is none"),
+        Column("size", pl.Int64, "how many heads; empty if there is none"),
+        Column("search", pl.String, "the search that found it: growing or shrinking"),
+        Column("grown_size", pl.Int64, "size that growing found"),
+        Column("shrunk_size", pl.Int64, "size that shrinking found"),
+        Column("reached", pl.Float64, "what the set reaches on other prompts than it was chosen on", _UNIT),
+        Column("everything", pl.Float64, "what all heads of the game reach there", _UNIT),
+        *_estimated("excess", "reached - share * everything; below 0: the set does not hold there"),
+        Column("reason", pl.String, "why there is no set, or no interval; empty where there is"),
+    ),
+)
+STEPS = Schema(
+    "steps",
+    (
+        Column("kind", pl.String, "necessary or sufficient"),
+        Column(
+            "search", pl.String, "growing: from no head, then shrunk; shrinking: from all heads of the game"
+        ),
+        Column("step", pl.Int64, "from 1"),
+        Column("action", pl.String, "add to the set, or leave out of it"),
+        Column("head", pl.String, "which head"),
+        Column(
+            "tied", pl.Int64, "heads that were equally good, this one included; the first named was taken"
+        ),
+        Column("heads", pl.String, "the set after the step"),
+        Column("size", pl.Int64, "how many heads"),
+        *_estimated("reached", "damage of cutting the set (necessary), or what keeping it restores"),
+    ),
+)
+
+
+def interactions_table(game: Game, found: PerPrompt) -> Table:
+    rows = []
+    for column, (first, second) in enumerate(found.labels):
+        rows.append(
+            {
+                "first": str(first),
+                "second": str(second),
+                "damage_first": float(game([first]).mean()),
+                "damage_second": float(game([second]).mean()),
+                "damage_both": float(game([first, second]).mean()),
+                **_cells("interaction", found.values[:, column]),
+            }
+        )
+    return INTERACTIONS.table(rows)
+
+
+def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
+    how = "all sets" if values.orders is None else f"{values.orders} orders"
+    rows = []
+    for column, head in enumerate(values.labels):
+        for effect, found in (("first cut", first), ("last cut", last), ("Shapley", values)):
+            drawn = found is values
+            rows.append(
+                {
+                    "head": str(head),
+                    "effect": effect,
+                    **_cells("damage", found.values[:, column]),
+                    "how": how if drawn else "one set",
+                    "sampling_error": float(values.sampling_error[column]) if drawn else 0.0,
+                }
+            )
+    return EFFECTS.table(rows)
+
+
+def sets_table(found: Iterable[SmallestSet]) -> Table:
+    rows = []
+    for one in found:
+        sizes = {search.name: len(search.members) for search in one.searches}
+        excess = _cells("excess", one.excess)
+        reason = one.reason
+        if not reason and excess["low"] != excess["low"]:
+            reason = f"{excess['prompts']} prompts to estimate on are too few for an interval"
+        rows.append(
+            {
+                "kind": one.kind,
+                "share": one.share,
+                "heads": written(one.members or ()),
+                "size": None if one.members is None else len(one.members),
+                "search": one.search,
+                "grown_size": sizes.get("growing"),
+                "shrunk_size": sizes.get("shrinking"),
+                "reached": float(one.reached.mean()),
+                "everything": float(one.everything.mean()),
+                **excess,
+                "reason": reason,
+            }
+        )
+    return SETS.table(rows)
+
+
+def steps_table(found: Iterable[SmallestSet]) -> Table:
+    rows = [row for one in found for search in one.searches for row in _steps(one.kind, search)]
+    return STEPS.table(rows)
+
+
+def written(heads: Iterable[Hashable]) -> str:
+    """Heads as text: "0.1 1.2"."""
+    return " ".join(map(str, heads))
+
+
+def _steps(kind: str, search: Search) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": kind,
+            "search": search.name,
+            "step": number,
+            "action": step.action,
+            "head": str(step.player),
+            "tied": step.tied,
+            "heads": written(step.members),
+            "size": len(step.members),
+            **_cells("reached", step.reached),
+        }
+        for number, step in enumerate(search.steps, start=1)
+    ]
+
+
+def _cells(name: str, values: Array) -> dict[str, Any]:
+    """Mean, bounds and number of prompts of one value per prompt, as cells of a row."""
+    found = interval(values)
+    return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
