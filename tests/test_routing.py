@@ -102,6 +102,25 @@ def test_doses_nest_and_count(circuit):
     assert other == {(1,), (2,), (3,)}
 
 
+def test_each_query_draws_its_own_edges(circuit):
+    together = {True: 0, False: 0}
+    for seed in range(12):
+        pattern = shown(circuit, hs.knock_out("0.3", [3, 4], [1, 2, 3], edges=1, seed=seed), head=3)
+        first, second = (int((pattern[query, 1:4] == 0).nonzero()[0]) for query in (3, 4))
+        together[first == second] += 1
+    assert together[True] > 0
+    assert together[False] > 3
+
+
+def test_a_row_that_needs_a_dropped_key_is_refused_in_generation():
+    model, even = tiny.opened("mistral"), torch.ones(20, 20).tril()
+    edit = hs.set_pattern("1.0", even / even.sum(-1, keepdim=True))
+    with pytest.raises(hs.errors.UnservedSite, match="has dropped it"):
+        model.generate(tiny.ids(1, 8), max_new_tokens=4, interventions=edit)
+    within = hs.set_pattern("1.0", torch.eye(20))
+    assert model.generate(tiny.ids(1, 8), max_new_tokens=4, interventions=within).tokens
+
+
 def test_an_attention_sink_keeps_its_share():
     # With sinks p = softmax over keys and sink; without a key each p grows by 1 / (1 - what was cut).
     model = hs.load(build("gpt_oss"))
