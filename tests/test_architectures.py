@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, StaticCach
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headscope.architectures import ArchitectureError, ToyConfig, ToyForCausalLM, ToyModel
+from headscope.architectures.activations import SoLU
 from headscope.architectures.attention import mask_for, visible_keys
 from headscope.architectures.positions import key_positions, positions_from_mask, rotate, sinusoidal, smear
 
@@ -138,6 +139,19 @@ def test_smearing_by_hand():
     smeared = smear(keys, alpha, places)
     assert_close(smeared[0, 0, :, 0], tensor([4.0, 8.0, 2.0, 1.5]))
     assert_close(smeared[0, 1], keys[0, 1])
+
+
+def test_solu_by_hand():
+    # softmax(0, ln 3) = (1/4, 3/4); a LayerNorm of two numbers makes them -1 and 1, whatever they are.
+    before, third = tensor([[0.0, math.log(3.0)]]), 0.75 * math.log(3.0)
+    plain = ToyConfig(d_mlp=2, activation="solu", norm="layernorm")
+    assert_close(SoLU(plain)(before), tensor([[0.0, third]]))
+    normed = SoLU(ToyConfig(d_mlp=2, activation="solu_ln", norm="layernorm"))
+    normed.norm.weight.data, normed.norm.bias.data = tensor([2.0, 3.0]), tensor([0.5, 0.0])
+    assert_close(normed(before), tensor([[-1.5, 3.0]]), atol=1e-3, rtol=0)
+    unweighted = SoLU(ToyConfig(d_mlp=2, activation="solu_ln", norm="none", norm_eps=0.0))
+    assert_close(unweighted(before), tensor([[-1.0, 1.0]]))
+    assert list(unweighted.parameters()) == []
 
 
 def test_rotated_products_depend_on_distance_alone():

@@ -47,7 +47,8 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc]
       the unembedding.
     - `smeared_keys`: each head mixes every key with the one before it, in a learnt proportion.
     - `attention_bias` puts a bias on q, k, v and o; `mlp_bias` and `unembed_bias` as their names say.
-    - `activation` is any name that transformers knows ("gelu", "relu", "silu", ...).
+    - `activation` is any name that transformers knows ("gelu", "relu", "silu", ...), or "solu" or "solu_ln"
+      (see `activations`).
 
     Raises:
         ArchitectureError: for an unknown choice or sizes that do not fit together.

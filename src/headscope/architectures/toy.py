@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from headscope.architectures.activations import SOLU, SoLU
 from headscope.architectures.attention import ToyAttention, mask_for
 from headscope.architectures.checks import (
     check_cache,
@@ -55,7 +56,7 @@ class ToyMLP(nn.Module):
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.up_proj = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.activation]
+        self.act_fn = SoLU(config) if config.activation in SOLU else ACT2FN[config.activation]
         self.down_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

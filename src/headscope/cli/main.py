@@ -6,6 +6,7 @@ library stands behind most verbs. Exit codes: 0 ok, 1 internal, 2 usage, input o
 """
 
 import importlib
+import keyword
 import sys
 from importlib.metadata import version
 
@@ -18,6 +19,7 @@ VERBS = {
     "heads": "The detector table of a model: what each head attends to.",
     "models": "The models that ship with headscope.",
     "train": "Train a small model by recipe, with checkpoints.",
+    "import": "A published state dict (TransformerLens' naming) as a model folder.",
 }
 
 
@@ -34,7 +36,9 @@ def build(verb: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, text in VERBS.items():
         if name == verb:
-            module = importlib.import_module(f"headscope.cli.{name}")
+            # No module can be called import.
+            file = f"{name}_" if keyword.iskeyword(name) else name
+            module = importlib.import_module(f"headscope.cli.{file}")
             module.register(app, name, text)
         else:
             app.command(name, help=text)(_named_only)

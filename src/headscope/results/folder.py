@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from headscope.errors import OutputExists
@@ -24,12 +25,32 @@ from headscope.results.files import PREFIX, check_writable, writing
 from headscope.results.study import Study
 
 MANIFEST = "manifest.json"
-_OURS = re.compile(
-    r"(manifest\.json|study\.json|report\.html|tables|tables/[^/]+\.(parquet|json)|figures|figures/[^/]+\.svg)"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder of ours is called in messages, the file that marks it, and all that it may hold.
+
+    The mark is JSON with the key "headscope". `names` matches files and folders, by paths within it.
+    """
+
+    word: str
+    mark: str
+    names: re.Pattern[str]
+    folders: tuple[str, ...] = ()
+
+
+RUN = Kind(
+    "run",
+    MANIFEST,
+    re.compile(
+        r"(manifest\.json|study\.json|report\.html|tables|tables/[^/]+\.(parquet|json)|figures|figures/[^/]+\.svg)"
+    ),
+    ("tables", "figures"),
 )
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path, kind: Kind = RUN) -> None:
     """Raise unless `out` can be written: absent, empty, or holding an earlier result of ours and nothing else.
 
     To be called before the work, not after it.
@@ -42,13 +63,13 @@ def check_free(out: Path) -> None:
         place = out.resolve()
         if place.exists() and not place.is_dir():
             raise OutputExists(
-                f"cannot write a run into {str(out)!r}: it is a file. Name a folder with --out."
+                f"cannot write a {kind.word} into {str(out)!r}: it is a file. Name a folder with --out."
             )
-        foreign = _foreign(place) if place.is_dir() else ""
+        foreign = _foreign(place, kind) if place.is_dir() else ""
     if foreign:
         raise OutputExists(
-            f"cannot write a run into {str(out)!r}: it holds files that are not a run of headscope ({foreign}). "
-            "Name another folder with --out."
+            f"cannot write a {kind.word} into {str(out)!r}: it holds files that are not a {kind.word} of headscope "
+            f"({foreign}). Name another folder with --out."
         )
     check_writable(place, out)
 
@@ -62,6 +83,18 @@ def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:
     """
     check_free(out)
     page = render(study)
+    place_folder(out, RUN, lambda folder: _fill(folder, study, page))
+    return out / "report.html"
+
+
+def place_folder(out: Path, kind: Kind, fill: Callable[[Path], object]) -> None:
+    """Let `fill` fill a hidden folder that then takes its place; an error leaves what was there before.
+
+    Raises:
+        OutputExists: if the place holds something else.
+        Unwritable: if it cannot be written.
+    """
+    check_free(out, kind)
     with writing(out):
         place = out.resolve()
         beside = place if place.is_dir() else place.parent
@@ -70,28 +103,26 @@ def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:
         try:
             fresh = hidden / "new"
             fresh.mkdir()
-            _fill(fresh, study, page)
+            fill(fresh)
             if place.is_dir():
-                _replace_content(place, fresh, hidden / "old")
+                _replace_content(place, fresh, hidden / "old", kind.mark)
             else:
                 os.rename(fresh, place)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-    return out / "report.html"
 
 
-def _foreign(folder: Path) -> str:
-    """What in the folder is not ours, as a word for a message; empty if it is empty or an earlier run."""
+def _foreign(folder: Path, kind: Kind) -> str:
+    """What in the folder is not ours, as a word for a message; empty if it is empty or an earlier one of ours."""
     found = sorted(folder.rglob("*"))
     for path in found:
         name = path.relative_to(folder).as_posix()
-        is_folder = name in ("tables", "figures")
-        if path.is_symlink() or not _OURS.fullmatch(name) or path.is_dir() != is_folder:
+        if path.is_symlink() or not kind.names.fullmatch(name) or path.is_dir() != (name in kind.folders):
             return name
-    return "" if not found or _is_manifest(folder / MANIFEST) else f"no {MANIFEST} of ours"
+    return "" if not found or _is_mark(folder / kind.mark) else f"no {kind.mark} of ours"
 
 
-def _is_manifest(path: Path) -> bool:
+def _is_mark(path: Path) -> bool:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -112,18 +143,18 @@ def _fill(folder: Path, study: Study, page: str) -> None:
     _dump(folder / MANIFEST, {"headscope": study.name, **study.provenance})
 
 
-def _replace_content(folder: Path, fresh: Path, aside: Path) -> None:
+def _replace_content(folder: Path, fresh: Path, aside: Path, mark: str) -> None:
     """Move the content of `fresh` into `folder`, what was there before into `aside`; put back on an error.
 
-    The manifest goes first and comes last: a folder with a manifest is whole.
+    The mark goes first and comes last: a folder with a mark is whole.
     """
     aside.mkdir()
     moved: list[tuple[Path, Path]] = []
     before = [path for path in folder.iterdir() if not path.name.startswith(PREFIX)]
     try:
         for source, target in [
-            *((path, aside) for path in sorted(before, key=lambda path: path.name != MANIFEST)),
-            *((path, folder) for path in sorted(fresh.iterdir(), key=lambda path: path.name == MANIFEST)),
+            *((path, aside) for path in sorted(before, key=lambda path: path.name != mark)),
+            *((path, folder) for path in sorted(fresh.iterdir(), key=lambda path: path.name == mark)),
         ]:
             os.rename(source, target / source.name)
             moved.append((source, target / source.name))
