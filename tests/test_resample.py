@@ -78,6 +78,9 @@ def test_a_reference_too_short_or_too_poor_is_refused(llama):
     prompts = hs.Prompts.of(tiny.ids(2, 7, seed=2))
     with pytest.raises(hs.errors.PromptError, match="5 tokens, and position 6"):
         llama.run(prompts, interventions=hs.resample("0.1", over=tiny.ids(3, 5)))
+    for reached in ([1, 6], -1):
+        with pytest.raises(hs.errors.PromptError, match="5 tokens, and position 6"):
+            llama.run(prompts, interventions=hs.resample("0.1", over=tiny.ids(3, 5), positions=reached))
     within = hs.resample("0.1", over=tiny.ids(3, 5), positions=[1, 4])
     assert llama.run(prompts, interventions=within).logits.isfinite().all()
     with pytest.raises(hs.errors.PromptError, match="Give other prompts"):
