@@ -171,6 +171,18 @@ def test_the_paths_to_the_logits_are_the_direct_effect():
     assert (total["resid_post", 1] - patched["resid_post", 1]).abs().max() > 0.1
 
 
+def test_an_mlp_sends_by_the_stream_alone_where_mlps_are_frozen():
+    model, ids, last = tiny.opened("llama"), tiny.ids(), ("resid_post", 2)
+    clean = model.run(ids, capture=["mlp_out", "resid_post"])
+    edit = hs.path_patch(hs.zero(("mlp_out", 0)), last, mlps="frozen")
+    patched = model.run(ids, capture="resid_post", interventions=edit)
+    expected = clean["resid_post", 2] - clean["mlp_out", 0]
+    assert_close(patched["resid_post", 2], expected, atol=1e-5, rtol=1e-5)
+    through_others = hs.path_patch(hs.zero(("mlp_out", 0)), last)
+    moved = model.run(ids, capture="resid_post", interventions=through_others)["resid_post", 2]
+    assert (moved - expected).abs().max() > 1e-3
+
+
 def test_a_path_that_nothing_takes_changes_no_bit(judged):
     # Head 1.0 cannot send anything to its own layer, nor to the one before.
     before = judged()
