@@ -207,7 +207,7 @@ def test_freezing_in_pieces_is_the_whole():
     with pytest.raises(hs.errors.PositionMapNeeded):
         model.run(prompts, interventions=edits)
     same = hs.Prompts.of([tiny.ids(1, n, seed=20 + n)[0].tolist() for n in (9, 5, 7, 6)])
-    edits = [hs.path_patch("0.1", "2.0", source=same), hs.freeze_pattern(1, under=hs.zero("0.0"))]
+    edits = [hs.path_patch("0.1", "2.0", source=same), hs.freeze_pattern(1, under=hs.patch("0.0", source=same))]
     measure = hs.measures.loss()
     with model.editing(edits):
         whole = measure(model.run(prompts).logits, prompts)
