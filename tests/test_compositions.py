@@ -140,6 +140,9 @@ def every_kind() -> dict[str, list[hs.interventions.Intervention]]:
         "knock out, not renormalised": [hs.knock_out("0.0", "all", "all", edges=1, renormalise=False)],
         "path": [hs.path_patch(zero, "1.0")],
         "path from a source": [hs.path_patch("0.1", ("q", 2), source=source, mlps="frozen")],
+        "patch by a map": [
+            hs.patch(("resid_pre", 1), source=tiny.ids(2, 6, seed=5), positions={-1: -1, 2: 0})
+        ],
         "patched pattern": [hs.patch(("pattern", 1), source=source)],
         "several": [
             hs.knock_out(0, "all", [1]),

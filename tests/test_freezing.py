@@ -73,6 +73,52 @@ def test_preserving_ablations_by_hand_in_two_layers_of_attention():
     assert (kept_pattern - kept_values).abs().max() > 0.1
 
 
+def test_values_stay_in_every_layer_of_a_value_preserving_cut():
+    # Three layers: the changed pattern of layer 1 must not reach layer 2 through its values, only through its
+    # queries and keys. Patterns are computed here from the weights.
+    torch.manual_seed(1)
+    config = ToyConfig(
+        vocab_size=20,
+        n_layers=3,
+        d_model=16,
+        n_heads=2,
+        d_head=8,
+        n_ctx=16,
+        positions="learned",
+        norm="none",
+        final_norm=False,
+    )
+    hf = ToyForCausalLM(config).eval()
+    for weight in hf.parameters():
+        weight.data.normal_(std=0.4)
+    model, ids = hs.load(hf), torch.randint(0, 20, (2, 7))
+    clean = model.run(ids, capture=["v", "z", "embed"])
+    attentions = [layer.self_attn for layer in hf.model.layers]
+    values = [clean["v", layer].transpose(1, 2) for layer in range(3)]
+
+    def pattern(layer, stream):
+        q, k = (
+            project(stream).unflatten(-1, (2, 8)).transpose(1, 2)
+            for project in (attentions[layer].q_proj, attentions[layer].k_proj)
+        )
+        scores = q @ k.transpose(-1, -2) / 8**0.5
+        return scores.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf).softmax(-1)
+
+    def out(layer, z):
+        return attentions[layer].o_proj(z.flatten(2))
+
+    with torch.no_grad():
+        z_cut = clean["z", 0].clone()
+        z_cut[:, :, 1] = 0
+        stream = clean["embed"] + out(0, z_cut)
+        z_1 = (pattern(1, stream) @ values[1]).transpose(1, 2)
+        stream = stream + out(1, z_1)
+        z_2 = (pattern(2, stream) @ values[2]).transpose(1, 2)
+        expected = hf.lm_head(clean["embed"] + out(0, clean["z", 0]) + out(1, z_1) + out(2, z_2))
+    run = model.run(ids, interventions=value_preserving(hs.zero("0.1")))
+    assert_close(run.logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_only_named_heads_and_positions_are_frozen():
     model, ids = tiny.opened("llama"), tiny.ids()
     clean, cut = model.run(ids, capture="pattern"), hs.zero("0.1")
@@ -207,7 +253,10 @@ def test_freezing_in_pieces_is_the_whole():
     with pytest.raises(hs.errors.PositionMapNeeded):
         model.run(prompts, interventions=edits)
     same = hs.Prompts.of([tiny.ids(1, n, seed=20 + n)[0].tolist() for n in (9, 5, 7, 6)])
-    edits = [hs.path_patch("0.1", "2.0", source=same), hs.freeze_pattern(1, under=hs.patch("0.0", source=same))]
+    edits = [
+        hs.path_patch("0.1", "2.0", source=same),
+        hs.freeze_pattern(1, under=hs.patch("0.0", source=same)),
+    ]
     measure = hs.measures.loss()
     with model.editing(edits):
         whole = measure(model.run(prompts).logits, prompts)

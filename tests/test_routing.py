@@ -37,6 +37,12 @@ def test_a_fixed_offset_reads_exactly_so_far_back(circuit):
     assert torch.equal(run["z", 0][0, :, 1:], plain["z", 0][0, :, 1:])
 
 
+def test_a_redirect_by_half_is_half_the_pattern(circuit):
+    rows = shown(circuit, hs.to_bos("0.1", strength=0.5))
+    even = torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None]
+    assert_close(rows, 0.5 * even + 0.5 * torch.eye(5)[:1])
+
+
 def test_the_previous_token_head_made_to_look_elsewhere_breaks_induction(circuit):
     prompts = hs.tasks.repeated_tokens(circuit, length=6, repeats=3, n=4)
     loss = hs.measures.loss("predictable")
