@@ -7,7 +7,18 @@ from tests.families.configs import build
 from tests.families.interventions import examine
 
 # Attention written out, windows, shared keys, latent attention, gates, sinks, experts, hybrids, post-norms.
-TRAITS = "bloom deepseek_v3 falcon gemma2 gpt_neo gpt_oss jamba mistral mpt qwen3_next".split()
+TRAITS = [
+    "bloom",
+    "deepseek_v3",
+    "falcon",
+    "gemma2",
+    "gpt_neo",
+    "gpt_oss",
+    "jamba",
+    "mistral",
+    "mpt",
+    "qwen3_next",
+]
 # By kind of intervention, the words with which a family may refuse it.
 REFUSALS = {
     "to_bos by half": "sliding-window cache",
