@@ -313,3 +313,18 @@ def test_inputs_are_not_reinterpreted(llama):
         llama.run(tiny.ids(), capture="z")["z", 0, 1]
     pushed = hs.add("0.1", [1.0] * 8)
     assert pushed == hs.add("0.1", torch.ones(8))
+
+
+def test_what_is_remembered_is_bounded():
+    model, made = tiny.opened("llama"), []
+
+    def make(name):
+        return model.remember(name, lambda: made.append(name) or torch.zeros(100))  # 400 bytes
+
+    model.memory_bytes = 900
+    for name in ("a", "b", "a", "c"):  # a is used again: b is the oldest when c comes
+        make(name)
+    assert made == ["a", "b", "c"]
+    make("a")
+    make("b")
+    assert made == ["a", "b", "c", "b"]
