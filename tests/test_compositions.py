@@ -178,3 +178,16 @@ def test_padding_changes_nothing_in_generation(kind):
     together = model.generate(rows, max_new_tokens=4, interventions=edits).tokens
     for row, tokens in enumerate(rows):
         assert model.generate([tokens], max_new_tokens=4, interventions=edits).tokens[0] == together[row]
+
+
+def test_grown_prompts_count_from_where_they_were_asked():
+    prompts = hs.Prompts(((5, 6, 7), (8, 9)), roles={"query": ((2,), (1,))})
+    grown = prompts.grown([[1], [2]]).grown([[3, 4], [4]])
+    assert grown.tokens == ((5, 6, 7, 1, 3, 4), (8, 9, 2, 4))
+    assert grown.ends == (3, 2)
+    assert grown.where(-1).nonzero().tolist() == grown.where("query").nonzero().tolist() == [[0, 2], [1, 1]]
+    assert grown.rows([1]).ends == (2,)
+    with pytest.raises(hs.errors.OutOfRange, match="from the end, -2 to -1"):
+        grown.where(-3)
+    with pytest.raises(hs.errors.PromptError, match="one row for each"):
+        prompts.grown([[1]])
