@@ -162,7 +162,7 @@ def test_bounds_stay_within_the_range_of_the_score(monkeypatch):
         ranges.append(options.get("within"))
         return interval(values, **options)
 
-    monkeypatch.setattr(sys.modules["headscope.detectors.detect"], "interval", noting)
+    monkeypatch.setattr(sys.modules["headscope.detectors.scores"], "interval", noting)
     hs.detect(planted.induction_circuit(), "induction", n=5)
     assert ranges == [(0.0, 1.0), (-1.0, 1.0)] * 2
 
