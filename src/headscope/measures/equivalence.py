@@ -101,30 +101,44 @@ def change(
 ) -> Change:
     """The mean of one change per prompt [prompt], with what it takes to judge it against +-`margin`.
 
+    `within` is the range of a bounded score: bounds are cut off at its ends.
+
     >>> str(change(np.array([0.01, -0.02, 0.0, 0.02, -0.01]), margin=0.1).outcome)
     'equivalent'
 
     Raises:
         BadArgument: for a margin that is not positive, a level of a half or less, or no prompts.
     """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise BadArgument(
+            f"cannot judge one change from values of shape {values.shape}: give one per prompt, or use changes."
+        )
+    return changes(values[:, None], margin=margin, level=level, seed=seed, within=within)[0]
+
+
+def changes(
+    values: NDArray[np.float64],
+    *,
+    margin: float,
+    level: float = 0.95,
+    seed: int = 0,
+    within: tuple[float, float] | None = None,
+) -> tuple[Change, ...]:
+    """Each of many changes [prompt, cell] by itself, in order; their number is not corrected for.
+
+    Raises:
+        BadArgument: as `change` does.
+    """
     if not (math.isfinite(margin) and margin > 0):
         raise BadArgument(f"cannot test for equivalence within {margin}: state a positive margin.")
     if not 0.5 < level < 1:
         raise BadArgument(f"cannot test for equivalence at level {level}: it lies between .5 and 1.")
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1:
-        raise BadArgument(
-            f"cannot judge one change from values of shape {values.shape}: give one per prompt."
-        )
     outer = interval(values, level=level, seed=seed, within=within)
     inner = interval(values, level=2 * level - 1, seed=seed, within=within)
-    return Change(
-        mean=float(outer.mean),
-        low=float(outer.low),
-        high=float(outer.high),
-        inner_low=float(inner.low),
-        inner_high=float(inner.high),
-        margin=margin,
-        level=level,
-        n=outer.n,
-    )
+    bounds = np.stack([outer.mean, outer.low, outer.high, inner.low, inner.high])
+    found = []
+    for cell in bounds.T:
+        mean, low, high, inner_low, inner_high = map(float, cell)
+        found.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
+    return tuple(found)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.detectors import NAMED_MARGIN
-from headscope.measures import interval
-from headscope.measures.equivalence import Side, side
+from headscope.measures import Side, interval, side
 from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.heads_tables import NEAR_ZERO_LOGITS, written
