@@ -57,7 +57,7 @@ def reference(values, *, margin, level, seed, resamples):
 
 def test_bounds_and_p_values_are_those_of_the_definition():
     rng = np.random.default_rng(3)
-    values = rng.normal(size=(12, 4)) + [0.0, 0.9, 0.3, 0.6]
+    values = rng.normal(size=(12, 4)) + np.array([0.0, 0.9, 0.3, 0.6])
     found = simultaneous(values, margin=0.1, level=0.9, seed=5, resamples=199)
     p, at_least = reference(values, margin=0.1, level=0.9, seed=5, resamples=199)
     assert found.p == pytest.approx(p)

@@ -4,7 +4,12 @@ In: per layer, one detector's attention mass on its keys and on its null, prompt
 head. A head is *named* if its score exceeds the matched null by a margin (.1) with a lower bound that holds for
 all heads of the model at once (measures.maxima): an interval above uniform attention names far too many heads
 of a random model, and an interval of one head at a time names the more the more heads there are. Each detector
-is a family of its own. Not done here: reading attention (detectors.reading).
+is a family of its own.
+
+Why a margin and not 0: the matched null of repetition is nearly one, not exactly. Repeated prompts hold copies of
+the query's own token, the null holds none, and attention sums to 1: what a random head gives to such copies, or
+keeps from them, is missing or left over at the keys that are judged (`pytest tests/test_random_heads.py -s`).
+Not done here: reading attention (detectors.reading).
 """
 
 from collections.abc import Mapping, Sequence

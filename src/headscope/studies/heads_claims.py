@@ -194,6 +194,11 @@ def summary(
     if named:
         listed = "; ".join(f"{group.replace('_', ' ')}: {written(heads)}" for group, heads in named.items())
         first = f"Of {len(model.heads)} heads in {model.n_layers} layers, the detectors name: {listed}."
+    elif all(row["adjusted_low"] != row["adjusted_low"] for row in found["heads"].rows()):
+        first = (
+            f"Whether any of the {len(model.heads)} heads is of the kind that this study looks for is not known: "
+            f"{found['heads'].rows()[0]['reason']}."
+        )
     else:
         first = (
             f"No detector names any of the {len(model.heads)} heads: there is nothing of the kind that this "

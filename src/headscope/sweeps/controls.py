@@ -103,12 +103,10 @@ class AgainstRandom:
             return "the measure is undefined for some prompts"
         if self.smallest_p <= SIGNIFICANT:
             return ""
-        size, told = len(self.picked), "from the same layers " if self.match == "layers" else ""
+        heads = "1 head" if len(self.picked) == 1 else f"{len(self.picked)} heads"
+        whence = " from the same layers" if self.match == "layers" else ""
         which = "were drawn" if len(self.sets) < self.existing else "exist"
-        return (
-            f"only {len(self.sets)} other sets of {size} heads {told}{which}, so p is at least "
-            f"{self.smallest_p:.3f}"
-        )
+        return f"only {len(self.sets)} other sets of {heads}{whence} {which}, so p is at least {self.smallest_p:.3f}"
 
 
 def against_random_sets(
