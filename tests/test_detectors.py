@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 import headscope as hs
 from headscope.architectures import ToyConfig
 from headscope.detectors import default_prompts, detector, pairs
-from headscope.measures import interval, loss
+from headscope.detectors.scores import LayerMass, rows_of
+from headscope.measures import interval, loss, simultaneous
 from headscope.sweeps import evaluate
 from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
@@ -162,9 +163,61 @@ def test_bounds_stay_within_the_range_of_the_score(monkeypatch):
         ranges.append(options.get("within"))
         return interval(values, **options)
 
-    monkeypatch.setattr(sys.modules["headscope.detectors.detect"], "interval", noting)
+    monkeypatch.setattr(sys.modules["headscope.detectors.scores"], "interval", noting)
     hs.detect(planted.induction_circuit(), "induction", n=5)
     assert ranges == [(0.0, 1.0), (-1.0, 1.0)] * 2
+
+
+def test_the_heads_of_the_shipped_model_are_named_for_all_heads_at_once():
+    table = hs.detect(hs.load("zoo:induction-2l"), ["induction", "previous_token"], n=20)
+    named = {(row["detector"], row["layer"], row["head"]) for row in table.rows(named=True)}
+    assert {("previous_token", 0, 3), *(("induction", 1, head) for head in range(3))} <= named
+    for row in table.rows():
+        assert row["named"] == (row["adjusted_low"] > 0.1)
+        assert row["adjusted_low"] <= row["score"] - row["null"] + 1e-6
+        assert not row["named"] or row["adjusted_p"] <= 0.05
+
+
+def test_a_head_that_only_its_own_bound_would_name_is_not_named():
+    # 40 heads above the margin by chance alone: some lower bound of one head exceeds it, the joint one does not.
+    generator = torch.Generator().manual_seed(0)
+    mass = 0.3 + 0.05 * torch.randn(20, 40, generator=generator)
+    layers = {
+        layer: LayerMass(mass[:, start : start + 20], torch.full((20, 20), 0.2), torch.full((20,), 0.2))
+        for layer, start in ((0, 0), (1, 20))
+    }
+    rows = rows_of(detector("induction"), layers)
+    assert any(row["above_null_low"] > 0.1 for row in rows)
+    assert not any(row["named"] for row in rows)
+    together = simultaneous(mass.double().numpy() - 0.2, margin=0.1)
+    assert [row["adjusted_low"] for row in rows] == pytest.approx(together.at_least.tolist(), abs=1e-6)
+
+
+def test_a_layer_that_judges_few_prompts_does_not_take_the_others_bounds():
+    mass, null, uniform = torch.rand(20, 3), torch.rand(20, 3) / 10, torch.full((20,), 0.1)
+    blind, short = null.clone(), null.clone()
+    blind[3:] = float("nan")
+    short[12:] = float("nan")
+    rows = rows_of(
+        detector("induction"),
+        {
+            0: LayerMass(mass, null, uniform),
+            1: LayerMass(mass, blind, uniform),
+            2: LayerMass(mass, short, uniform),
+        },
+    )
+    assert [row["prompts"] for row in rows[::3]] == [20, 3, 12]
+    defined = [row["adjusted_low"] == row["adjusted_low"] for row in rows]
+    assert defined == [True] * 3 + [False] * 3 + [True] * 3
+    assert rows[3]["reason"].startswith("3 of 20 prompts")
+    # On the twelve prompts that layers 0 and 2 both judge.
+    joined = torch.cat([mass - null] * 2, dim=1)[:12].double().numpy()
+    expected = simultaneous(joined, margin=0.1, within=(-1.0, 1.0)).at_least
+    assert [rows[0]["adjusted_low"], rows[6]["adjusted_low"]] == pytest.approx([expected[0], expected[3]])
+    few = rows_of(detector("induction"), {0: LayerMass(mass[:9], null[:9], uniform[:9])})
+    assert few[0]["low"] > 0
+    assert not few[0]["named"]
+    assert few[0]["reason"] == "bounds for all heads at once need 10 prompts that every layer judges"
 
 
 def test_what_has_no_score_has_a_reason():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from scipy.stats import bootstrap
 from torch.testing import assert_close
 
 import headscope as hs
@@ -62,14 +63,35 @@ def test_measures_without_answers_say_so():
         hs.measures.probability("all")(torch.zeros(1, 2, 3), hs.Prompts(((0, 1),), answers=(0,)))
 
 
-@pytest.mark.parametrize("n", [20, 100])
-def test_intervals_cover_the_mean(n):
-    # A skewed score in [0, 1], as attention masses are; binomial spread of 1500 trials is 0.6%.
-    rng = np.random.default_rng(0)
-    values = rng.beta(2, 5, size=(1500, n))
-    found = interval(values.T, resamples=1000)
-    covered = (found.low <= 2 / 7) & (found.high >= 2 / 7)
-    assert 0.93 <= covered.mean() <= 0.97
+SCORES = {
+    "normal": (lambda rng, shape: rng.normal(size=shape), 0.0),
+    "attention mass": (lambda rng, shape: rng.beta(2, 5, size=shape), 2 / 7),
+    "mostly small mass": (lambda rng, shape: rng.beta(0.5, 3, size=shape), 0.5 / 3.5),
+    "exponential": (lambda rng, shape: rng.exponential(size=shape), 1.0),
+    "counts": (lambda rng, shape: rng.binomial(10, 0.2, size=shape) / 10, 0.2),
+}
+
+
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("n", [20, 50, 100])
+def test_intervals_cover_the_mean(n, kind):
+    # Binomial spread of 1500 trials is 0.6%.
+    draw, mean = SCORES[kind]
+    found = interval(draw(np.random.default_rng(0), (n, 1500)), resamples=1000)
+    covered = ((found.low <= mean) & (found.high >= mean)).mean()
+    print(f"{kind}, {n} prompts: {covered:.3f}")
+    assert 0.93 <= covered <= 0.97
+
+
+def test_studentised_intervals_cover_skewed_means_better_than_bias_corrected_ones():
+    values = np.random.default_rng(0).lognormal(size=(50, 600))
+    mean = math.exp(0.5)
+    found = interval(values, resamples=1000)
+    options = {"axis": 0, "method": "BCa", "n_resamples": 1000, "batch": 50}
+    other = bootstrap((values,), np.mean, rng=np.random.default_rng(1), **options).confidence_interval
+    own, bias_corrected = (((bounds.low <= mean) & (bounds.high >= mean)).mean() for bounds in (found, other))
+    print(f"lognormal, 50 prompts: studentised {own:.3f}, bias-corrected {bias_corrected:.3f}")
+    assert own > bias_corrected + 0.01
 
 
 @pytest.mark.parametrize("n", [5, 8])

@@ -245,6 +245,20 @@ def test_the_layer_that_is_judged_is_picked_on_other_pairs(found):
     assert "the final stream" in judged.because
 
 
+def test_heads_are_confirmed_by_the_bound_for_all_heads(found):
+    nan = float("nan")
+    # One head at a time it would hold; for all heads at once it does not.
+    named = {"layer": 1, "detector": "induction"}
+    weak = changed(found, "heads", named, adjusted_low=0.05, above_null_low=0.2, above_null_high=0.3)
+    assert claims(weak)["induction"].verdict is Verdict.UNDETERMINED
+    assert claims(found.tables)["induction"].verdict is Verdict.SUPPORTED
+    absent = changed(found, "heads", {"detector": "induction"}, adjusted_low=0.01, above_null_high=0.05)
+    assert claims(absent)["induction"].verdict is Verdict.REFUTED
+    # A head without bounds may be one: nothing is refuted.
+    gap = changed(found, "heads", {"detector": "induction"}, adjusted_low=nan, above_null_high=nan)
+    assert claims(gap)["induction"].verdict is Verdict.UNDETERMINED
+
+
 def test_a_small_number_of_sets_is_blamed_only_where_it_is_the_reason(found):
     words = "p cannot be smaller"
     group = {"group": "induction"}
@@ -269,6 +283,15 @@ def test_the_summary_names_the_selected_head_and_claims_no_rise_that_is_not_ther
     assert "0.00 [-0.20, 0.10]" in told
     assert "-0.00" not in told
     assert "nan" not in second(changed(found, "damage", where, low=float("nan")), hs.Head(0, 1))
+
+
+def test_too_few_prompts_to_name_a_head_are_not_taken_for_no_head(found):
+    few = changed(found, "heads", {}, adjusted_low=float("nan"), reason="bounds need 10 prompts", named=False)
+    first = heads_claims.summary(planted.induction_circuit(), few, {}, found.claims, hs.Head(0, 0))[0]
+    assert "not known: bounds need 10 prompts" in first
+    none = changed(found, "heads", {}, adjusted_low=0.0, named=False)
+    first = heads_claims.summary(planted.induction_circuit(), none, {}, found.claims, hs.Head(0, 0))[0]
+    assert "nothing of the kind" in first
 
 
 def test_only_what_comes_after_a_head_can_back_it_up(found):

@@ -118,7 +118,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
             else ""
         )
         stderr.print(
-            f"* named: the score exceeds its matched null by more than .1 (lower 95% bound).{left_out} "
-            "--json or --out gives intervals and nulls.",
+            "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
+            f"{left_out} --json or --out gives intervals and nulls.",
             markup=False,
         )

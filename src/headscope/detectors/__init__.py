@@ -2,8 +2,6 @@
 
 from headscope.detectors.catalogue import DEFAULT, KNOWN, Detector, detector, detectors
 from headscope.detectors.detect import (
-    HEADS,
-    NAMED_MARGIN,
     DetectorPrompts,
     check_reach,
     check_sizes,
@@ -11,6 +9,7 @@ from headscope.detectors.detect import (
     detect,
     reach_of,
 )
+from headscope.detectors.scores import HEADS, NAMED_MARGIN
 
 __all__ = [
     "DEFAULT",

@@ -1,57 +1,27 @@
-"""The detector table: every head's score on every detector, with interval, references and null.
+"""The detectors at work: every head of a model read on prompts with the structure and on its matched null.
 
-In: a model and names of detectors. Out: one row per head and detector. A head is *named* by a detector if
-the lower bound of its score above the matched null exceeds a margin (.1): an interval above uniform
-attention alone names far too many heads of a random model.
+In: a model and names of detectors. Out: the detector table, one row per head and detector; what its columns
+mean and when a head is named stands in detectors.scores. Both kinds of prompts are built here, and numbers out
+of range are refused before the model runs.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import polars as pl
-from torch import Tensor
-
 from headscope.detectors.catalogue import DEFAULT, Detector, detectors
 from headscope.detectors.reading import MassReading
+from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError
-from headscope.measures.intervals import FEWEST, interval
+from headscope.measures.intervals import FEWEST
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
-from headscope.tables import Column, Schema, Table
+from headscope.tables import Table
 from headscope.tasks.natural import natural
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
 
-NAMED_MARGIN = 0.1
 LARGEST_SEED = 2**63 - 1
-
-HEADS = Schema(
-    "heads",
-    (
-        Column("layer", pl.Int64, "layer, from 0"),
-        Column("head", pl.Int64, "head within its layer, from 0"),
-        Column("detector", pl.String, "what kind of head is looked for"),
-        Column("score", pl.Float64, "mean attention on the detector's keys", "probability"),
-        Column("low", pl.Float64, "lower 95% bound of the score over prompts", "probability"),
-        Column("high", pl.Float64, "upper 95% bound of the score over prompts", "probability"),
-        Column("uniform", pl.Float64, "the score of even attention = share of visible keys", "probability"),
-        Column("lift", pl.Float64, "score over uniform", "times"),
-        Column("null", pl.Float64, "mean attention on the keys of the null, see null_kind", "probability"),
-        Column(
-            "null_kind",
-            pl.String,
-            "nothing repeats: the same pairs on matched prompts in which no token occurs twice; other keys: "
-            "equally many other visible keys of the same queries",
-        ),
-        Column("above_null_low", pl.Float64, "lower 95% bound of score - null, paired", "probability"),
-        Column("above_null_high", pl.Float64, "upper 95% bound of score - null, paired", "probability"),
-        Column("named", pl.Boolean, f"above_null_low exceeds {NAMED_MARGIN}"),
-        Column("prompts", pl.Int64, "prompts behind the score"),
-        Column("reason", pl.String, "why there is no score or no interval; empty where there are both"),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -204,51 +174,12 @@ def _scored(
     model.read(shown, [reading], interventions=interventions)
     if kind == "repeated":
         model.read(prompts.unrepeated, [matched], interventions=interventions)
+    null = matched.mass if kind == "repeated" else reading.other
     rows = []
-    for layer, mass in sorted(reading.mass.items()):
-        null = matched.mass[layer] if kind == "repeated" else reading.other[layer]
-        for index, detector in enumerate(group):
-            rows += _rows(layer, detector, mass[index], null[index], reading.uniform[layer][index])
-    return rows
-
-
-def _rows(
-    layer: int, detector: Detector, mass: Tensor, null: Tensor, uniform: Tensor
-) -> list[dict[str, object]]:
-    """One row per head; prompts in which nothing is judged are left out, and `prompts` counts the rest."""
-    kept = ~(mass.isnan() | null.isnan()).any(1)
-    empty = np.full(mass.shape[1], np.nan)
-    if not bool(kept.any()):
-        score = above = None
-        expected = float("nan")
-    else:
-        score = interval(mass[kept].double().numpy(), within=(0.0, 1.0))
-        above = interval((mass - null)[kept].double().numpy(), within=(-1.0, 1.0))
-        expected = float(uniform[kept].mean())
-    reason = ""
-    if int(kept.sum()) < FEWEST:
-        reason = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {FEWEST}"
-    rows = []
-    for head in range(mass.shape[1]):
-        value = float("nan") if score is None else float(score.mean[head])
-        above_low = float("nan") if above is None else float(above.low[head])
-        rows.append(
-            {
-                "layer": layer,
-                "head": head,
-                "detector": detector.name,
-                "score": value,
-                "low": float((empty if score is None else score.low)[head]),
-                "high": float((empty if score is None else score.high)[head]),
-                "uniform": expected,
-                "lift": value / expected if expected else float("nan"),
-                "null": float("nan") if score is None else float(null[kept][:, head].mean()),
-                "null_kind": detector.null,
-                "above_null_low": above_low,
-                "above_null_high": float((empty if above is None else above.high)[head]),
-                "named": bool(above_low > NAMED_MARGIN),
-                "prompts": int(kept.sum()),
-                "reason": reason,
-            }
-        )
+    for index, detector in enumerate(group):
+        layers = {
+            layer: LayerMass(mass[index], null[layer][index], reading.uniform[layer][index])
+            for layer, mass in sorted(reading.mass.items())
+        }
+        rows += rows_of(detector, layers)
     return rows

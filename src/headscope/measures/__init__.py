@@ -1,6 +1,8 @@
-"""Measures of a run, and intervals over prompts."""
+"""Measures of a run, intervals over prompts, bounds for all heads at once, and judgements against a margin."""
 
+from headscope.measures.equivalence import Change, Outcome, Side, change, changes, side
 from headscope.measures.intervals import FEWEST, Estimate, interval
+from headscope.measures.maxima import Simultaneous, simultaneous
 from headscope.measures.readouts import (
     Measure,
     ReadOut,
@@ -15,9 +17,15 @@ from headscope.measures.readouts import (
 
 __all__ = [
     "FEWEST",
+    "Change",
     "Estimate",
     "Measure",
+    "Outcome",
     "ReadOut",
+    "Side",
+    "Simultaneous",
+    "change",
+    "changes",
     "interval",
     "kl",
     "log_probability",
@@ -26,4 +34,6 @@ __all__ = [
     "next_logit",
     "probability",
     "rank",
+    "side",
+    "simultaneous",
 ]

@@ -9,10 +9,11 @@ computing (studies) and drawing (figures, report).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from headscope.measures.equivalence import Side
 from headscope.tables import Table
 
 
@@ -22,6 +23,13 @@ class Verdict(StrEnum):
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNDETERMINED = "undetermined"
+
+    @classmethod
+    def of(cls, side: Side) -> Self:
+        """For a claim that something exceeds a margin: see `measures.equivalence.side`."""
+        if side is Side.UNDETERMINED:
+            return cls.UNDETERMINED
+        return cls.SUPPORTED if side is Side.ABOVE else cls.REFUTED
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ from headscope.results.study import AttentionExample, Study
 from headscope.studies import heads_claims, heads_figures, heads_notes
 from headscope.studies import heads_tables as tables
 from headscope.sweeps import evaluate
-from headscope.sweeps.controls import random_sets
+from headscope.sweeps.controls import Control, against_random_sets
 from headscope.sweeps.takeover import direct_effects
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import induction_pairs
+from headscope.tasks.split import halves
 from headscope.tasks.text import read_text
 from headscope.vocabulary import Head
 
@@ -92,7 +93,7 @@ class Named:
 def run(config: Config, model: Model, progress: Progress = lambda stage, done, of: None) -> Study:
     """Which heads are there, what do they do for the model, and who takes over?"""
     everything = prompts_for(config, model)
-    selection, prompts = everything.rows(slice(0, None, 2)), everything.rows(slice(1, None, 2))
+    selection, prompts = halves(everything)
     progress("detecting heads", 0, 1)
     named = name_heads(detect(model, DEFAULT, prompts=selection))
     heads = detect(model, DEFAULT, prompts=prompts)
@@ -197,17 +198,16 @@ def damage_of_groups(
     config: Config, model: Model, shown: Prompts, reference: Prompts, named: Named, progress: Progress
 ) -> Table:
     """Each named group cut together, against random sets of the same size."""
-    clean = evaluate(model, shown, [loss("predictable")])[0]
-    rows = []
-    for group, heads in named.by_detector.items():
-        damage = _damage(model, shown, heads, reference, clean)
-        control: dict[tuple[Head, ...], float] = {}
-        sets = random_sets(model.heads, heads, count=config.random_sets, seed=config.seed)
-        for done, chosen in enumerate(sets):
-            progress(f"random heads beside {group}", done, len(sets))
-            control[chosen] = float(_damage(model, shown, chosen, reference, clean).mean())
-        rows.append(tables.group_row(group, heads, damage, control))
-    return tables.GROUPS.table(rows)
+    found = against_random_sets(
+        model,
+        shown,
+        named.by_detector,
+        cut=mean("z", over=reference),
+        measure=loss("predictable"),
+        control=Control(config.random_sets, config.seed),
+        progress=lambda group, done, of: progress(f"random heads beside {group}", done, of),
+    )
+    return tables.GROUPS.table(tables.group_row(group, beside) for group, beside in found.items())
 
 
 def cut_one_by_one(
@@ -244,11 +244,11 @@ def patch_stream(config: Config, model: Model, progress: Progress) -> tuple[Tabl
     pairs = induction_pairs(model, length=length, n=2 * config.n, seed=config.seed)
     (answer,) = pairs[0].roles["answer"][0]
     found = []
-    for schema, half, positions in (
-        (tables.PATCHING_SELECTION, slice(0, None, 2), [answer]),
-        (tables.PATCHING, slice(1, None, 2), range(pairs[0].longest)),
+    selection, estimation = zip(*map(halves, pairs), strict=True)
+    for schema, (clean, corrupted), positions in (
+        (tables.PATCHING_SELECTION, selection, [answer]),
+        (tables.PATCHING, estimation, range(pairs[0].longest)),
     ):
-        clean, corrupted = (prompts.rows(half) for prompts in pairs)
         found.append(schema.table(_patched(model, clean, corrupted, positions, progress)))
     return found[0], found[1]
 
@@ -314,8 +314,3 @@ def example_of(model: Model, shown: Prompts, named: Named) -> AttentionExample:
         labels=named.labels(),
         caption="Repeated random tokens: an induction head attends to what followed the last showing.",
     )
-
-
-def _damage(model: Model, shown: Prompts, heads: Sequence[Head], reference: Prompts, clean: Tensor) -> Tensor:
-    """Loss on predictable tokens with these heads at their mean, minus the clean loss, per prompt."""
-    return evaluate(model, shown, [loss("predictable")], [mean(heads, over=reference)])[0] - clean

@@ -7,21 +7,22 @@ upper bounds stay below it, and *undetermined* otherwise: a wide interval is nev
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from headscope.detectors import NAMED_MARGIN
-from headscope.measures import interval
+from headscope.measures import Side, interval, side
 from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.heads_tables import NEAR_ZERO_LOGITS, written
+from headscope.sweeps.controls import SIGNIFICANT
 from headscope.tables import Table
 from headscope.vocabulary import Head
 
 RECOVERY_MARGIN = 0.1
 INTERACTION_MARGIN = 0.1
 BACKUP_MARGIN = 0.1
-SIGNIFICANT = 0.05
 
 _ABOVE = "over a tenth of their attention, beyond the null, goes to"
 
@@ -58,10 +59,12 @@ def all_claims(found: Tables, named: Groups) -> tuple[Claim, ...]:
 def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Claim:
     rows = found["heads"].rows(detector=detector)
     picked = [row for row in rows if Head(row["layer"], row["head"]) in named.get(detector, ())]
-    holding = [row for row in picked if row["above_null_low"] > NAMED_MARGIN]
+    holding = [row for row in picked if row["adjusted_low"] > NAMED_MARGIN]
     best = max(rows, key=lambda row: row["above_null_low"])
+    reached = max((row["adjusted_low"] for row in holding), default=float("nan"))
+    # Every single head must stay under the margin: that needs no correction for their number.
+    verdict = Verdict.of(side(reached, float(np.max([row["above_null_high"] for row in rows])), NAMED_MARGIN))
     if holding:
-        verdict = Verdict.SUPPORTED
         listed = ", ".join(f"{_head(row)} ({_number(row['score'])})" for row in holding[:8])
         more = "" if len(holding) <= 8 else f" and {len(holding) - 8} more"
         because = (
@@ -69,8 +72,6 @@ def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Cl
             f"{listed}{more}; the strongest null is {_number(max(row['null'] for row in holding))}."
         )
     else:
-        largest = max(row["above_null_high"] for row in rows)
-        verdict = Verdict.REFUTED if largest < NAMED_MARGIN else Verdict.UNDETERMINED
         because = (
             f"no head exceeds its matched null by {NAMED_MARGIN} on both halves of the prompts; the nearest is "
             f"{_head(best)} with {_number(best['score'])} against {_number(best['null'])}."
@@ -87,9 +88,9 @@ def _matters(found: Tables) -> Claim:
     if not row["random_sets"]:
         because = f"the model has no other set of {_count(row['size'], 'head')} to compare with."
         return _undetermined("induction_matters", statement, because, "groups")
-    if row["p"] <= SIGNIFICANT and row["low"] > 0:
+    if row["p"] <= SIGNIFICANT and side(row["low"], row["high"], 0.0) is Side.ABOVE:
         verdict = Verdict.SUPPORTED
-    elif row["high"] < row["random_mean"]:
+    elif side(row["low"], row["high"], row["random_mean"]) is Side.BELOW:
         verdict = Verdict.REFUTED
     else:
         verdict = Verdict.UNDETERMINED
@@ -120,12 +121,7 @@ def _moves(found: Tables) -> Claim:
         return _undetermined("moves", statement, because, "patching")
     picked = max(candidates, key=lambda row: row["recovered"])
     (best,) = [row for row in rows if row["layer"] == picked["layer"]]
-    if best["low"] > RECOVERY_MARGIN:
-        verdict = Verdict.SUPPORTED
-    elif max(row["high"] for row in rows) < RECOVERY_MARGIN:
-        verdict = Verdict.REFUTED
-    else:
-        verdict = Verdict.UNDETERMINED
+    verdict = Verdict.of(side(best["low"], max(row["high"] for row in rows), RECOVERY_MARGIN))
     because = (
         f"patching {_stream(best['layer'], rows)} at the token after the match, the place that restores most on "
         "other pairs, restores "
@@ -147,12 +143,7 @@ def _redundant(found: Tables) -> Claim:
     judged = {row["quantity"]: row for row in found["cumulative"].rows(cut=last, measure="next_logit")}
     extra, apart = judged["interaction"], judged["sum of single cuts"]["damage"]
     margin = INTERACTION_MARGIN * abs(apart)
-    if extra["low"] > margin:
-        verdict = Verdict.SUPPORTED
-    elif extra["high"] < margin:
-        verdict = Verdict.REFUTED
-    else:
-        verdict = Verdict.UNDETERMINED
+    verdict = Verdict.of(side(extra["low"], extra["high"], margin))
     losses = {row["quantity"]: row for row in found["cumulative"].rows(cut=last, measure="loss")}
     because = (
         f"all {last} together lower the right token's logit by {_number(judged['together']['damage'])}, one by "
@@ -180,12 +171,8 @@ def _backed_up(found: Tables) -> Claim:
         picked = max(later, key=lambda row: row["change"] * (1 if direct > 0 else -1))
         row = found["takeover"].rows(cut=str(cut), component=picked["component"])[0]
         margin = BACKUP_MARGIN * abs(direct)
-        change, low, high = (row["change"], row["low"], row["high"])
-        if direct < 0:
-            change, low, high = -change, -high, -low
-        verdicts.append(
-            Verdict.SUPPORTED if low > margin else Verdict.REFUTED if high < margin else Verdict.UNDETERMINED
-        )
+        low, high = (row["low"], row["high"]) if direct > 0 else (-row["high"], -row["low"])
+        verdicts.append(Verdict.of(side(low, high, margin)))
         reasons.append(
             f"with {cut} cut (direct effect {direct:+.2f} logits), {row['component']} changes by "
             f"{_with_bounds(row, 'change')} (margin {margin:.2f})"
@@ -207,6 +194,11 @@ def summary(
     if named:
         listed = "; ".join(f"{group.replace('_', ' ')}: {written(heads)}" for group, heads in named.items())
         first = f"Of {len(model.heads)} heads in {model.n_layers} layers, the detectors name: {listed}."
+    elif all(row["adjusted_low"] != row["adjusted_low"] for row in found["heads"].rows()):
+        first = (
+            f"Whether any of the {len(model.heads)} heads is of the kind that this study looks for is not known: "
+            f"{found['heads'].rows()[0]['reason']}."
+        )
     else:
         first = (
             f"No detector names any of the {len(model.heads)} heads: there is nothing of the kind that this "

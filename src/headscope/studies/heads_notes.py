@@ -5,6 +5,7 @@ In: the model, all prompts of the study, and how many were asked for. Out: sente
 
 from headscope.detectors import DetectorPrompts
 from headscope.models.model import Model
+from headscope.tasks.split import halves
 
 
 def notes(model: Model, prompts: DetectorPrompts, n: int, gap: int) -> tuple[str, ...]:
@@ -13,8 +14,10 @@ def notes(model: Model, prompts: DetectorPrompts, n: int, gap: int) -> tuple[str
     found = [
         "Heads are named on the prompts of even number and estimated on those of odd number. The text and the "
         "groups go by the first; the column “named” of the table heads is judged on the second, so that the two "
-        "can differ for heads near the margin. Intervals are "
-        "95% bootstrap intervals over prompts, one head at a time; they are not corrected for the number of heads.",
+        "can differ for heads near the margin. A head is "
+        "named if a lower bound that holds for all heads of its detector at once (adjusted_low) exceeds the margin. "
+        "All other intervals are 95% bootstrap intervals over prompts, one head at a time; they are not corrected "
+        "for the number of heads.",
         f"Natural prompts: {source.get('text', source.get('task'))}. "
         f"Repeated prompts: {prompts.repeated.made_by['vocabulary']}.",
         "Mean ablation puts a head's mean over random tokens without repetition in its place, so that the mean "
@@ -26,10 +29,10 @@ def notes(model: Model, prompts: DetectorPrompts, n: int, gap: int) -> tuple[str
     ]
     if model.bos_token_id is None:
         found.append("The model names no BOS token: “to BOS” means to the first token of the prompt here.")
-    halves = len(prompts.natural.rows(slice(1, None, 2)))
-    if halves < n:
+    estimating = len(halves(prompts.natural)[1])
+    if estimating < n:
         found.append(
-            f"The text is short: it gives {len(prompts.natural)} natural prompts in all, {halves} instead of {n} "
+            f"The text is short: it gives {len(prompts.natural)} natural prompts in all, {estimating} instead of {n} "
             "for estimates."
         )
     if not gap:

@@ -1,16 +1,16 @@
 """The tables of the heads study: what their columns mean, and how measured values become rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from headscope.measures.intervals import interval
 from headscope.models.model import Model
+from headscope.sweeps.controls import AgainstRandom
 from headscope.sweeps.takeover import Followed, runs_after
 from headscope.tables import Column, Schema, Table
 from headscope.vocabulary import Head
@@ -152,23 +152,19 @@ def damage_row(head: Head, ablation: str, kind: str, damage: Tensor) -> dict[str
     return {**where, **estimated(damage, "damage")}
 
 
-def group_row(
-    group: str, heads: Sequence[Head], damage: Tensor, control: Mapping[tuple[Head, ...], float]
-) -> dict[str, Any]:
+def group_row(group: str, beside: AgainstRandom) -> dict[str, Any]:
     """A picked set beside random sets; `p` counts the picked set itself, so it is never 0."""
-    row = estimated(damage, "damage")
-    at_least = sum(other >= row["damage"] for other in control.values())
-    worst = max(control, key=lambda chosen: control[chosen], default=())
+    means = beside.means
     return {
         "group": group,
-        "heads": written(heads),
-        "size": len(heads),
-        **row,
-        "random_mean": float(np.mean(list(control.values()))) if control else float("nan"),
-        "random_max": control.get(worst, float("nan")),
-        "random_worst": written(worst),
-        "random_sets": len(control),
-        "p": (1 + at_least) / (1 + len(control)),
+        "heads": written(beside.picked),
+        "size": len(beside.picked),
+        **estimated(beside.damage, "damage"),
+        "random_mean": float(means.mean()) if len(means) else float("nan"),
+        "random_max": float(means.max()) if len(means) else float("nan"),
+        "random_worst": written(beside.worst),
+        "random_sets": len(beside.sets),
+        "p": beside.p,
     }
 
 

@@ -1,43 +1,210 @@
-"""Size-matched controls: what cutting *any* so many heads does.
+"""Size-matched controls: what cutting *any* so many heads does, beside the heads that were picked.
 
-A set of heads that was picked for a reason must be compared with as many heads picked for none: larger
-sets always do more damage. Sets are drawn without replacement among all sets of that size but the picked
-one, so that in a small model, where few sets exist, the control is exhaustive instead of repetitive.
+In: a model, prompts, groups of heads that were picked for a reason, a cut and a measure. Out: per group, the
+damage per prompt of the group and of as many heads picked for none, with a p value. A set of heads must be
+compared with sets of its own size, since larger sets always do more damage; on request with as many heads
+from the same layers, since early layers do more damage too. Sets are drawn without replacement among all such
+sets but the picked one, so that in a small model, where few exist, the control is exhaustive instead of
+repetitive; where too few exist for p below .05, `reason` says so. Pick the groups on other prompts
+(tasks.split). Not done here: intervals over heads looked at one by one (measures.maxima).
 """
 
 import itertools
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from headscope.errors import BadArgument
+from headscope.interventions.base import Intervention
+from headscope.interventions.targets import targets_of
+from headscope.measures.intervals import Estimate, interval
+from headscope.measures.readouts import Measure
+from headscope.models.model import Model
+from headscope.sweeps.naive import evaluate
+from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head
 
+Match = Literal["size", "layers"]
+Heads = tuple[Head, ...]
+SIGNIFICANT = 0.05
 _ENUMERABLE = 5000
 
 
+@dataclass(frozen=True)
+class Control:
+    """Which random sets stand beside a picked one.
+
+    `count` sets at most; `match` is "size" (as many heads) or "layers" (as many from each layer).
+    """
+
+    count: int = 20
+    seed: int = 0
+    match: Match = "size"
+
+
+@dataclass(frozen=True, eq=False)
+class AgainstRandom:
+    """A picked set of heads beside random sets, in the unit of the measure.
+
+    `damage` [prompt] is that of the picked set, `set_damage` [set, prompt] that of `sets`, of which `existing`
+    could have been drawn.
+    """
+
+    picked: Heads
+    damage: Tensor
+    sets: tuple[Heads, ...]
+    set_damage: Tensor
+    existing: int
+    match: Match
+
+    @property
+    def estimate(self) -> Estimate:
+        """Mean damage of the picked set with its interval over prompts."""
+        return interval(self.damage.numpy())
+
+    @property
+    def beyond(self) -> Estimate:
+        """How much more damage than the mean random set, paired by prompt; these sets are taken as given."""
+        return interval((self.damage - self.set_damage.mean(0)).numpy())
+
+    @property
+    def means(self) -> Tensor:
+        """Mean damage of every random set, [set]."""
+        return self.set_damage.mean(1)
+
+    @property
+    def p(self) -> float:
+        """Share of sets, the picked one included, with at least its mean damage: never 0; NaN if undefined."""
+        own = self.damage.mean()
+        if bool(own.isnan()) or bool(self.means.isnan().any()):
+            return math.nan
+        return (1 + int((self.means >= own).sum())) / (1 + len(self.sets))
+
+    @property
+    def smallest_p(self) -> float:
+        """What p could be at best with so many sets."""
+        return 1 / (1 + len(self.sets))
+
+    @property
+    def worst(self) -> Heads:
+        """The random set with the largest mean damage; empty if there is none."""
+        return self.sets[int(self.means.argmax())] if self.sets else ()
+
+    @property
+    def reason(self) -> str:
+        """Why p cannot reach .05 or does not exist; empty where neither is so."""
+        if math.isnan(self.p):
+            return "the measure is undefined for some prompts"
+        if self.smallest_p <= SIGNIFICANT:
+            return ""
+        heads = "1 head" if len(self.picked) == 1 else f"{len(self.picked)} heads"
+        whence = " from the same layers" if self.match == "layers" else ""
+        which = "were drawn" if len(self.sets) < self.existing else "exist"
+        return f"only {len(self.sets)} other sets of {heads}{whence} {which}, so p is at least {self.smallest_p:.3f}"
+
+
+def against_random_sets(
+    model: Model,
+    prompts: Prompts,
+    groups: Mapping[str, Collection[Head]],
+    *,
+    cut: Intervention,
+    measure: Measure,
+    control: Control | None = None,
+    progress: Callable[[str, int, int], None] = lambda group, done, of: None,
+) -> dict[str, AgainstRandom]:
+    """Each group cut together, beside random sets of heads of the same model, on the same prompts.
+
+    `cut` is a template on z that is filled in with each set of heads: `hs.mean("z", over=...)`,
+    `hs.zero("z")`, `hs.to_bos("z")`. A set that several groups draw is run once.
+
+    Raises:
+        BadArgument: for an empty group, a cut that is no template on z, or no random set asked for.
+    """
+    if any((target.site, target.layer) != ("z", None) for target in cut.targets):
+        raise BadArgument(
+            f"cannot cut random heads by '{cut}': it names its own target. Give a template on z, for example "
+            "hs.zero('z')."
+        )
+    control = control or Control()
+    (clean,) = evaluate(model, prompts, [measure])
+    known: dict[frozenset[Head], Tensor] = {}
+
+    def damage(heads: Heads) -> Tensor:
+        if frozenset(heads) not in known:
+            (edited,) = evaluate(model, prompts, [measure], [replace(cut, targets=targets_of(heads))])
+            known[frozenset(heads)] = measure.damage(clean, edited)
+        return known[frozenset(heads)]
+
+    found = {}
+    for group, listed in groups.items():
+        picked = tuple(dict.fromkeys(listed))
+        sets = random_sets(model.heads, picked, count=control.count, seed=control.seed, match=control.match)
+        rows = [clean.new_empty(0, len(prompts))]
+        for done, chosen in enumerate(sets):
+            progress(group, done, len(sets))
+            rows.append(damage(chosen)[None])
+        existing = _existing(model.heads, picked, control.match)
+        found[group] = AgainstRandom(
+            picked, damage(picked), tuple(sets), torch.cat(rows), existing, control.match
+        )
+    return found
+
+
 def random_sets(
-    heads: Sequence[Head], picked: Collection[Head], *, count: int = 20, seed: int = 0
-) -> list[tuple[Head, ...]]:
+    heads: Sequence[Head],
+    picked: Collection[Head],
+    *,
+    count: int = 20,
+    seed: int = 0,
+    match: Match = "size",
+) -> list[Heads]:
     """Up to `count` different sets of as many heads as `picked`, never `picked` itself.
+
+    `match="layers"` takes as many heads from each layer as `picked` has there.
 
     >>> len(random_sets([Head(0, i) for i in range(4)], [Head(0, 1)]))
     3
+    >>> random_sets([Head(0, 0), Head(0, 1), Head(1, 0)], [Head(0, 0), Head(1, 0)], match="layers")
+    [(Head(0, 1), Head(1, 0))]
 
     Raises:
-        BadArgument: if nothing is picked.
+        BadArgument: if nothing is picked, a picked head is not among `heads`, or no set is asked for.
     """
-    size = len(set(picked))
-    if not size:
-        raise BadArgument("cannot draw a size-matched control for an empty set of heads.")
     own, rng = frozenset(picked), random.Random(seed)
-    available = math.comb(len(heads), size) - 1
-    if available <= _ENUMERABLE:
-        every = [chosen for chosen in itertools.combinations(heads, size) if frozenset(chosen) != own]
+    if not own:
+        raise BadArgument("cannot draw a size-matched control for an empty set of heads.")
+    if count < 1:
+        raise BadArgument(f"cannot draw {count} random sets: ask for at least 1, better 20 or more.")
+    if missing := sorted(own - set(heads)):
+        raise BadArgument(f"cannot draw sets beside {missing[0]}: it is not among the {len(heads)} heads.")
+    pools, existing = _pools(heads, own, match), _existing(heads, own, match)
+    if existing <= _ENUMERABLE:
+        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
+        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
         return every if len(every) <= count else rng.sample(every, count)
-    drawn: set[tuple[Head, ...]] = set()
-    while len(drawn) < count:
-        chosen = tuple(sorted(rng.sample(list(heads), size)))
+    drawn: set[Heads] = set()
+    while len(drawn) < min(count, existing):
+        chosen = tuple(sorted(head for pool, size in pools for head in rng.sample(pool, size)))
         if frozenset(chosen) != own:
             drawn.add(chosen)
     return sorted(drawn)
+
+
+def _existing(heads: Sequence[Head], picked: Collection[Head], match: Match) -> int:
+    """How many such sets there are beside the picked one."""
+    return math.prod(math.comb(len(pool), size) for pool, size in _pools(heads, picked, match)) - 1
+
+
+def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[list[Head], int]]:
+    """From which heads to draw how many: all at once, or layer by layer."""
+    if match == "size":
+        return [(list(heads), len(set(picked)))]
+    wanted = Counter(head.layer for head in set(picked))
+    return [([head for head in heads if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]

@@ -1,0 +1,165 @@
+"""The rows of the detector table: scores with intervals, references and nulls, and which heads are named.
+
+In: per layer, one detector's attention mass on its keys and on its null, prompt by prompt. Out: one row per
+head. A head is *named* if its score exceeds the matched null by a margin (.1) with a lower bound that holds for
+all heads of the model at once (measures.maxima): an interval above uniform attention names far too many heads
+of a random model, and an interval of one head at a time names the more the more heads there are. Each detector
+is a family of its own.
+
+Why a margin and not 0: the matched null of repetition is nearly one, not exactly. Repeated prompts hold copies of
+the query's own token, the null holds none, and attention sums to 1: what a random head gives to such copies, or
+keeps from them, is missing or left over at the keys that are judged (`pytest tests/test_random_heads.py -s`).
+Not done here: reading attention (detectors.reading).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from headscope.detectors.catalogue import Detector
+from headscope.measures.intervals import FEWEST, interval
+from headscope.measures.maxima import FEWEST_TOGETHER, simultaneous
+from headscope.tables import Column, Schema
+
+NAMED_MARGIN = 0.1
+
+HEADS = Schema(
+    "heads",
+    (
+        Column("layer", pl.Int64, "layer, from 0"),
+        Column("head", pl.Int64, "head within its layer, from 0"),
+        Column("detector", pl.String, "what kind of head is looked for"),
+        Column("score", pl.Float64, "mean attention on the detector's keys", "probability"),
+        Column("low", pl.Float64, "lower 95% bound of the score over prompts", "probability"),
+        Column("high", pl.Float64, "upper 95% bound of the score over prompts", "probability"),
+        Column("uniform", pl.Float64, "the score of even attention = share of visible keys", "probability"),
+        Column("lift", pl.Float64, "score over uniform", "times"),
+        Column("null", pl.Float64, "mean attention on the keys of the null, see null_kind", "probability"),
+        Column(
+            "null_kind",
+            pl.String,
+            "nothing repeats: the same pairs on matched prompts in which no token occurs twice; other keys: "
+            "equally many other visible keys of the same queries",
+        ),
+        Column("above_null_low", pl.Float64, "lower 95% bound of score - null, paired", "probability"),
+        Column("above_null_high", pl.Float64, "upper 95% bound of score - null, paired", "probability"),
+        Column(
+            "adjusted_low",
+            pl.Float64,
+            "one-sided lower 95% bound of score - null that holds for all heads of this detector at once",
+            "probability",
+        ),
+        Column(
+            "adjusted_p",
+            pl.Float64,
+            f"p value of a score at most {NAMED_MARGIN} above the null, adjusted for all heads of this detector",
+            "probability",
+        ),
+        Column("named", pl.Boolean, f"adjusted_low exceeds {NAMED_MARGIN}"),
+        Column("prompts", pl.Int64, "prompts behind the score"),
+        Column(
+            "reason", pl.String, "why there is no score, interval or adjusted bound; empty if there is all"
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LayerMass:
+    """What one detector read in one layer: mass and null [prompt, head], uniform [prompt]."""
+
+    mass: Tensor
+    null: Tensor
+    uniform: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """Prompts with something to judge, [prompt]."""
+        return ~self.above.isnan().any(1)
+
+    @property
+    def above(self) -> Tensor:
+        """How much of the mass is beyond the null, [prompt, head]."""
+        return self.mass - self.null
+
+
+def rows_of(detector: Detector, layers: Mapping[int, LayerMass]) -> list[dict[str, object]]:
+    """One row per head of all layers of a model; the heads of all layers are one family."""
+    together = _together(layers)
+    return [row for layer, read in layers.items() for row in _rows(layer, detector, read, together[layer])]
+
+
+@dataclass(frozen=True)
+class _Adjusted:
+    """Bounds and p values [head] of one layer that hold for all heads of all layers, or why there are none."""
+
+    low: np.ndarray
+    p: np.ndarray
+    reason: Sequence[str]
+
+
+def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
+    """One family over all layers that judge prompts enough, on the prompts that all of these judge."""
+    wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= FEWEST_TOGETHER]
+    common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
+    found: dict[int, _Adjusted] = {}
+    for layer, read in layers.items():
+        heads = read.mass.shape[1]
+        nothing = np.full(heads, np.nan)
+        reason = f"bounds for all heads at once need {FEWEST_TOGETHER} prompts that every layer judges"
+        found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
+    if int(common.sum()) < FEWEST_TOGETHER:
+        return found
+    joined = torch.cat([layers[layer].above[common] for layer in wide], dim=1)
+    bounds = simultaneous(joined.double().numpy(), margin=NAMED_MARGIN, within=(-1.0, 1.0))
+    start = 0
+    for layer in wide:
+        part = slice(start, start + layers[layer].mass.shape[1])
+        found[layer] = _Adjusted(bounds.at_least[part], bounds.p[part], bounds.reason[part].tolist())
+        start = part.stop
+    return found
+
+
+def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) -> list[dict[str, object]]:
+    """One row per head; prompts in which nothing is judged are left out, and `prompts` counts the rest."""
+    mass, null, kept = read.mass, read.null, read.kept
+    empty = np.full(mass.shape[1], np.nan)
+    if not bool(kept.any()):
+        score = above = None
+        expected = float("nan")
+    else:
+        score = interval(mass[kept].double().numpy(), within=(0.0, 1.0))
+        above = interval(read.above[kept].double().numpy(), within=(-1.0, 1.0))
+        expected = float(read.uniform[kept].mean())
+    few = ""
+    if int(kept.sum()) < FEWEST:
+        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {FEWEST}"
+    rows = []
+    for head in range(mass.shape[1]):
+        value = float("nan") if score is None else float(score.mean[head])
+        rows.append(
+            {
+                "layer": layer,
+                "head": head,
+                "detector": detector.name,
+                "score": value,
+                "low": float((empty if score is None else score.low)[head]),
+                "high": float((empty if score is None else score.high)[head]),
+                "uniform": expected,
+                "lift": value / expected if expected else float("nan"),
+                "null": float("nan") if score is None else float(null[kept][:, head].mean()),
+                "null_kind": detector.null,
+                "above_null_low": float((empty if above is None else above.low)[head]),
+                "above_null_high": float((empty if above is None else above.high)[head]),
+                "adjusted_low": float(adjusted.low[head]),
+                "adjusted_p": float(adjusted.p[head]),
+                "named": bool(adjusted.low[head] > NAMED_MARGIN),
+                "prompts": int(kept.sum()),
+                "reason": few or adjusted.reason[head],
+            }
+        )
+    return rows

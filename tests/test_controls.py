@@ -1,0 +1,180 @@
+"""Random sets beside picked heads: hand arithmetic, exhaustive where few exist, and a p value that holds."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from torch.testing import assert_close
+
+import headscope as hs
+from headscope.detectors import default_prompts
+from headscope.sweeps import controls, evaluate
+from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets, random_sets
+from headscope.tasks.split import ESTIMATION, SELECTION, halves
+from tests import planted
+
+LOSS = hs.measures.loss("predictable")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted.induction_circuit(copies=2)
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return hs.tasks.repeated_tokens(model, length=6, repeats=3, n=8)
+
+
+def beside(damage, sets, existing=99, match="size"):
+    """A picked head 0.0 with these damages per prompt, beside sets of one head with theirs."""
+    others = tuple((hs.Head(1, index),) for index in range(len(sets)))
+    table = torch.tensor(sets, dtype=torch.float64).reshape(len(sets), len(damage))
+    own = torch.tensor(damage, dtype=torch.float64)
+    return AgainstRandom((hs.Head(0, 0),), own, others, table, existing, match)
+
+
+def test_p_and_the_rest_by_hand():
+    # Means: the picked set 2; the others 1, 2 (a tie counts) and 4: p = (1 + 2) / (1 + 3).
+    found = beside([1.0, 3.0], [[1.0, 1.0], [0.0, 4.0], [4.0, 4.0]])
+    assert found.p == 0.75
+    assert found.smallest_p == 0.25
+    assert found.worst == (hs.Head(1, 2),)
+    assert found.means.tolist() == [1.0, 2.0, 4.0]
+    assert float(found.estimate.mean) == 2.0
+    # Prompt by prompt 1 - 5/3 and 3 - 9/3.
+    assert float(found.beyond.mean) == pytest.approx(-1 / 3)
+
+
+def test_what_p_cannot_reach_is_said():
+    assert beside([1.0], [[0.0]] * 19).reason == ""
+    assert beside([1.0], [[0.0]] * 8).reason == (
+        "only 8 other sets of 1 head were drawn, so p is at least 0.111"
+    )
+    assert "from the same layers exist" in beside([1.0], [[0.0]] * 3, existing=3, match="layers").reason
+    nothing = beside([1.0], [])
+    assert (nothing.p, nothing.worst) == (1.0, ())
+    # What is undefined is no small p.
+    undefined = beside([1.0, float("nan")], [[0.0, 0.0]] * 30)
+    assert math.isnan(undefined.p)
+    assert undefined.reason == "the measure is undefined for some prompts"
+    assert math.isnan(beside([1.0], [[0.0], [float("nan")]]).p)
+
+
+def test_every_set_is_cut_as_the_naive_runner_does(model, prompts):
+    groups = {"copies": [hs.Head(1, 1), hs.Head(1, 0)], "first": [hs.Head(0, 0)]}
+    found = against_random_sets(model, prompts, groups, cut=hs.zero("z"), measure=LOSS, control=Control(5, 3))
+    (clean,) = evaluate(model, prompts, [LOSS])
+    for name, heads in groups.items():
+        one = found[name]
+        assert one.picked == tuple(heads)
+        assert list(one.sets) == random_sets(model.heads, heads, count=5, seed=3)
+        for cut, damage in [(heads, one.damage), *zip(one.sets, one.set_damage, strict=True)]:
+            (edited,) = evaluate(model, prompts, [LOSS], [hs.zero(list(cut))])
+            assert_close(damage, edited - clean)
+    assert found["copies"].existing == math.comb(8, 2) - 1
+    assert found["first"].p == 1 / 6  # nothing else does the damage of the previous-token head
+
+
+def test_damage_has_the_sign_of_the_measure(model, prompts):
+    logit = hs.measures.next_logit("predictable")
+    found = against_random_sets(model, prompts, {"a": [hs.Head(1, 0)]}, cut=hs.zero("z"), measure=logit)["a"]
+    assert float(found.damage.mean()) > 1
+    assert len(found.sets) == found.existing == 7
+    assert found.p == pytest.approx(3 / 8)  # its copy and the previous-token head do as much
+
+
+def test_sets_from_the_same_layers_are_all_there_are(model, prompts):
+    picked = [hs.Head(0, 0), hs.Head(1, 0), hs.Head(1, 1)]
+    every = random_sets(model.heads, picked, count=1000, match="layers")
+    assert len(every) == len({frozenset(chosen) for chosen in every}) == 4 * 6 - 1
+    assert all([head.layer for head in chosen] == [0, 1, 1] for chosen in every)
+    assert frozenset(picked) not in {frozenset(chosen) for chosen in every}
+    few = against_random_sets(
+        model, prompts, {"a": picked[:1]}, cut=hs.zero("z"), measure=LOSS, control=Control(match="layers")
+    )["a"]
+    assert few.existing == 3
+    assert few.reason == "only 3 other sets of 1 head from the same layers exist, so p is at least 0.250"
+
+
+@pytest.mark.parametrize("match", ["size", "layers"])
+def test_sets_among_very_many_are_different_too(match, monkeypatch):
+    heads = [hs.Head(layer, index) for layer in range(8) for index in range(16)]
+    picked = [hs.Head(2, 0), hs.Head(2, 1), hs.Head(2, 2), hs.Head(5, 7), hs.Head(5, 8)]
+    sets = random_sets(heads, picked, count=200, seed=1, match=match)
+    assert len({frozenset(chosen) for chosen in sets}) == len(sets) == 200
+    assert all(len(set(chosen)) == 5 for chosen in sets)
+    if match == "layers":
+        assert all([head.layer for head in chosen] == [2, 2, 2, 5, 5] for chosen in sets)
+    assert random_sets(heads, picked, count=200, seed=1, match=match) == sets
+    # Drawn rather than listed, and no more than exist: it ends.
+    monkeypatch.setattr(controls, "_ENUMERABLE", 1)
+    assert len(random_sets(heads[:4], heads[:2], count=50)) == 5
+
+
+def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
+    runs = []
+
+    def counting(*given):
+        runs.append(given)
+        return evaluate(*given)
+
+    monkeypatch.setattr(controls, "evaluate", counting)
+    groups = {"a": [hs.Head(1, 0)], "b": [hs.Head(1, 1)]}
+    told = []
+    found = against_random_sets(
+        model, prompts, groups, cut=hs.zero("z"), measure=LOSS, progress=lambda *given: told.append(given)
+    )
+    assert len(runs) == 1 + 8  # clean, and each of the eight heads
+    assert_close(found["b"].damage, found["a"].set_damage[found["a"].sets.index((hs.Head(1, 1),))])
+    assert told[0] == ("a", 0, 7)
+
+
+def test_refusals(model, prompts):
+    def asked(groups, cut):
+        return against_random_sets(model, prompts, groups, cut=cut, measure=LOSS)
+
+    with pytest.raises(hs.errors.BadArgument, match="names its own target"):
+        asked({"a": [hs.Head(1, 0)]}, hs.zero("1.0"))
+    with pytest.raises(hs.errors.BadArgument, match="names its own target"):
+        asked({"a": [hs.Head(1, 0)]}, hs.zero("resid_pre"))
+    with pytest.raises(hs.errors.BadArgument, match="empty set"):
+        asked({"a": []}, hs.zero("z"))
+    with pytest.raises(hs.errors.BadArgument, match=r"beside 7\.0"):
+        asked({"a": [hs.Head(7, 0)]}, hs.zero("z"))
+    with pytest.raises(hs.errors.BadArgument, match="0 random sets"):
+        random_sets(model.heads, [hs.Head(0, 0)], count=0)
+
+
+def test_sets_picked_for_nothing_are_significant_as_often_as_stated():
+    # 21 sets that differ by chance alone: p = 1/21 is the only one at or below .05.
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        drawn = rng.normal(size=21)
+        hits += beside([drawn[0]], [[other] for other in drawn[1:]]).p <= 0.05
+    assert hits <= binom.ppf(0.999, 400, 0.05)
+    assert hits >= binom.ppf(0.001, 400, 1 / 21)
+
+
+def test_halves_share_nothing_and_leave_nothing_out():
+    model = planted.induction_circuit()
+    everything = default_prompts(model, n=11)
+    selection, estimation = halves(everything)
+    for kind in ("natural", "repeated", "unrepeated"):
+        whole, some, others = (getattr(one, kind).tokens for one in (everything, selection, estimation))
+        assert set(some) | set(others) == set(whole)
+        assert not set(some) & set(others)
+        assert (len(some), len(others)) == (6, 5)
+    assert (list(range(5))[SELECTION], list(range(5))[ESTIMATION]) == ([0, 2, 4], [1, 3])
+
+
+def test_the_luck_of_the_largest_is_gone_on_the_other_half():
+    # 64 heads that do nothing: the largest mean is far above 0 where it was picked, and 0 where it was not.
+    values = np.random.default_rng(0).normal(size=(300, 40, 64))
+    picked = values[:, SELECTION].mean(1)
+    largest = picked.argmax(1)
+    again = values[:, ESTIMATION].mean(1)[np.arange(300), largest]
+    assert picked.max(1).mean() > 0.4
+    assert abs(again.mean()) < 4 / (20 * 300) ** 0.5
