@@ -28,6 +28,7 @@ from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Study
 from headscope.studies import heads_claims, heads_figures, heads_notes
 from headscope.studies import heads_tables as tables
+from headscope.studies.heads_redundancy import stand_ins
 from headscope.sweeps import evaluate
 from headscope.sweeps.controls import Control, against_random_sets
 from headscope.sweeps.takeover import direct_effects
@@ -103,6 +104,8 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
     order = order_by_damage(model, selection, reference, progress)
     groups = damage_of_groups(config, model, prompts.repeated, reference, named, progress)
     cumulative = cut_one_by_one(model, prompts.repeated, reference, named, order, progress)
+    induction = [head for head in order if head in named.of("induction")]
+    sets = stand_ins(model, prompts.repeated, reference, induction, progress)
     patching_selection, patching = patch_stream(config, model, progress)
     cuts = heads_to_cut(config, named, order)
     takeover, self_repair = follow_cuts(model, selection.repeated, prompts.repeated, cuts, progress)
@@ -112,6 +115,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         "damage": damage,
         "groups": groups,
         "cumulative": cumulative,
+        **sets,
         "patching_selection": patching_selection,
         "patching": patching,
         **takeover,

@@ -15,6 +15,7 @@ from headscope.detectors import NAMED_MARGIN
 from headscope.measures import Side, interval, side
 from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
+from headscope.studies.heads_redundancy import in_words
 from headscope.studies.heads_tables import NEAR_ZERO_LOGITS, written
 from headscope.sweeps.controls import SIGNIFICANT
 from headscope.tables import Table
@@ -151,7 +152,8 @@ def _redundant(found: Tables) -> Claim:
         f"loss, which levels off, {_number(losses['together']['damage'])} against "
         f"{_number(losses['sum of single cuts']['damage'])} nats."
     )
-    return Claim("redundant", statement, verdict, because, ("cumulative",))
+    tables = ("cumulative", "interactions", "effects", "sets")
+    return Claim("redundant", statement, verdict, because + in_words(found), tables)
 
 
 def _backed_up(found: Tables) -> Claim:
