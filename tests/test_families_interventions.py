@@ -3,6 +3,7 @@
 import pytest
 
 import headscope as hs
+from headscope.interventions import freeze
 from tests.families.configs import build
 from tests.families.interventions import examine
 
@@ -39,3 +40,12 @@ def test_every_intervention_is_exact_or_refused(model_type):
             continue
         assert finding.generation < 1e-4, finding
         assert not finding.forward > 1e-4, finding  # NaN: there is no second way
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_layer_means_every_layer_or_a_refusal():
+    # In jamba some layers are mixers that are not understood: "all" MLPs must not quietly mean some of them.
+    model = hs.load(build("jamba"))
+    assert not all(layer.complete for layer in model.anatomy.layers)
+    with pytest.raises(hs.errors.UnservedSite, match="no MLP that adds"):
+        model.run([[3, 4, 5]], interventions=freeze(("mlp_out", "all")))
