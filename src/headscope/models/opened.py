@@ -114,6 +114,11 @@ class OpenedModel:
             self._remembered[key] = make()
         return self._remembered[key]
 
+    def recalls(self, key: str) -> bool:
+        """Whether `remember` has something under this key."""
+        self._forget_if_changed()
+        return key in self._remembered
+
     def forget(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
         self._remembered.clear()

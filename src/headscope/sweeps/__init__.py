@@ -1,6 +1,7 @@
 """Sweeps: many cells of interventions over the same prompts."""
 
+from headscope.sweeps.execute import execute
 from headscope.sweeps.grid import Cell, Grid, each_head, grid
-from headscope.sweeps.naive import CellResult, evaluate, execute
+from headscope.sweeps.naive import CellResult, evaluate
 
 __all__ = ["Cell", "CellResult", "Grid", "each_head", "evaluate", "execute", "grid"]
