@@ -129,7 +129,7 @@ def job_of(
     if last and len(own) == len(reach):
         return None
     start = start if traits.positions else 0
-    later = len(consumed) < len(reach)
+    later = len(own) < len(reach)
     return Job(cell, entry, layer, first, stop, join, start, *reads, frozenset(consumed), later)
 
 
