@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import headscope as hs
 from headscope.measures import kl, logit_difference, loss, next_logit
-from headscope.sweeps import Cell, execute, grid, naive
+from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, naive
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.execute import prepared, traits_of
 from headscope.sweeps.plan import Costs, Place, Traits, batches, job_of
@@ -288,6 +288,19 @@ def test_where_a_cell_enters(places, expected):
     assert (job.entry, job.layer, job.first, job.stop, job.join, job.start) == expected
 
 
+def test_the_base_runs_own_edits_come_between():
+    # The base run edits the stream before layer 1: after a cell's edit of what left layer 0, before others.
+    under = [Place("resid_pre", 1, 0, 9)]
+    job = job_of(0, [Place("resid_pre", 1, 5, 5)], under, PLAIN, (9, 10))
+    assert (job.entry, job.layer, job.consumed) == ("whole", 1, frozenset())
+    places = [Place("resid_pre", 1, 4, 4), Place("resid_post", 0, 5, 5)]
+    job = job_of(0, places, under, PLAIN, (9, 10))
+    assert (job.entry, job.layer, job.consumed, job.start) == ("stream", 1, frozenset({1}), 4)
+    # Attention that the base run edits in the same layer cannot be run again by itself.
+    job = job_of(0, [Place("call", 2, 5, 5)], [Place("q", 2, 0, 9)], PLAIN, (9, 10))
+    assert job.entry == "whole"
+
+
 def test_cells_that_cannot_reach_a_read_position_are_no_jobs():
     assert job_of(0, [Place("resid_pre", 0, 9, 9)], (), PLAIN, (4, 5)) is None
     assert job_of(0, [Place("z", 3, 8, 8)], (), PLAIN, (9, 10)) is None
@@ -316,3 +329,41 @@ def test_results_are_plain_data():
         "path",
         "note",
     ]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "bloom"])
+def test_generating_under_many_interventions_at_once_equals_one_by_one(name):
+    model = tiny.opened(name) if name in tiny.FAMILIES else hs.load(configs.build(name))
+    given = prompts(lengths=(9, 6))
+    push = torch.linspace(-3, 3, model.d_model)
+    sets = [
+        [],
+        hs.zero("1.2"),
+        [hs.add(("resid_pre", 1), push, positions=[-2, 10]), hs.zero("2.0")],
+        hs.zero("2.1"),
+    ]
+    if name != "mistral":  # whose window has dropped the first token by then
+        sets.append(hs.to_bos(["1.0", "1.1", "2.0", "2.2"]))
+    expected = [model.generate(given, max_new_tokens=8, interventions=edits) for edits in sets]
+    assert len({generation.tokens for generation in expected}) > 1
+    for rows_at_once in (None, 4):
+        found = generate_many(model, given, sets, max_new_tokens=8, rows_at_once=rows_at_once)
+        assert [generation.tokens for generation in found] == [generation.tokens for generation in expected]
+    with pytest.raises(hs.errors.BadArgument, match="under no interventions"):
+        generate_many(model, given, [])
+
+
+def test_the_cost_of_a_pass_is_measured_once_and_kept(monkeypatch, tmp_path):
+    model = tiny.opened("llama")
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate, "_known", {})
+    first = calibrate.costs_of(model, traits_of(model))
+    (file,) = (tmp_path / "headscope" / "passes").glob("*.json")
+    assert first.pass_tokens > 0  # a call of a tiny layer is nearly all overhead
+    monkeypatch.setattr(calibrate, "_known", {})
+    monkeypatch.setattr(calibrate, "_measured", lambda *_: pytest.fail("measured again"))
+    assert calibrate.costs_of(model, traits_of(model)) == first
+    file.write_text("broken")
+    monkeypatch.setattr(calibrate, "_known", {})
+    monkeypatch.setattr(calibrate, "_measured", lambda *_: 7.0)
+    assert calibrate.costs_of(model, traits_of(model)).pass_tokens == 7.0

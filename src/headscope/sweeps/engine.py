@@ -24,6 +24,8 @@ from headscope.sweeps.naive import OWN, with_own_position
 from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Place, Traits, batches, job_of
 from headscope.tasks.prompts import Prompts
 
+_READ_TOGETHER = 512  # read positions that go through the unembedding at once, at least
+
 
 @dataclass(frozen=True)
 class Work:
@@ -73,27 +75,30 @@ class Engine:
         self._base: BaseRun | None = None
 
     def run(self) -> Iterator[tuple[int, list[Tensor]]]:
-        """(cell, one tensor of values [example] per measure), in the order of the batches."""
+        """(cell, one tensor of values [example] per measure), in the order in which they are done."""
         with torch.no_grad():
             self._base = base = self._base_run()
             entries = Entries(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
         same: dict[int | None, list[Tensor]] = {}
         for cell in self.unchanged:
             yield cell, self._unchanged(cell, same)
+        waiting: list[tuple[Job, list[Tensor]]] = []
         for batch in self.batches:
             with torch.no_grad():
                 entered = entries.of(batch.jobs)
                 live = [job for job in batch.jobs if job.entry == "whole" or job.cell in entered]
-                walk = self._own_positions if batch.own_positions else self._walk
-                found = (
-                    self._measured(live, *walk(replace(batch, jobs=tuple(live)), entered, entries))
-                    if live
-                    else []
-                )
-            yield from zip((job.cell for job in live), found, strict=True)
+                if live:
+                    walk = self._own_positions if batch.own_positions else self._walk
+                    streams, first = walk(replace(batch, jobs=tuple(live)), entered, entries)
+                    waiting += zip(live, self._read(live, streams, first), strict=True)
             for job in batch.jobs:
                 if job not in live:
                     yield job.cell, self._unchanged(job.cell, same)
+            # An unembedding of few rows takes as long as reading all its weights: several batches share it.
+            if sum(read.shape[0] * read.shape[1] for _, reads in waiting for read in reads) >= _READ_TOGETHER:
+                yield from self._measured(waiting)
+                waiting = []
+        yield from self._measured(waiting)
 
     def _base_run(self) -> BaseRun:
         layers = self._replay.anatomy.layers
@@ -138,7 +143,8 @@ class Engine:
             job = Job(cell, "whole", 0, 0, 1, 0, 0, *self._reads(work))
             with torch.no_grad():
                 stream = self._base.stream[self._model.n_layers][:, job.read_first : job.read_stop]
-                same[position] = self._measured([job], stream, job.read_first)[0]
+                reads = self._read([job], stream, job.read_first)
+            ((_, same[position]),) = self._measured([(job, reads[0])])
         return same[position]
 
     def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: Entries) -> tuple[Tensor, int]:
@@ -241,20 +247,35 @@ class Engine:
         chosen = [by_lane[i, :, job.first : job.stop] for i, lane in enumerate(lanes) for job in lane]
         return torch.cat(chosen), -1
 
-    def _measured(self, jobs: Sequence[Job], streams: Tensor, first: int) -> list[list[Tensor]]:
-        """Values of each job, from streams [job * prompt, position, model] whose first position is `first`.
+    def _read(self, jobs: Sequence[Job], streams: Tensor, first: int) -> list[list[Tensor]]:
+        """For each job and measure the streams at the read positions, [prompt, read, model].
 
-        A `first` of -1 says that each job has its own single position.
+        `streams` [job * prompt, position, model] begin at position `first`; a `first` of -1 says that each job
+        has its own single position.
         """
-        prompts, setting = len(self._setting.prompts), self._setting
-        by_job = streams.reshape(len(jobs), prompts, *streams.shape[1:])
-        values: list[list[Tensor]] = [[] for _ in jobs]
-        for number, measure in enumerate(setting.measures):
+        by_job = streams.reshape(len(jobs), -1, *streams.shape[1:])
+        found: list[list[Tensor]] = [[] for _ in jobs]
+        for number in range(len(self._setting.measures)):
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             origin = torch.tensor([job.read_first if first < 0 else first for job in jobs])[:, None, None]
             index = (at - origin).clamp(min=0).to(streams.device)
             read = by_job.gather(2, index[..., None].expand(*index.shape, streams.shape[-1]))
-            bytes_each = 12 * index[0].numel() * self._model.vocab_size
+            for own, value in zip(found, read, strict=True):
+                own.append(value)
+        return found
+
+    @torch.no_grad()
+    def _measured(self, waiting: Sequence[tuple[Job, list[Tensor]]]) -> list[tuple[int, list[Tensor]]]:
+        """Values of the measures from the streams at the read positions."""
+        jobs = [job for job, _ in waiting]
+        values: list[list[Tensor]] = [[] for _ in jobs]
+        for number, measure in enumerate(self._setting.measures):
+            if not jobs:
+                break
+            read = torch.stack([reads[number] for _, reads in waiting])
+            at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
+            # Logits, once more in float32, and once more as log-probabilities.
+            bytes_each = 12 * at[0].numel() * self._model.vocab_size
             size = max(1, self._model.memory_bytes // (4 * bytes_each))
             for start in range(0, len(jobs), size):
                 some = slice(start, start + size)
@@ -262,7 +283,7 @@ class Engine:
                 found = self._values(measure, logits, jobs[some], at[some]).double().cpu()
                 for own, value in zip(values[some], found, strict=True):
                     own.append(value)
-        return values
+        return [(job.cell, value) for job, value in zip(jobs, values, strict=True)]
 
     def _values(self, measure: Measure, logits: Tensor, jobs: Sequence[Job], at: Tensor) -> Tensor:
         """[job, prompt]"""

@@ -43,7 +43,8 @@ def execute(
     if reason or not cells:
         yield from _by_full_passes(model, prompts, cells, range(len(cells)), measure, under, reason)
         return
-    plain, costs = traits_of(model), costs_of(model)
+    plain = traits_of(model)
+    costs = costs_of(model, plain)
     choices: dict[int, Choice] | None = None
     parts: dict[int, list[Tensor]] = {}
     chunks = list(_chunks(model, prompts))

@@ -116,7 +116,7 @@ def job_of(
     start = min(place.first for place in reach)
     depth = min(_depth(place) for place in reach)
     layer, entry = int(depth), _entry(reach, under, traits, depth)
-    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer)]
+    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer, under)]
     own = [places[index] for index in consumed if places[index] in reach]
     first = min((place.first for place in own), default=start)
     stop = min(reads[1], max((place.last + 1 for place in own), default=reads[1]))
@@ -143,20 +143,26 @@ def _entry(
 ) -> Literal["stream", "inside", "whole"]:
     layer = int(depth)
     if depth == layer:
-        # The base run's own edits at this place come first; they are made in the layer.
-        return "whole" if any(p.site in ENTERING and p.layer == layer for p in under) else "stream"
+        # The base run's own edits on entering a layer come before the cell's: both are made in the layer.
+        left = any(place.site == "resid_post" and place.boundary == layer for place in reach)
+        return "stream" if left or not _entered(under, layer) else "whole"
     redone = any(place.site in OF_ATTENTION and place.layer == layer for place in reach)
     edited = any(place.site in OF_ATTENTION and place.layer == layer for place in under)
     possible = traits.inside[layer] and (not redone or (traits.calls[layer] and not edited))
     return "inside" if possible else "whole"
 
 
-def _consumed(place: Place, entry: str, layer: int) -> bool:
+def _consumed(place: Place, entry: str, layer: int, under: Collection[Place]) -> bool:
     if entry == "stream":
-        return place.boundary == layer
+        return place.boundary == layer and (place.site == "resid_post" or not _entered(under, layer))
     if entry == "inside":
         return place.layer == layer and place.site not in ENTERING
     return False
+
+
+def _entered(under: Collection[Place], layer: int) -> bool:
+    """Whether the base run's own edits change the stream as it enters a layer."""
+    return any(place.site in ENTERING and place.layer == layer for place in under)
 
 
 def batches(
