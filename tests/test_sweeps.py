@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import headscope as hs
 from headscope.measures import kl, logit_difference, loss, next_logit
-from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, naive
+from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, naive, peel
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.execute import prepared, traits_of
 from headscope.sweeps.plan import Costs, Place, Traits, batches, job_of
@@ -367,3 +367,46 @@ def test_the_cost_of_a_pass_is_measured_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(calibrate, "_known", {})
     monkeypatch.setattr(calibrate, "_measured", lambda *_: 7.0)
     assert calibrate.costs_of(model, traits_of(model)).pass_tokens == 7.0
+
+
+@pytest.mark.parametrize(("name", "budget"), [("gpt2", 2**30), ("mistral", 2**30), ("gpt_neox", 100_000)])
+def test_peeling_equals_sweeping_again_with_the_picked_cells_cut(name, budget):
+    model, given = tiny.opened(name), prompts()
+    push = torch.linspace(-1, 1, model.d_model)
+    measure = logit_difference()
+    model.memory_bytes = budget  # with little, streams of some cells are not kept
+    stream = [
+        Cell((hs.add((site, layer), push),), layer) for layer in range(3) for site in ("resid_pre", "mlp_out")
+    ]
+    heads = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
+    bos = grid(hs.to_bos("z"), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
+    for cells in (heads[::2] + stream, bos):
+        under, left = [], dict(enumerate(cells))
+        rounds = list(peel(model, given, cells, measure, rounds=min(5, len(cells))))
+        for one in rounds:
+            expected = [
+                r.values for r in naive.execute(model, given, list(left.values()), measure, under=under)
+            ]
+            assert [result.index for result in one.results] == list(left)
+            for result, values in zip(one.results, expected, strict=True):
+                torch.testing.assert_close(result.values, values, rtol=1e-4, atol=1e-4)
+            assert one.picked.values.mean() == min(result.values.mean() for result in one.results)
+            under += left.pop(one.picked.index).interventions
+        assert len({one.picked.index for one in rounds}) == len(rounds)
+    with pytest.raises(hs.errors.BadArgument, match="cannot peel 4 rounds from 3 cells"):
+        next(peel(model, given, bos, measure, rounds=4))
+
+
+def test_a_peel_runs_each_round_only_from_the_newly_cut_layer_on():
+    model, given = tiny.opened("llama"), prompts()
+    cells = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
+    last = [cell for cell in cells if cell.layer == 2]
+    rounds = peel(model, given, cells, logit_difference(), rounds=3, pick=lambda r: r[-1])
+    assert next(rounds).picked.cell == last[-1]
+    next(rounds)  # is compared with a full pass, once
+    called = []
+    handle = model.anatomy.layers[0].attention.register_forward_pre_hook(lambda *_: called.append(0))
+    assert {result.path for result in next(rounds).results} == {"resumed"}
+    handle.remove()
+    # Heads of layer 0 and 1 and the base run itself resume before layer 2.
+    assert not called

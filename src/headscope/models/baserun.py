@@ -7,7 +7,7 @@ whoever resumes there applies the edits of that place again, his own after them.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,39 @@ def base_run(
     if cache is not None:
         for index, layer in enumerate(cache.layers):
             base.keys[index], base.values[index] = layer.keys, layer.values
+    return base
+
+
+def resumed_run(
+    replay: Replay, earlier: BaseRun, edits: Sequence[SiteEdit | CallEdit], needs: Needs, layer: int
+) -> BaseRun:
+    """The base run under other edits that differ from those of an earlier one in this layer and later alone.
+
+    Keys and values are not kept: for cells that start at position 0.
+    """
+    if needs.keys or layer not in earlier.stream:
+        return base_run(replay, earlier.prompts, earlier.layout.lengths.device, edits, needs, earlier.stop)
+    base = replace(
+        earlier, edits=tuple(edits), layout=Layout.of(earlier.prompts, earlier.layout.lengths.device)
+    )
+    for name in ("stream", "attended", "z", "projected", "calls"):
+        setattr(base, name, dict(getattr(earlier, name)))
+    base.layout.advance(base.stop)
+    stream = base.stream[layer]
+    replay.arguments(stream, 0, base.stop)  # now, while nothing is edited
+    own = [edit for edit in edits if edit.layer >= layer]
+
+    def reader(call: AttentionCall) -> None:
+        if call.layer in needs.calls:
+            base.calls[call.layer] = call
+
+    watch = reader if needs.calls else None
+    with (
+        edited(replay.hf, replay.anatomy, base.layout, edits=own, reader=watch),
+        _keeping(replay, base, needs),
+    ):
+        for index in range(layer, len(replay.anatomy.layers)):
+            stream = replay.step(index, stream, 0, Past(0) if replay.with_cache else None)
     return base
 
 

@@ -75,7 +75,7 @@ def choose(
     chosen: dict[Kind, Choice] = {}
     rng = random.Random(seed)
     for kind, members in kinds.items():
-        key = f"sweep {kind} {setting.prompts.longest} {sorted(_places(setting))} {[p.name for p in paths]}"
+        key = f"sweep {kind} {setting.prompts.longest} {_under(setting)} {[p.name for p in paths]}"
         if len(members) <= SAMPLED and not model.recalls(key):
             chosen[kind] = Choice(FULL, "so few cells that checking them would cost more")
             continue
@@ -95,7 +95,7 @@ def _first_agreeing(
     costs: Costs,
     sampled: Sequence[int],
 ) -> Choice:
-    measures = [measure for read_out in _read_outs(setting) for measure in _fingerprints(read_out)]
+    measures = [measure for read_out in _read_outs(setting) for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
     expected = [_full_pass(model, setting.prompts, measures, cells[i], under) for i in sampled]
     tolerance = 10 * TOLERANCE.get(model.dtype, 1.5e-2)
@@ -112,15 +112,15 @@ def _first_agreeing(
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")
             continue
-        worst = max(_error(found[index], values) for index, values in enumerate(expected * 2))
+        worst = max(projected_error(found[index], values) for index, values in enumerate(expected * 2))
         if worst <= tolerance:
             return Choice(path, "; ".join(notes))
         notes.append(f"{path.name} differs from a full pass by {worst:.1e} of the logits")
     return Choice(FULL, "; ".join(notes))
 
 
-def _places(setting: Setting) -> set[tuple[str, int]]:
-    return {(place.site, place.layer) for place in setting.under_places}
+def _under(setting: Setting) -> list[str]:
+    return sorted({place.site for place in setting.under_places})
 
 
 def _read_outs(setting: Setting) -> list[ReadOut]:
@@ -133,7 +133,7 @@ def _full_pass(
     return evaluate(model, with_own_position(prompts, cell.position), measures, [*under, *cell.interventions])
 
 
-def _fingerprints(read_out: ReadOut) -> list[Measure]:
+def fingerprints(read_out: ReadOut) -> list[Measure]:
     """A random projection of the logits at the read positions, and their size."""
 
     def project(logits: Tensor, _: Prompts, at: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _fingerprints(read_out: ReadOut) -> list[Measure]:
     ]
 
 
-def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def projected_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst difference of the projections, relative to the size of the logits."""
     worst = 0.0
     for index in range(0, len(expected), 2):

@@ -6,24 +6,26 @@ where their cell enters, and only read positions go through the unembedding. Not
 but once per batch, to leave out cells that change nothing, and to fetch the values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from headscope.measures.readouts import Measure
-from headscope.models.baserun import BaseRun, Needs, base_run
+from headscope.models.baserun import BaseRun, Needs, base_run, resumed_run
 from headscope.models.execution import edited
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
 from headscope.sweeps.entries import Entries, repeated
+from headscope.sweeps.kept import Kept
 from headscope.sweeps.naive import OWN, with_own_position
 from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Place, Traits, batches, job_of
 from headscope.tasks.prompts import Prompts
 
+_UNENTERED = frozenset({"whole", "kept"})
 _READ_TOGETHER = 512  # read positions that go through the unembedding at once, at least
 
 
@@ -47,7 +49,10 @@ class Setting:
 
 
 class Engine:
-    """Runs prepared cells over some prompts. With `own_positions`, cells of many positions share a pass."""
+    """Runs prepared cells over some prompts.
+
+    With `own_positions`, cells of many positions share a pass; `kept` is what an earlier round left behind.
+    """
 
     def __init__(
         self,
@@ -57,19 +62,27 @@ class Engine:
         traits: Traits,
         costs: Costs,
         *,
-        own_positions: bool,
+        own_positions: bool = False,
+        kept: Kept | None = None,
+        leave_out: Collection[int] = (),
     ) -> None:
         self._model, self._setting, self._works = model, setting, works
         self._read_cells: dict[tuple[int, int | None], Tensor] = {}
-        self._replay = Replay(model.hf, model.anatomy, with_cache=traits.positions)
+        earlier = None if kept is None else kept.replay
+        self._replay = earlier or Replay(model.hf, model.anatomy, with_cache=traits.positions)
         self.jobs: list[Job] = []
         self.unchanged: list[int] = []
         for cell, work in enumerate(works):
+            if cell in leave_out:
+                continue
             job = job_of(cell, work.places, setting.under_places, traits, self._reads(work))
             if job is None:
                 self.unchanged.append(cell)
             else:
                 self.jobs.append(job)
+        self._kept = kept
+        if kept is not None:
+            self.jobs = [kept.job(job) for job in self.jobs]
         count = len(setting.prompts)
         self.batches = batches(self.jobs, count, traits.layers, costs, own_positions=own_positions)
         self._base: BaseRun | None = None
@@ -78,6 +91,8 @@ class Engine:
         """(cell, one tensor of values [example] per measure), in the order in which they are done."""
         with torch.no_grad():
             self._base = base = self._base_run()
+            if self._kept is not None:
+                self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
             entries = Entries(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
         same: dict[int | None, list[Tensor]] = {}
         for cell in self.unchanged:
@@ -86,7 +101,7 @@ class Engine:
         for batch in self.batches:
             with torch.no_grad():
                 entered = entries.of(batch.jobs)
-                live = [job for job in batch.jobs if job.entry == "whole" or job.cell in entered]
+                live = [job for job in batch.jobs if job.entry in _UNENTERED or job.cell in entered]
                 if live:
                     walk = self._own_positions if batch.own_positions else self._walk
                     streams, first = walk(replace(batch, jobs=tuple(live)), entered, entries)
@@ -114,7 +129,11 @@ class Engine:
         keys = any(job.start > 0 or job.own_position for job in self.jobs)
         needs = Needs(streams, inside, frozenset(of_attention), keys)
         stop = max((self._reads(work)[1] for work in self._works), default=1)
-        setting = self._setting
+        setting, kept = self._setting, self._kept
+        if kept is not None and kept.base is not None and kept.changed_from is not None:
+            return resumed_run(self._replay, kept.base, setting.under, kept.needs, kept.changed_from)
+        if kept is not None:
+            kept.needs = needs
         return base_run(self._replay, setting.prompts, self._model.device, setting.under, needs, stop)
 
     def _reads(self, work: Work) -> tuple[int, int]:
@@ -162,6 +181,8 @@ class Engine:
             if layer == layers:
                 break
             assert rows is not None
+            if self._kept is not None:
+                self._kept.put(layer, present, rows)
             past = base.past(layer, start) if self._replay.with_cache else None
             edits = self._edits(layer, present, batch, entries)
             if edits:
@@ -185,7 +206,10 @@ class Engine:
         before = self._base.stream[layer][:, batch.start : batch.stop]
         fresh = before.expand(len(jobs), *before.shape).clone()
         for index, job in enumerate(jobs):
-            if job.cell in entered:
+            if job.entry == "kept":
+                assert self._kept is not None
+                fresh[index] = self._kept.streams[job.cell, layer]
+            elif job.cell in entered:
                 fresh[index, :, job.first - batch.start : job.stop - batch.start] = entered[job.cell]
         return fresh.flatten(0, 1)
 
@@ -198,7 +222,7 @@ class Engine:
         layout = None
         for index, job in enumerate(present):
             own = []
-            if job.edits_later or job.entry == "whole":
+            if job.edits_later or job.entry in _UNENTERED:
                 edits = enumerate(self._works[job.cell].edits)
                 own = [edit for i, edit in edits if edit.layer == layer and i not in job.consumed]
             if own or shared:

@@ -39,7 +39,7 @@ class Entries:
         found: dict[int, Tensor] = {}
         kept, differ = [], []
         for (entry, layer, _), group in groups.items():
-            if entry == "whole":
+            if entry in ("whole", "kept"):
                 continue
             streams = (self._stream if entry == "stream" else self._inside)(layer, group)
             join = layer + (entry == "inside")

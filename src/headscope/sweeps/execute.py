@@ -47,10 +47,10 @@ def execute(
     costs = costs_of(model, plain)
     choices: dict[int, Choice] | None = None
     parts: dict[int, list[Tensor]] = {}
-    chunks = list(_chunks(model, prompts))
-    for number, rows in enumerate(chunks):
-        some = prompts if len(chunks) == 1 else prompts.rows(rows)
-        setting, works = prepared(model, some, cells, measure, under, rows, whole=len(chunks) == 1)
+    every = list(chunks(model, prompts))
+    for number, rows in enumerate(every):
+        some = prompts if len(every) == 1 else prompts.rows(rows)
+        setting, works = prepared(model, some, cells, measure, under, rows, whole=len(every) == 1)
         if choices is None:
             choices = _choices(model, setting, works, cells, under, plain, costs, seed)
             full = [index for index in range(len(cells)) if choices[index].path == FULL]
@@ -65,7 +65,7 @@ def execute(
             for local, values in engine.run():
                 index = mine[local]
                 parts.setdefault(index, []).append(values[0])
-                if number == len(chunks) - 1:
+                if number == len(every) - 1:
                     found = torch.cat(parts.pop(index))
                     yield CellResult(cells[index], found, index, path.name, choices[index].note)
 
@@ -120,6 +120,24 @@ def traits_of(model: Model) -> Traits:
         calls=tuple(layer.attention is not None and not layer.inline and not layer.gated for layer in layers),
         positions=all(layer.attention is not None for layer in layers),
     )
+
+
+def resumes(
+    model: Model,
+    prompts: Prompts,
+    cells: Sequence[Cell],
+    measure: Measure,
+    under: Sequence[Edit],
+    *,
+    seed: int,
+) -> bool:
+    """Whether every one of these cells resumes exactly, at whatever position it starts."""
+    if refusal(model):
+        return False
+    plain = traits_of(model)
+    setting, works = prepared(model, prompts, cells, measure, under, slice(0, len(prompts)), whole=True)
+    choices = _choices(model, setting, works, cells, under, plain, costs_of(model, plain), seed)
+    return all(choice.path.name == "resumed" for choice in choices.values())
 
 
 def _choices(
@@ -185,7 +203,7 @@ def _extent(positions: Positions, prompts: Prompts) -> tuple[int, int]:
     return min(marked, default=prompts.longest), max(marked, default=-1)
 
 
-def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
+def chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
     """Prompts in parts whose base run fits in a quarter of the memory."""
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers

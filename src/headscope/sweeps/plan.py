@@ -13,7 +13,7 @@ that cannot reach a read position is no job: it has the values of the base run.
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 # Keys and values reach every later query, and a pattern has an axis of all keys.
@@ -63,11 +63,12 @@ class Job:
 
     It enters at `layer` in the way `entry`, where positions `first` to `stop` are edited, walks from layer
     `join` on at positions `start` to `read_stop`, and is read from `read_first` on. `consumed` are its edits
-    (by index) that are done at the entry.
+    (by index) that are done at the entry. The entry "kept" is that of a cell that was run before: with the
+    stream that it had then before layer `join`.
     """
 
     cell: int
-    entry: Literal["stream", "inside", "whole"]
+    entry: Literal["stream", "inside", "whole", "kept"]
     layer: int
     first: int
     stop: int
@@ -131,6 +132,11 @@ def job_of(
     start = start if traits.positions else 0
     later = len(own) < len(reach)
     return Job(cell, entry, layer, first, stop, join, start, *reads, frozenset(consumed), later)
+
+
+def kept_job(job: Job, layer: int) -> Job:
+    """The job of a cell that was run before and whose base run is another from this layer on."""
+    return replace(job, entry="kept", layer=layer, join=layer, edits_later=True)
 
 
 def _depth(place: Place) -> float:
