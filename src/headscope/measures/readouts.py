@@ -1,7 +1,8 @@
 """Measures: a pure function together with its read-out, so that engines compute no more than it reads.
 
-A measure turns a run's logits into one number per example. Its read-out says at which positions it looks,
-so that an engine may leave every other position out of the unembedding.
+A measure turns logits into one number per example. Its read-out says at which positions it looks, so that
+an engine may leave every other position out of the unembedding: `compute` gets the logits of the read
+positions alone, and where they are.
 
 >>> loss("repeated").read_out.positions.role
 'repeated'
@@ -26,20 +27,28 @@ class ReadOut:
 
     positions: Positions
 
+    def cells(self, prompts: Prompts) -> Tensor:
+        """The read positions of each example in order, int64 [batch, read]; -1 where it has fewer."""
+        mask = prompts.where(self.positions)
+        most = int(mask.sum(1).max())
+        order = torch.where(mask, torch.arange(mask.shape[1]), mask.shape[1]).sort(dim=1).values[:, :most]
+        return torch.where(order < mask.shape[1], order, -1)
+
 
 @dataclass(frozen=True)
 class Measure:
-    """One number per example from a run's logits.
+    """One number per example from logits.
 
-    `better` is +1 if larger is better, -1 if smaller is. `compute(logits, prompts)` takes
-    [batch, position, vocab] and returns float [batch]; NaN where an example has no such position.
+    `better` is +1 if larger is better, -1 if smaller is. `compute(logits, prompts, at)` takes the logits
+    [batch, read, vocab] of the positions `at` [batch, read] (-1: no position, any logits) and returns float
+    [batch]; NaN where an example has no such position.
     """
 
     name: str
     unit: str
     better: int
     read_out: ReadOut
-    compute: Callable[[Tensor, Prompts], Tensor]
+    compute: Callable[[Tensor, Prompts, Tensor], Tensor]
     split: "Callable[[slice], Measure] | None" = None
 
     def rows(self, chosen: slice) -> "Measure":
@@ -47,7 +56,9 @@ class Measure:
         return self if self.split is None else self.split(chosen)
 
     def __call__(self, logits: Tensor, prompts: Prompts) -> Tensor:
-        return self.compute(logits, prompts)
+        """The measure from the logits of all positions, [batch, position, vocab]."""
+        at = self.read_out.cells(prompts)
+        return self.compute(at_cells(logits, at), prompts, at)
 
     def recipe(self) -> dict[str, Any]:
         """What identifies a measure: its name and where it looks."""
@@ -58,13 +69,23 @@ class Measure:
         return (clean - edited) * self.better
 
 
+def at_cells(values: Tensor, at: Tensor) -> Tensor:
+    """`values` [batch, position, ...] at the positions `at` [batch, read]; any value where `at` is -1."""
+    every = torch.arange(values.shape[1])
+    if at.shape[1] == len(every) and bool((at[:, :] == torch.where(at < 0, at, every)).all()):
+        return values  # all of them, in order
+    rows = torch.arange(len(at), device=values.device)[:, None]
+    return values[rows, at.clamp(min=0).to(values.device)]
+
+
 def loss(positions: PositionsLike = ALL) -> Measure:
     """Mean loss in nats over predicting positions (those whose *next* token is judged)."""
     where = Positions.of(positions)
 
-    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
-        ids = prompts.ids.to(logits.device)
-        return _mean_of_predicting(tokens.loss_nats(logits.float(), ids), prompts, where)
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        following = _following(prompts, at).to(logits.device)
+        judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
+        return _mean_of_predicting(-judged.reshape(following.shape), prompts, at, where)
 
     return Measure("loss", "nats", -1, ReadOut(where), compute)
 
@@ -76,11 +97,11 @@ def next_logit(positions: PositionsLike = ALL) -> Measure:
     """
     where = Positions.of(positions)
 
-    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
-        scores = logits[:, :-1].float()
-        following = prompts.ids[:, 1:, None].to(logits.device)
-        own = scores.gather(-1, following).squeeze(-1) - scores.mean(-1)
-        return _mean_of_predicting(own, prompts, where)
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        scores = logits.float()
+        following = _following(prompts, at).to(logits.device)
+        own = scores.gather(-1, following[..., None]).squeeze(-1) - scores.mean(-1)
+        return _mean_of_predicting(own, prompts, at, where)
 
     return Measure("next_logit", "logits", 1, ReadOut(where), compute)
 
@@ -104,10 +125,10 @@ def logit_difference(position: PositionsLike = -1) -> Measure:
     """Logit of the answer minus logit of the foil, at one position per example."""
     where = Positions.of(position)
 
-    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
         answers, foils = _needed(prompts, "answers"), _needed(prompts, "foils")
-        at = _single(logits, prompts, where)
-        return tokens.logit_difference(at, answers.to(at.device), foils.to(at.device))
+        own = _single(logits, at, where)
+        return tokens.logit_difference(own, answers.to(own.device), foils.to(own.device))
 
     return Measure("logit_difference", "logits", 1, ReadOut(where), compute)
 
@@ -116,10 +137,10 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
     """Mean KL divergence in nats from the reference logits [batch, position, vocab] of the same prompts."""
     where = Positions.of(positions)
 
-    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
-        known = reference[:, : logits.shape[1]].to(logits)
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        known = at_cells(reference[:, : prompts.longest], at).to(logits)
         divergence = tokens.kl_nats(logits.float(), known.float())
-        wanted = prompts.where(where).to(logits.device)
+        wanted = (at >= 0).to(logits.device)
         total = torch.where(wanted, divergence, 0.0).sum(1)
         return torch.where(wanted.any(1), total / wanted.sum(1), float("nan"))
 
@@ -131,21 +152,27 @@ def _at_answer(
 ) -> Measure:
     where = Positions.of(position)
 
-    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
-        at = _single(logits, prompts, where)
-        return function(at, _needed(prompts, "answers").to(at.device))
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        own = _single(logits, at, where)
+        return function(own, _needed(prompts, "answers").to(own.device))
 
     return Measure(name, unit, better, ReadOut(where), compute)
 
 
-def _mean_of_predicting(values: Tensor, prompts: Prompts, where: Positions) -> Tensor:
-    """Mean of [batch, position - 1] over the wanted positions that predict a token we know."""
-    wanted = (prompts.where(where)[:, :-1] & prompts.real[:, 1:]).to(values.device)
-    if not bool(wanted.any()):
+def _following(prompts: Prompts, at: Tensor) -> Tensor:
+    """The token after each read position, int64 [batch, read]; any token where none follows."""
+    return prompts.ids.gather(1, (at + 1).clamp(0, prompts.longest - 1))
+
+
+def _mean_of_predicting(values: Tensor, prompts: Prompts, at: Tensor, where: Positions) -> Tensor:
+    """Mean of [batch, read] over the read positions that predict a token we know."""
+    predicting = (at >= 0) & (at + 1 < torch.tensor(prompts.lengths)[:, None])
+    if not bool(predicting.any()):
         raise PromptError(
             f"cannot measure at {where}: the last token of a prompt predicts nothing that is known, and no other "
             "position was asked for. Name predicting positions."
         )
+    wanted = predicting.to(values.device)
     total = torch.where(wanted, values, 0.0).sum(1)
     return torch.where(wanted.any(1), total / wanted.sum(1).clamp(min=1), float("nan"))
 
@@ -160,13 +187,12 @@ def _needed(prompts: Prompts, what: str) -> Tensor:
     return torch.tensor(given)
 
 
-def _single(logits: Tensor, prompts: Prompts, where: Positions) -> Tensor:
+def _single(logits: Tensor, at: Tensor, where: Positions) -> Tensor:
     """Logits [batch, vocab] in float32 at the one position of each example."""
-    mask = prompts.where(where)
-    if not bool((mask.sum(1) == 1).all()):
+    counts = (at >= 0).sum(1)
+    if not bool((counts == 1).all()):
         raise PromptError(
             f"cannot measure the answer at {where}: it needs exactly one position per example, "
-            f"got {mask.sum(1).tolist()[:5]}."
+            f"got {counts.tolist()[:5]}."
         )
-    rows = torch.arange(len(prompts), device=logits.device)
-    return logits[rows, mask.int().argmax(1).to(logits.device)].float()
+    return logits[:, 0].float()

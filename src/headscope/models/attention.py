@@ -8,8 +8,9 @@ the pattern itself replaces what the kernel returned, in that call alone.
 Here tensors stand as kernels want them: [batch, head, query or key, head_dim].
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class AttentionCall:
         self._pattern: Tensor | None = None
         # Redirects whose pattern nobody has asked for yet.
         self._redirects: list[tuple[int, Tensor, Tensor, float]] = []
+        # Examples that were changed by themselves, and what became of them.
+        self._joined: list[tuple[slice, AttentionCall]] = []
 
     @property
     def keys(self) -> int:
@@ -67,6 +70,42 @@ class AttentionCall:
     def queries_per_key(self) -> int:
         """How many query heads share one key/value head."""
         return self.q.shape[1] // self.k.shape[1]
+
+    def part(self, layout: Layout, *, rows: slice = slice(None), queries: slice = slice(None)) -> Self:
+        """The same call for some examples and some queries, with the keys that stand before the last of them.
+
+        Views: an edit of the part replaces what the part holds and leaves this call as it is. `queries`
+        count from the first one, with as many keys as queries.
+        """
+        part = copy.copy(self)
+        part.layout, part._redirects, part._joined, part._pattern = layout, [], [], None
+        keys = slice(0, queries.stop)
+        part.q = self.q[rows, :, queries]
+        part.k, part.v = self.k[rows, :, keys], self.v[rows, :, keys]
+        part.out = self.out[rows, queries] if self.out.ndim == 4 else self.out
+        if self._mask is not None:
+            of_rows = rows if len(self._mask) > 1 else slice(None)
+            part._mask = self._mask[of_rows, :, queries, keys]
+        elif queries != slice(None):
+            # Without a mask a kernel aligns queries with the first keys: here they are the last ones.
+            count, stop = part.q.shape[2], part.k.shape[2]
+            seen = torch.ones(count, stop, dtype=torch.bool, device=part.q.device).tril(stop - count)
+            part._mask = seen[None, None]
+        if self._pattern is not None:
+            part._pattern = self._pattern[rows, :, queries, keys]
+        return part
+
+    def join(self, parts: "Sequence[tuple[slice, AttentionCall]]") -> None:
+        """Take over what became of some examples (see `part`), in their order."""
+        pieces: list[Tensor] = []
+        done = 0
+        for rows, part in parts:
+            pieces += [self.out[done : rows.start], part.out]
+            done = rows.stop
+        self.out = torch.cat([*pieces, self.out[done:]])
+        if self._redirects or self._joined:
+            self.pattern()  # what was pending concerns the examples as they were before
+        self._joined = list(parts)
 
     def run_kernel(self) -> Tensor | None:
         """Run the model's own kernel; sets `out` and returns the weights that it returned, if any."""
@@ -95,6 +134,11 @@ class AttentionCall:
         for head, rows, cells, strength in self._redirects:
             self._pattern = redirected(self._pattern, head, rows, cells, strength)
         self._redirects.clear()
+        if self._joined:
+            self._pattern = self._pattern.clone()
+            for own, part in self._joined:
+                self._pattern[own] = part.pattern()
+            self._joined.clear()
         return self._pattern
 
     def visible(self) -> Tensor:

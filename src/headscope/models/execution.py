@@ -21,7 +21,7 @@ from headscope.models.hooks import SiteHooks, kept_copy
 from headscope.models.inline import watching
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
-from headscope.models.tap import CallChange, SiteChange, Tap, aside
+from headscope.models.tap import CallChange, Tap, aside, rewriting
 from headscope.vocabulary import ATTENTION_SITES
 
 Reader = Callable[[AttentionCall], None]
@@ -51,7 +51,7 @@ def edited(
         if isinstance(edit, CallEdit):
             call_changes[edit.layer].append(("call", edit.change))
         elif edit.site == "pattern":
-            call_changes[edit.layer].append(("pattern", _rewriting(edit.change)))
+            call_changes[edit.layer].append(("pattern", rewriting(edit.change)))
         elif edit.site in ATTENTION_SITES:
             changes[edit.site, edit.layer].append(edit.change)
         else:
@@ -60,7 +60,7 @@ def edited(
     for site, layer in wanted:
         if site == "pattern" and torch.is_grad_enabled():
             # A pattern read beside the kernel has no part in the logits: for gradients it must be written.
-            call_changes[layer].append(("pattern", _rewriting(_keep_written_pattern(layer, captured))))
+            call_changes[layer].append(("pattern", rewriting(_keep_written_pattern(layer, captured))))
         elif site == "pattern":
             readers[layer].append(_keep_pattern(layer, captured))
         elif site in ATTENTION_SITES:
@@ -87,16 +87,6 @@ def edited(
                 f"the intervention on {place[0]!r} in layer {place[1]} was never reached by the forward pass: "
                 "this model does not come by there. Nothing was changed."
             )
-
-
-def _rewriting(change: SiteChange) -> CallChange:
-    """A change of the pattern [batch, cell, head, key] as a change of the call."""
-
-    def rewrite(call: AttentionCall, layout: Layout) -> None:
-        by_query = change(call.pattern().transpose(1, 2), layout)
-        call.write_pattern(by_query.transpose(1, 2))
-
-    return rewrite
 
 
 def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:

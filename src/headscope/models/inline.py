@@ -56,6 +56,11 @@ class WrittenOutCall(AttentionCall):
     def write_pattern(self, pattern: Tensor) -> None:
         self._pattern = pattern
 
+    def join(self, parts: Sequence[tuple[slice, AttentionCall]]) -> None:
+        self._pattern = self.written.clone()
+        for rows, part in parts:
+            self._pattern[rows] = part.pattern()
+
     def redirect(self, head: int, rows: Tensor, cells: Tensor, strength: float = 1.0) -> None:
         # The values are still to come: a row with one key in the pattern returns that key's value.
         self._pattern = redirected(self.written, head, rows, cells, strength)

@@ -194,6 +194,25 @@ class Model(OpenedModel):
             _rows.reset(token)
 
     @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """What runs in the block is not edited by enclosing `editing` blocks."""
+        token, token_rows = _editing.set(()), _rows.set(None)
+        try:
+            yield
+        finally:
+            _editing.reset(token)
+            _rows.reset(token_rows)
+
+    def prepare(
+        self, prompts: Prompts, interventions: Edits, *, growing: bool = False
+    ) -> tuple[list[SiteEdit | CallEdit], tuple[Edit, ...]]:
+        """The edits of single sites for these prompts, and the interventions that they are made from.
+
+        Those of enclosing `editing` blocks come first. `growing` is for generation.
+        """
+        return self._prepared(prompts, interventions, growing=growing)
+
+    @contextmanager
     def editing(self, interventions: Edits) -> Iterator["Model"]:
         """Apply these interventions to every run, generation and reading of this model in the block.
 

@@ -122,6 +122,11 @@ class OpenedModel:
             total -= _bytes_of(self._remembered.pop(oldest))
         return made
 
+    def recalls(self, key: str) -> bool:
+        """Whether `remember` has something under this key."""
+        self._forget_if_changed()
+        return key in self._remembered
+
     def forget(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
         self._remembered.clear()

@@ -172,11 +172,26 @@ def pass_through(call: AttentionCall, taps: Sequence[Tap]) -> Tensor | None:
     for tap in taps:
         tap.edit_inputs(call)
     weights = call.run_kernel()
+    finish(call, taps)
+    return weights
+
+
+def finish(call: AttentionCall, taps: Sequence[Tap]) -> None:
+    """What happens to a call after its kernel: edits, in the order given, then readings."""
     for tap in taps:
         tap.edit_call(call)
     for tap in taps:
         tap.read(call)
-    return weights
+
+
+def rewriting(change: SiteChange) -> CallChange:
+    """A change of the pattern [batch, cell, head, key] as a change of the call."""
+
+    def rewrite(call: AttentionCall, layout: Layout) -> None:
+        by_query = change(call.pattern().transpose(1, 2), layout)
+        call.write_pattern(by_query.transpose(1, 2))
+
+    return rewrite
 
 
 @contextmanager

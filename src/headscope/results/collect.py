@@ -4,6 +4,7 @@ In: model, prompts, cells or a grid, a measure. Out: one row per cell: mean over
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -11,8 +12,9 @@ from headscope.errors import BadArgument
 from headscope.measures.intervals import interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
+from headscope.models.protocols import Edit
+from headscope.sweeps import execute
 from headscope.sweeps.grid import Cell, Grid
-from headscope.sweeps.naive import execute
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import PromptsLike
 
@@ -38,11 +40,13 @@ def sweep(
     cells: Grid | Sequence[Cell],
     measure: Measure,
     *,
+    under: Sequence[Edit] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
-    `progress(done, of)` is called after each cell.
+    `under` are interventions that hold in every cell, before its own. `progress(done, of)` is called after
+    each cell.
 
     >>> cells = hs.grid(hs.patch("resid_pre", source=clean), layers="all", positions="all")   # doctest: +SKIP
     >>> hs.sweep(model, corrupted, cells, measure=hs.measures.logit_difference())             # doctest: +SKIP
@@ -62,25 +66,23 @@ def sweep(
     checked = model.prompts(prompts)
     if isinstance(cells, Grid):
         cells = cells.cells(model.n_layers, model.heads, min(checked.lengths))
-    rows = []
-    for result in execute(model, checked, cells, measure):
+    rows: dict[int, dict[str, Any]] = {}
+    for result in execute(model, checked, cells, measure, under=under):
         estimate = interval(result.values.numpy())
-        rows.append(
-            {
-                "layer": result.cell.layer,
-                "head": result.cell.head,
-                "position": result.cell.position,
-                "intervention": "; ".join(map(str, result.cell.interventions)),
-                "measure": measure.name,
-                "value": float(estimate.mean),
-                "low": float(estimate.low),
-                "high": float(estimate.high),
-                "prompts": estimate.n,
-            }
-        )
+        rows[result.index] = {
+            "layer": result.cell.layer,
+            "head": result.cell.head,
+            "position": result.cell.position,
+            "intervention": "; ".join(map(str, result.cell.interventions)),
+            "measure": measure.name,
+            "value": float(estimate.mean),
+            "low": float(estimate.low),
+            "high": float(estimate.high),
+            "prompts": estimate.n,
+        }
         if progress is not None:
             progress(len(rows), len(cells))
-    return SWEEP.table(rows)
+    return SWEEP.table(rows[index] for index in sorted(rows))
 
 
 def _named(given: object) -> str:

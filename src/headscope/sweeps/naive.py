@@ -6,7 +6,7 @@ a large vocabulary fit in memory; nothing else is clever here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,19 +17,36 @@ from headscope.models.protocols import Edit
 from headscope.sweeps.grid import Cell
 from headscope.tasks.prompts import Prompts
 
+# The role of the position that a cell acts on: loss("cell") is read at each cell's own position.
+OWN = "cell"
+
 
 @dataclass(frozen=True)
 class CellResult:
-    """The measure of every example under one cell's interventions, float64 [example]."""
+    """The measure of every example under one cell's interventions, float64 [example].
+
+    `index` is the cell's place among the cells given; `path` says how it was run, `note` why so if a faster
+    way was left.
+    """
 
     cell: Cell
     values: Tensor
+    index: int = 0
+    path: str = "full pass"
+    note: str = ""
 
 
-def execute(model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure) -> Iterator[CellResult]:
-    """Run every cell with a full forward pass and yield its values as they come."""
-    for cell in cells:
-        yield CellResult(cell, evaluate(model, prompts, [measure], cell.interventions)[0])
+def execute(
+    model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure, *, under: Sequence[Edit] = ()
+) -> Iterator[CellResult]:
+    """Run every cell with a full forward pass and yield its values as they come.
+
+    `under` are interventions that hold in every cell, before its own.
+    """
+    for index, cell in enumerate(cells):
+        own = prompts if measure.read_out.positions.role != OWN else with_own_position(prompts, cell.position)
+        values = evaluate(model, own, [measure], [*under, *cell.interventions])[0]
+        yield CellResult(cell, values, index)
 
 
 def evaluate(
@@ -50,3 +67,11 @@ def evaluate(
             own = measure if whole else measure.rows(rows)
             parts[index].append(own(logits, some).double().cpu())
     return [torch.cat(part) for part in parts]
+
+
+def with_own_position(prompts: Prompts, position: int | None) -> Prompts:
+    """The prompts, with the role "cell" at this position; as they are if there is none."""
+    if position is None:
+        return prompts
+    marked = tuple((position % length,) for length in prompts.lengths)
+    return replace(prompts, roles={**prompts.roles, OWN: marked})

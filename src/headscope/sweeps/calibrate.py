@@ -1,0 +1,107 @@
+"""What one more pass costs on this device, in tokens: it decides which suffix starts run together.
+
+In: an opened model. Out: `Costs`. Running a layer takes a fixed time (launching kernels, reading weights)
+and a time per token. Two calls of a middle layer, on few tokens and on many, give both; their ratio is the
+padding that is worth saving a pass. It is measured once per device and size of model and kept in the cache.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from headscope.models.baserun import Needs, base_run
+from headscope.models.model import Model
+from headscope.models.replay import Replay
+from headscope.sweeps.plan import Costs, Traits
+from headscope.tasks.prompts import Prompts
+
+_FEW, _MANY = 2, 256
+_REPEATS = 5
+_CPU_TOKENS = 4096  # beyond this a CPU gains nothing, and loses its caches
+_known: dict[str, float] = {}
+
+
+def costs_of(model: Model, traits: Traits) -> Costs:
+    """The costs of passes of this model on its device."""
+    key = _key(model)
+    if key not in _known:
+        kept = _read(key)
+        _known[key] = _measured(model, traits) if kept is None else kept
+        if kept is None:
+            _write(key, _known[key])
+    # The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals.
+    each = 24 * model.d_model * model.dtype.itemsize
+    most = max(1, model.memory_bytes // (4 * each))
+    return Costs(_known[key], min(most, _CPU_TOKENS) if model.device.type == "cpu" else most)
+
+
+@torch.no_grad()
+def _measured(model: Model, traits: Traits) -> float:
+    """The fixed cost of a layer's call, in tokens; 0 if a layer cannot be called by itself."""
+    replay = Replay(model.hf, model.anatomy, with_cache=traits.positions)
+    layer = model.n_layers // 2
+    length = min(_MANY // 8, model.context or _MANY)
+    try:
+        # A run over two tokens tells what layers return; theirs is what a call of one must look like.
+        probe = Prompts.of([[0, 0]])
+        base_run(replay, probe, model.device, (), Needs(frozenset()), stop=2)
+        few = _seconds(model, replay, layer, 1, _FEW)
+        many = _seconds(model, replay, layer, _MANY // length, length)
+    except Exception:  # whatever a model file raises; sweeps will find it out by themselves
+        return 0.0
+    tokens = _MANY // length * length
+    each = max((many - few) / (tokens - _FEW), 1e-12)
+    return max(0.0, few / each - _FEW)
+
+
+def _seconds(model: Model, replay: Replay, layer: int, rows: int, length: int) -> float:
+    """The least time of a layer's call."""
+    stream = torch.zeros(rows, length, model.d_model, dtype=model.dtype, device=model.device)
+    times = []
+    for _ in range(_REPEATS + 1):
+        _wait(model.device)
+        start = time.perf_counter()
+        replay.step(layer, stream, 0, None)
+        _wait(model.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _key(model: Model) -> str:
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+    widths = [model.d_model, model.anatomy.layers[model.n_layers // 2].heads, type(model.hf).__name__]
+    parts = (device, torch.get_num_threads(), torch.__version__, str(model.dtype), widths)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _place(key: str) -> Path:
+    base = os.environ.get("HEADSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "headscope" / "passes" / f"{key}.json"
+
+
+def _read(key: str) -> float | None:
+    try:
+        return float(json.loads(_place(key).read_text(encoding="utf-8"))["pass_tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing there, or not what we write now
+
+
+def _write(key: str, pass_tokens: float) -> None:
+    """Keep a measurement; a cache that cannot be written is no error."""
+    path = _place(key)
+    partial = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"pass_tokens": pass_tokens}), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)

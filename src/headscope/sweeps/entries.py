@@ -1,0 +1,187 @@
+"""How cells leave the base run: the streams of their edited positions, where each of them enters.
+
+In: the base run, jobs, and the prepared edits of their cells. Out: for each job the stream [prompt, position,
+model] at its edited positions, before the layer that it joins. Nothing else differs from the base run there.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headscope.models.baserun import BaseRun
+from headscope.models.execution import edited
+from headscope.models.layout import Layout
+from headscope.models.protocols import CallEdit, SiteEdit
+from headscope.models.replay import Replay
+from headscope.models.stacked import Block, stacked
+from headscope.models.tap import Tap, finish, pass_through, rewriting
+from headscope.sweeps.plan import OF_ATTENTION, Job
+from headscope.tasks.prompts import Prompts
+
+AnyEdit = SiteEdit | CallEdit
+
+
+class Entries:
+    """Entries into one model from one base run; `edits[cell]` are the prepared edits of each cell."""
+
+    def __init__(self, replay: Replay, base: BaseRun, edits: Mapping[int, Sequence[AnyEdit]]) -> None:
+        self._replay, self._base, self._edits = replay, base, edits
+        self._layouts: dict[int, Prompts] = {}
+
+    def of(self, jobs: Sequence[Job]) -> dict[int, Tensor]:
+        """The edited streams of these jobs, by cell; jobs that differ in nothing from the base run have none."""
+        groups: dict[tuple[str, int, int], list[Job]] = defaultdict(list)
+        for job in jobs:
+            groups[job.entry, job.layer, job.stop - job.first].append(job)
+        found: dict[int, Tensor] = {}
+        kept, differ = [], []
+        for (entry, layer, _), group in groups.items():
+            if entry in ("whole", "kept"):
+                continue
+            streams = (self._stream if entry == "stream" else self._inside)(layer, group)
+            join = layer + (entry == "inside")
+            before = torch.stack([self._base.stream[join][:, job.first : job.stop] for job in group])
+            differ.append((streams != before).flatten(1).any(1))
+            kept.append((group, streams))
+        if not kept:
+            return found
+        # The one moment at which a batch waits for the device.
+        flags = iter(torch.cat(differ).tolist())
+        for group, streams in kept:
+            for job, stream in zip(group, streams, strict=True):
+                if next(flags) or job.edits_later:
+                    found[job.cell] = stream
+        return found
+
+    def layout(self, start: int, stop: int) -> Layout:
+        """The layout of the base run's prompts in a pass over positions `start` to `stop`."""
+        return advanced(self._base.prompts, self._base.layout.lengths.device, start, stop)
+
+    def stacked_layout(self, cells: int, start: int, stop: int) -> Layout:
+        """The same for so many cells of these prompts, one below the other."""
+        if cells not in self._layouts:
+            self._layouts[cells] = repeated(self._base.prompts, cells)
+        return advanced(self._layouts[cells], self._base.layout.lengths.device, start, stop)
+
+    def _consumed(self, job: Job) -> list[AnyEdit]:
+        return [edit for index, edit in enumerate(self._edits[job.cell]) if index in job.consumed]
+
+    def _stream(self, layer: int, jobs: Sequence[Job]) -> Tensor:
+        """[job, prompt, position, model]"""
+        found = []
+        for job in jobs:
+            value, layout = (
+                self._base.stream[layer][:, job.first : job.stop],
+                self.layout(job.first, job.stop),
+            )
+            for edit in _in_order(self._consumed(job)):
+                assert isinstance(edit, SiteEdit)
+                value = edit.change(value, layout)
+            found.append(value)
+        return torch.stack(found)
+
+    def _inside(self, layer: int, jobs: Sequence[Job]) -> Tensor:
+        """[job, prompt, position, model]"""
+        base, prompts = self._base, len(self._base.prompts)
+        blocks, redone = [], {}
+        for index, job in enumerate(jobs):
+            edits = self._consumed(job)
+            inner = [edit for edit in edits if _of_attention(edit)]
+            layout = self.layout(job.first, job.stop)
+            if inner:
+                redone[job.cell] = self._attend(layer, job, inner, layout)
+            own = [edit for edit in base.edits if edit.layer == layer and not _of_attention(edit)]
+            rows = slice(index * prompts, (index + 1) * prompts)
+            blocks.append(Block(rows, [*own, *(edit for edit in edits if edit not in inner)], layout))
+
+        def cut(kept: Tensor) -> Tensor:
+            whole = kept.reshape(prompts, base.stop, -1)
+            return torch.cat([whole[:, job.first : job.stop] for job in jobs])
+
+        def attended() -> Tensor:
+            sites = {getattr(edit, "site", "") for block in blocks for edit in block.edits}
+            if not redone and "z" not in sites and not self._ends_inside(layer):
+                return cut(base.attended[layer])
+            z = torch.cat(
+                [
+                    redone[job.cell]
+                    if job.cell in redone
+                    else base.z[layer].reshape(prompts, base.stop, -1)[:, job.first : job.stop]
+                    for job in jobs
+                ]
+            )
+            projection = self._replay.anatomy.layers[layer].projection
+            assert projection is not None
+            projected: Tensor = projection(z)
+            if self._replay.projecting_last[layer]:
+                return projected
+            # Something follows the projection inside the module (bloom adds the stream there): keep it.
+            return cut(base.attended[layer]) + (projected - cut(base.projected[layer]))
+
+        stream = self._through(layer, cut(base.stream[layer]), attended, blocks, jobs[0])
+        return stream.reshape(len(jobs), prompts, *stream.shape[1:])
+
+    def _ends_inside(self, layer: int) -> bool:
+        """Whether what attention adds is made inside its module, which adds more to it (bloom)."""
+        anatomy = self._replay.anatomy.layers[layer]
+        term = anatomy.attention_term
+        return term is not None and anatomy.projection is term.module
+
+    def _through(
+        self, layer: int, stream: Tensor, attended: Callable[[], Tensor], blocks: list[Block], job: Job
+    ) -> Tensor:
+        edits = stacked(blocks)
+        if not edits:
+            return self._replay.after_attention(layer, stream, attended)
+        layout = self.stacked_layout(len(blocks), job.first, job.stop)
+        self._replay.arguments(stream, 0, stream.shape[1])  # now, while nothing is edited
+        with edited(self._replay.hf, self._replay.anatomy, layout, edits=edits):
+            return self._replay.after_attention(layer, stream, attended)
+
+    def _attend(self, layer: int, job: Job, edits: Sequence[AnyEdit], layout: Layout) -> Tensor:
+        """What attention hands to the projection under edits of the call itself, [prompt, position, width]."""
+        whole = job.first == 0 and job.stop == self._base.stop
+        queries = slice(None) if whole else slice(job.first, job.stop)
+        call = self._base.calls[layer].part(layout, queries=queries)
+        changes: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        of_calls: dict[int, list[Any]] = defaultdict(list)
+        for edit in edits:
+            if isinstance(edit, CallEdit):
+                of_calls[layer].append(("call", edit.change))
+            elif edit.site == "pattern":
+                of_calls[layer].append(("pattern", rewriting(edit.change)))
+            else:
+                changes[edit.site, layer].append(edit.change)
+        tap = Tap({}, layout, changes=changes, call_changes=of_calls)
+        if changes:
+            pass_through(call, [tap])
+        else:
+            finish(call, [tap])
+        return call.out.flatten(2)
+
+
+def advanced(prompts: Prompts, device: torch.device, start: int, stop: int) -> Layout:
+    """A layout in a pass over positions `start` to `stop`, those before being in the cache."""
+    layout = Layout.of(prompts, device)
+    if start:
+        layout.advance(start)
+    layout.advance(stop - start)
+    return layout
+
+
+def repeated(prompts: Prompts, cells: int) -> Prompts:
+    """The prompts once for each cell, cell by cell."""
+    return prompts if cells == 1 else prompts.rows(list(range(len(prompts))) * cells)
+
+
+def _of_attention(edit: AnyEdit) -> bool:
+    return isinstance(edit, CallEdit) or edit.site in OF_ATTENTION
+
+
+def _in_order(edits: Sequence[AnyEdit]) -> list[AnyEdit]:
+    """Edits of one place of the stream as the forward pass meets them."""
+    order = {"resid_post": 0, "embed": 1, "resid_pre": 2}
+    return sorted(edits, key=lambda edit: order.get(getattr(edit, "site", ""), 3))
