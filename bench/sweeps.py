@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import headscope as hs
 from headscope.measures.readouts import Measure
-from headscope.sweeps import Cell, execute, generate_many, grid
+from headscope.sweeps import Cell, execute, generate_many, grid, peel
 
 try:
     import transformer_lens
@@ -173,6 +173,8 @@ def ground_of(model: hs.Model) -> Ground:
     def of_length(run: Callable[[Row, Cell], torch.Tensor]) -> Callable[[Row, Cell], torch.Tensor]:
         def timed(row: Row, cell: Cell) -> torch.Tensor:
             ground.streams[:] = streams.get(row.prompts.longest, [])
+            if row.kind == "bos":
+                bos_values(model, row.prompts, cell)  # now: not from within a hook
             with torch.no_grad():
                 return run(row, cell)
 
@@ -319,6 +321,24 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
     }
 
 
+def peeling(model: hs.Model, rounds: int) -> dict[str, Any]:
+    """Five rounds of cutting the attention layer that hurts most, and as many plain passes."""
+    given, measure = prompts(1, 64, 1), hs.measures.logit_difference()
+    cells = grid(hs.zero("attn_out"), layers="all").cells(LAYERS, [], 64)
+    passes = sum(len(cells) - done for done in range(5))
+    times: dict[str, list[tuple[float, float]]] = {"headscope": [], "hooks": []}
+    list(peel(model, given, cells, measure, rounds=5))  # checked here, once
+    for _ in range(rounds):
+        with clock(times["headscope"], passes):
+            list(peel(model, given, cells, measure, rounds=5))
+        with clock(times["hooks"], 3), torch.no_grad():
+            for _ in range(3):
+                measure(model.hf(given.ids, use_cache=False).logits, given)
+    ratio = [t[0] / o[0] for t, o in zip(times["hooks"], times["headscope"], strict=True)]
+    cpu = {name: 1e3 * statistics.median(c for c, _ in taken) for name, taken in times.items()}
+    return {"row": "f", "cells": passes, "cpu_ms": cpu, "ratio_cpu": {"hooks": statistics.median(ratio)}}
+
+
 def peak_flops() -> dict[int, float]:
     """Rates of matrix products as a block has them, in floating-point operations a second, by rows."""
     found = {}
@@ -359,6 +379,9 @@ def main() -> None:
         _print(results[-1])
     if not given.rows or "e" in given.rows:
         results.append(generation(model, given.rounds))
+        _print(results[-1])
+    if not given.rows or "f" in given.rows:
+        results.append(peeling(model, given.rounds))
         _print(results[-1])
     if given.out:
         with open(given.out, "w", encoding="utf-8") as file:

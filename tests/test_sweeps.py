@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import headscope as hs
 from headscope.measures import kl, logit_difference, loss, next_logit
+from headscope.models.replay import Replay
 from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, naive, peel
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.execute import prepared, traits_of
@@ -189,22 +190,28 @@ def test_hybrids_reuse_layers_alone():
     assert path == "resumed from position 0"
 
 
-def test_cells_that_change_nothing_are_not_run():
+def test_cells_that_change_nothing_are_not_run(monkeypatch):
     # Clean and corrupted prompts are equal up to position 6: patches before it change nothing.
     model, given = tiny.opened("llama"), prompts()
     other = hs.Prompts(tuple((*row[:6], *(t % 80 + 1 for t in row[6:])) for row in given.tokens))
     source = model.run(other, capture="resid_pre")
     cells = grid(hs.patch("resid_pre", source=source), layers="all", positions="all").cells(3, [], LENGTH)
-    rows = []
-    handle = model.anatomy.layers[2].module.register_forward_pre_hook(
-        lambda _, args, kwargs: rows.append(len(args[0])), with_kwargs=True
-    )
-    found = {r.index: r.values for r in execute(model, given, cells, logit_difference())}
-    handle.remove()
+    setting, works = prepared(model, given, cells, logit_difference(), [], slice(0, 2), whole=True)
+    unembedded = []
+    logits = Replay.logits
+
+    def counted(self, stream):
+        unembedded.append(len(stream))
+        return logits(self, stream)
+
+    monkeypatch.setattr(Replay, "logits", counted)
+    found = dict(Engine(model, setting, works, traits_of(model), Costs(10, 1000)).run())
+    # 3 layers x 6 positions, and the base run once; two prompts each.
+    assert sum(unembedded) == (18 + 1) * 2
     base = naive.evaluate(model, given, [logit_difference()])[0]
     for index, cell in enumerate(cells):
-        assert torch.equal(found[index], found[0]) == (cell.position < 6)
-    torch.testing.assert_close(found[0], base, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found[index][0], found[0][0]) == (cell.position < 6)
+    torch.testing.assert_close(found[0][0], base, rtol=1e-5, atol=1e-6)
 
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v"]
