@@ -251,6 +251,7 @@ def test_heads_are_confirmed_by_the_bound_for_all_heads(found):
     named = {"layer": 1, "detector": "induction"}
     weak = changed(found, "heads", named, adjusted_low=0.05, above_null_low=0.2, above_null_high=0.3)
     assert claims(weak)["induction"].verdict is Verdict.UNDETERMINED
+    assert "No head exceeds its matched null" in claims(weak)["induction"].because
     assert claims(found.tables)["induction"].verdict is Verdict.SUPPORTED
     absent = changed(found, "heads", {"detector": "induction"}, adjusted_low=0.01, above_null_high=0.05)
     assert claims(absent)["induction"].verdict is Verdict.REFUTED

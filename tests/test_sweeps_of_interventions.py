@@ -5,9 +5,8 @@ import torch
 from torch.testing import assert_close
 
 import headscope as hs
-from headscope.sweeps import Cell, each_head, generate_many
+from headscope.sweeps import Cell, each_head, generate_many, naive
 from headscope.sweeps import execute as swept
-from headscope.sweeps import naive
 from tests import tiny
 from tests.families.configs import build
 from tests.test_compositions import REFERENCE, every_kind, opened, pattern

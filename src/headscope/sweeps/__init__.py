@@ -1,20 +1,26 @@
-"""Sweeps: many cells of interventions over the same prompts."""
+"""Sweeps: many cells of interventions over the same prompts, random sets of heads beside picked ones, who takes over."""
 
+from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.sweeps.execute import execute
 from headscope.sweeps.generation import generate_many
 from headscope.sweeps.grid import Cell, Grid, each_head, grid
 from headscope.sweeps.naive import CellResult, evaluate
 from headscope.sweeps.peel import Round, peel
+from headscope.sweeps.redundancy import who_takes_over
 
 __all__ = [
+    "AgainstRandom",
     "Cell",
     "CellResult",
+    "Control",
     "Grid",
     "Round",
+    "against_random_sets",
     "each_head",
     "evaluate",
     "execute",
     "generate_many",
     "grid",
     "peel",
+    "who_takes_over",
 ]
