@@ -1,4 +1,4 @@
-"""Every kind of intervention swept by the engine gives what full passes give; many generations at once what each gives."""
+"""Every intervention swept by the engine is a full pass; many generations at once are each by itself."""
 
 import pytest
 import torch

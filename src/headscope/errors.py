@@ -111,6 +111,19 @@ class Unwritable(HeadscopeError):
         )
 
 
+class Partial(HeadscopeError):
+    """Work that stopped half-way and goes on when the same command is run again."""
+
+    exit_code = 5
+
+    @classmethod
+    def after(cls, folder: object, error: OSError) -> Self:
+        return cls(
+            f"cannot go on writing into {str(folder)!r}: {error.strerror or error}. What was finished is kept; make "
+            "room and run the same command again to go on."
+        )
+
+
 class OutOfMemory(HeadscopeError):
     """The device has too little memory for the smallest piece of this work."""
 

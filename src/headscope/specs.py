@@ -9,7 +9,7 @@ a model) enters by that recipe.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,32 +35,65 @@ def canonical(value: Any) -> Any:
     Raises:
         BadArgument: for a value that has no canonical form, such as a function.
     """
+    return _canonical(value, lambda part: canonical(part.recipe()))
+
+
+def _canonical(value: Any, named: Callable[[HasRecipe], Any]) -> Any:
+    """The canonical form, in which `named` stands for what has a recipe."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return list(value)  # token ids, by the thousand
     if isinstance(value, HasRecipe):
-        return canonical(value.recipe())
+        return named(value)
     if isinstance(value, torch.Tensor):
         return _tensor(value.detach().cpu().contiguous())
     if isinstance(value, np.ndarray):
         return _tensor(torch.from_numpy(np.ascontiguousarray(value)))
     if isinstance(value, np.generic):
-        return canonical(value.item())
+        return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: canonical(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: _canonical(getattr(value, field.name), named) for field in dataclasses.fields(value)
+        }
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, Mapping):
-        return {str(key): canonical(item) for key, item in value.items()}
+        return {str(key): _canonical(item, named) for key, item in value.items()}
     if isinstance(value, Sequence | set | frozenset):
-        items = [canonical(item) for item in value]
+        items = [_canonical(item, named) for item in value]
         return sorted(items, key=_dumps) if isinstance(value, set | frozenset) else items
     raise BadArgument(f"cannot describe a {type(value).__name__} in a form that can be hashed and written.")
 
 
 def digest(value: Any, *, length: int = 16) -> str:
     """The first `length` hexadecimal digits of the SHA-256 of the canonical form."""
-    return hashlib.sha256(_dumps(canonical(value)).encode()).hexdigest()[:length]
+    return digests([value], length=length)[0]
+
+
+def digests(values: Iterable[Any], *, length: int = 16) -> list[str]:
+    """The digests of many values, which may share large parts: each part is hashed once.
+
+    A part that has a recipe enters the whole by its own hash, as a tensor does by its content's.
+    """
+    return [_hash(outline)[:length] for outline in outlines(values)]
+
+
+def outlines(values: Iterable[Any]) -> list[Any]:
+    """Canonical forms in which every part that has a recipe stands by its hash alone."""
+    known: dict[int, Any] = {}
+
+    def folded(part: Any) -> Any:
+        if id(part) not in known:
+            recipe = {name: _canonical(item, folded) for name, item in part.recipe().items()}
+            known[id(part)] = {"kind": type(part).__name__, "sha256": _hash(recipe)}
+        return known[id(part)]
+
+    listed = list(values)  # kept alive, so that no identity is used twice
+    return [_canonical(value, folded) for value in listed]
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(_dumps(data).encode()).hexdigest()
 
 
 def _tensor(values: torch.Tensor) -> dict[str, Any]:

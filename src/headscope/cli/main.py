@@ -2,7 +2,7 @@
 
 Only the verb that is called is imported, so that `headscope --help` answers at once although a model
 library stands behind most verbs. Exit codes: 0 ok, 1 internal, 2 usage, input or model, 4 out of memory,
-130 interrupted.
+5 partial and resumable, 130 interrupted.
 """
 
 import importlib
@@ -18,6 +18,8 @@ VERBS = {
     "check": "The certificate of a model: what is proven on it, what is refused.",
     "heads": "The detector table of a model: what each head attends to.",
     "models": "The models that ship with headscope.",
+    "sweep": "Any grid of interventions, exact and resumable.",
+    "runs": "The runs in a folder, how far they are, and what made them.",
     "train": "Train a small model by recipe, with checkpoints.",
     "import": "A published state dict (TransformerLens' naming) as a model folder.",
 }

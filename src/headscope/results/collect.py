@@ -1,11 +1,17 @@
-"""Sweeps as tables: `sweep` runs cells and files each under its coordinates, with an interval.
+"""Sweeps as tables: runs cells, files each under its coordinates with an interval, and keeps a record if asked.
 
-In: model, prompts, cells or a grid, a measure. Out: one row per cell: mean over prompts and its bounds.
+In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
+bounds. With a folder, cells that it holds are not computed again, whatever stopped the run that made them. With a
+precision, batches of prompts are added until every interval is that narrow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from headscope.errors import BadArgument
@@ -13,10 +19,13 @@ from headscope.measures.intervals import interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
-from headscope.sweeps import execute
-from headscope.sweeps.grid import Cell, Grid
+from headscope.results import record
+from headscope.results.provenance import circumstances
+from headscope.results.record import Record, Values
+from headscope.specs import digest, digests, outlines
+from headscope.sweeps import Cell, Grid, execute
 from headscope.tables import Column, Schema, Table
-from headscope.tasks.prompts import PromptsLike
+from headscope.tasks.prompts import Prompts, PromptsLike
 
 SWEEP = Schema(
     "sweep",
@@ -30,8 +39,22 @@ SWEEP = Schema(
         Column("low", pl.Float64, "lower 95% bound over prompts", "unit of the measure"),
         Column("high", pl.Float64, "upper 95% bound over prompts", "unit of the measure"),
         Column("prompts", pl.Int64, "prompts behind the mean"),
+        Column("path", pl.String, "how the cell was run; see sweeps.execute"),
+        Column("note", pl.String, "why a faster way was left; empty otherwise"),
     ),
 )
+# Batches of prompts that are tried for a precision before it is given up.
+MOST_BATCHES = 40
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts, and the cells to run on them; cells of all batches stand in the same order."""
+
+    prompts: Prompts
+    cells: Sequence[Cell]
 
 
 def sweep(
@@ -41,48 +64,189 @@ def sweep(
     measure: Measure,
     *,
     under: Sequence[Edit] = (),
-    progress: Callable[[int, int], None] | None = None,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
-    `under` are interventions that hold in every cell, before its own. `progress(done, of)` is called after
-    each cell.
+    `under` are interventions that hold in every cell, before its own. `out` is a folder that keeps finished cells
+    (results.record): run again, the sweep goes on there. `progress(done, of)` is called after each cell.
 
     >>> cells = hs.grid(hs.patch("resid_pre", source=clean), layers="all", positions="all")   # doctest: +SKIP
     >>> hs.sweep(model, corrupted, cells, measure=hs.measures.logit_difference())             # doctest: +SKIP
 
     Raises:
         BadArgument: if cells are no cells, or the measure is no measure.
+        OutputExists: if the folder holds something else.
+        Partial: if the disk is full; what was finished is kept.
+    """
+    batch = batch_of(model, prompts, cells)
+    return sweep_batches(model, lambda _: batch, measure, under=under, out=out, progress=progress)
+
+
+def batch_of(model: Model, prompts: PromptsLike, cells: Grid | Sequence[Cell]) -> Batch:
+    """Prompts and the cells of a grid on them.
+
+    Raises:
+        BadArgument: if cells are no cells.
+    """
+    checked = model.prompts(prompts)
+    if isinstance(cells, Grid):
+        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+    wrong = [cell for cell in cells if not isinstance(cell, Cell)]
+    if wrong:
+        raise BadArgument(
+            f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
+        )
+    return Batch(checked, list(cells))
+
+
+def sweep_batches(
+    model: Model,
+    batches: Callable[[int], Batch],
+    measure: Measure,
+    *,
+    precision: float | None = None,
+    under: Sequence[Edit] = (),
+    out: Path | str | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Table:
+    """A sweep over batch 0, and over as many more as it takes until every 95% interval is within `precision`.
+
+    `precision` is half of the widest interval, in the unit of the measure. Looking again after each batch makes
+    intervals that stopped it a little too narrow. Without a precision there is one batch.
+
+    Raises:
+        BadArgument: if the measure is no measure, or the precision not above 0.
     """
     if not isinstance(measure, Measure):
         raise BadArgument(
             f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
         )
-    wrong = [] if isinstance(cells, Grid) else [cell for cell in cells if not isinstance(cell, Cell)]
-    if wrong:
+    if precision is not None and not precision > 0:
+        raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
+    shown = [batches(0)]
+    with _kept(model, shown, measure, under, out, command) as kept:
+        values = [_run(model, shown[0], 0, measure, under, kept, progress)]
+        while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
+            shown.append(_another(batches, shown))
+            if kept is not None:
+                kept.add_prompts(_recipe(shown[-1].prompts))
+            values.append(_run(model, shown[-1], len(shown) - 1, measure, under, kept, progress))
+        table = _table(shown[0].cells, values, measure)
+        if kept is not None:
+            kept.finish(table)
+    return table
+
+
+def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
+    """One more batch, with prompts that were not there before."""
+    found = batches(len(shown))
+    if any(found.prompts.tokens == before.prompts.tokens for before in shown):
         raise BadArgument(
-            f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
+            "cannot add prompts until the precision is reached: there are no others than these. Leave the precision "
+            "away, or use prompts that are generated from a seed."
         )
-    checked = model.prompts(prompts)
-    if isinstance(cells, Grid):
-        cells = cells.cells(model.n_layers, model.heads, min(checked.lengths))
-    rows: dict[int, dict[str, Any]] = {}
-    for result in execute(model, checked, cells, measure, under=under):
-        estimate = interval(result.values.numpy())
-        rows[result.index] = {
-            "layer": result.cell.layer,
-            "head": result.cell.head,
-            "position": result.cell.position,
-            "intervention": "; ".join(map(str, result.cell.interventions)),
-            "measure": measure.name,
-            "value": float(estimate.mean),
-            "low": float(estimate.low),
-            "high": float(estimate.high),
-            "prompts": estimate.n,
-        }
+    return found
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What one cell gave on one batch."""
+
+    values: Values
+    path: str
+    note: str
+
+
+def _run(
+    model: Model,
+    batch: Batch,
+    number: int,
+    measure: Measure,
+    under: Sequence[Edit],
+    kept: Record | None,
+    progress: Progress | None,
+) -> list[_Ran]:
+    """Every cell of a batch, in order; those in the record are taken from there."""
+    names = digests(batch.cells)
+    known = {} if kept is None else kept.done.get(number, {})
+    found: dict[int, _Ran] = {
+        index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known
+    }
+    left = [index for index in range(len(names)) if index not in found]
+    done = len(found)
+    for result in execute(model, batch.prompts, [batch.cells[i] for i in left], measure, under=under):
+        index, values = left[result.index], result.values.numpy()
+        found[index] = _Ran(values, result.path, result.note)
+        if kept is not None:
+            kept.add(number, names[index], values)
+        done += 1
         if progress is not None:
-            progress(len(rows), len(cells))
-    return SWEEP.table(rows[index] for index in sorted(rows))
+            progress(done, len(names))
+    return [found[index] for index in range(len(names))]
+
+
+def _widest(values: Sequence[Sequence[_Ran]]) -> float:
+    """Half of the widest interval of any cell."""
+    estimate = interval(np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1))
+    return float(np.nanmax((estimate.high - estimate.low) / 2)) if len(values[0]) else 0.0
+
+
+def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
+    return np.concatenate([batch[cell].values for batch in values])
+
+
+def _table(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Measure) -> Table:
+    rows = []
+    for index, cell in enumerate(cells):
+        estimate = interval(_joined(values, index))
+        rows.append(
+            {
+                "layer": cell.layer,
+                "head": cell.head,
+                "position": cell.position,
+                "intervention": "; ".join(map(str, cell.interventions)),
+                "measure": measure.name,
+                "value": float(estimate.mean),
+                "low": float(estimate.low),
+                "high": float(estimate.high),
+                "prompts": estimate.n,
+                "path": values[0][index].path,
+                "note": values[0][index].note,
+            }
+        )
+    return SWEEP.table(rows)
+
+
+@contextmanager
+def _kept(
+    model: Model,
+    shown: Sequence[Batch],
+    measure: Measure,
+    under: Sequence[Edit],
+    out: Path | str | None,
+    command: str,
+) -> Iterator[Record | None]:
+    """The record that a sweep keeps, if it keeps one."""
+    if out is None:
+        yield None
+        return
+    cells = shown[0].cells
+    base = {
+        **circumstances(model),
+        "measure": {"name": measure.name, "hash": digest((measure, tuple(under)))},
+        "command": command,
+    }
+    names = digests(cells)
+    described = [{"hash": name, **outline} for name, outline in zip(names, outlines(cells), strict=True)]
+    with record.opened(Path(out), base, [_recipe(shown[0].prompts)], described, len(cells)) as kept:
+        yield kept
+
+
+def _recipe(prompts: Prompts) -> Mapping[str, Any]:
+    return {**prompts.made_by, "hash": digest(prompts)}
 
 
 def _named(given: object) -> str:

@@ -22,18 +22,26 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
     """A flat record of plain values; `config` is the study's frozen configuration."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
-        "model": model.name,
-        "identity": model.identity,
-        "architecture": f"{model.config.model_type}, {model.n_layers} layers, {len(model.heads)} heads",
-        "certificate": _certified(model),
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        **circumstances(model),
         "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
         "settings": {
             name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
         },
         "seed": settings.get("seed"),
         "command": command(model, study, config),
+    }
+
+
+def circumstances(model: Model) -> dict[str, Any]:
+    """Model, certificate, device, versions and date: what every record says."""
+    return {
+        "model": model.name,
+        "identity": model.identity,
+        "architecture": f"{model.config.model_type}, {model.n_layers} layers, {len(model.heads)} heads",
+        "certificate": _certified(model),
+        "tokenizer": _tokenizer(model.tokenizer),
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {
             "headscope": version("headscope"),
             "torch": torch.__version__,
@@ -42,6 +50,15 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
         },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    """What tells a tokenizer from another: its kind, and a hash of what it does."""
+    if tokenizer is None:
+        return "none"
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    told = fast.to_str() if fast is not None else sorted(tokenizer.get_vocab().items())
+    return f"{type(tokenizer).__name__} {digest(told)}"
 
 
 def _certified(model: Model) -> dict[str, Any]:

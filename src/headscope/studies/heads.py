@@ -7,6 +7,7 @@ position; and direct effects before and after a cut. Heads are *selected* on one
 (detectors), Wang et al. 2023 (patching), McGrath et al. 2023 (self-repair).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -29,8 +30,9 @@ from headscope.results.study import AttentionExample, Study
 from headscope.studies import heads_claims, heads_figures, heads_notes
 from headscope.studies import heads_tables as tables
 from headscope.studies.heads_redundancy import stand_ins
-from headscope.sweeps import evaluate
+from headscope.sweeps import Cell, each_head, evaluate
 from headscope.sweeps.controls import Control, against_random_sets
+from headscope.sweeps.ordered import cell_values, damages
 from headscope.sweeps.takeover import direct_effects
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
@@ -166,19 +168,18 @@ def name_heads(table: Table) -> Named:
 
 def damage_of_heads(model: Model, prompts: DetectorPrompts, reference: Prompts, progress: Progress) -> Table:
     """Loss with each head cut in three ways, and on natural prompts by its mean."""
-    cells: list[tuple[str, str, Prompts, Callable[[Head], Intervention]]] = [
-        ("mean", "repeated", prompts.repeated, lambda head: mean(head, over=reference)),
-        ("zero", "repeated", prompts.repeated, zero),
-        ("to_bos", "repeated", prompts.repeated, to_bos),
-        ("mean", "natural", prompts.natural, lambda head: mean(head, over=reference)),
+    cells: list[tuple[str, str, Prompts, Intervention]] = [
+        ("mean", "repeated", prompts.repeated, mean("z", over=reference)),
+        ("zero", "repeated", prompts.repeated, zero("z")),
+        ("to_bos", "repeated", prompts.repeated, to_bos("z")),
+        ("mean", "natural", prompts.natural, mean("z", over=reference)),
     ]
     rows = []
     for ablation, kind, shown, cut in cells:
         measure = loss("predictable" if kind == "repeated" else "all")
-        clean = evaluate(model, shown, [measure])[0]
-        for done, head in enumerate(model.heads):
-            progress(f"cutting heads ({ablation}, {kind})", done, len(model.heads))
-            damage = evaluate(model, shown, [measure], [cut(head)])[0] - clean
+        stage = partial(progress, f"cutting heads ({ablation}, {kind})")
+        harm = damages(model, shown, each_head(cut, model.heads), measure, progress=stage)
+        for head, damage in zip(model.heads, harm, strict=True):
             rows.append(tables.damage_row(head, ablation, kind, damage))
     return tables.DAMAGE.table(rows)
 
@@ -187,14 +188,10 @@ def order_by_damage(
     model: Model, selection: DetectorPrompts, reference: Prompts, progress: Progress
 ) -> list[Head]:
     """Heads by damage of their mean ablation on the selection prompts, worst first."""
-    measure, shown = loss("predictable"), selection.repeated
-    clean = evaluate(model, shown, [measure])[0]
-    damage = {}
-    for done, head in enumerate(model.heads):
-        progress("selecting heads", done, len(model.heads))
-        damage[head] = float(
-            (evaluate(model, shown, [measure], [mean(head, over=reference)])[0] - clean).mean()
-        )
+    cells = each_head(mean("z", over=reference), model.heads)
+    stage = partial(progress, "selecting heads")
+    harm = damages(model, selection.repeated, cells, loss("predictable"), progress=stage)
+    damage = dict(zip(model.heads, harm.mean(1).tolist(), strict=True))
     return sorted(damage, key=lambda head: -damage[head])
 
 
@@ -209,7 +206,7 @@ def damage_of_groups(
         cut=mean("z", over=reference),
         measure=loss("predictable"),
         control=Control(config.random_sets, config.seed),
-        progress=lambda group, done, of: progress(f"random heads beside {group}", done, of),
+        progress=partial(progress, "random heads beside named ones"),
     )
     return tables.GROUPS.table(tables.group_row(group, beside) for group, beside in found.items())
 
@@ -264,15 +261,17 @@ def _patched(
     measure, source = logit_difference(), model.run(clean, capture=sites)
     high, low = (evaluate(model, shown, [measure])[0] for shown in (clean, corrupted))
     roles = {marked[0][0]: role for role, marked in clean.roles.items()}
+    places = list(itertools.product(range(len(sites)), positions))
+    cells = [
+        Cell((patch(sites[layer], source=source, positions=position),), layer, None, position)
+        for layer, position in places
+    ]
+    patched = cell_values(model, corrupted, cells, measure, progress=partial(progress, "patching the stream"))
     rows: list[dict[str, object]] = []
-    for layer, site in enumerate(sites):
-        for position in positions:
-            progress("patching the stream", len(rows), len(sites) * len(positions))
-            edit = patch(site, source=source, positions=position)
-            moved = evaluate(model, corrupted, [measure], [edit])[0] - low
-            share = tables.estimated(heads_claims.share_of_gap(moved, high - low), "recovered")
-            where = {"layer": layer, "position": position, "role": roles.get(position, "")}
-            rows.append({**where, **share})
+    for (layer, position), value in zip(places, patched, strict=True):
+        share = tables.estimated(heads_claims.share_of_gap(value - low, high - low), "recovered")
+        where = {"layer": layer, "position": position, "role": roles.get(position, "")}
+        rows.append({**where, **share})
     return rows
 
 

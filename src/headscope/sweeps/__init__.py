@@ -1,7 +1,8 @@
-"""Sweeps: many cells of interventions over the same prompts, random sets of heads beside picked ones, who takes over."""
+"""Sweeps: many cells of interventions over the same prompts, random sets beside picked ones, who takes over."""
 
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.sweeps.execute import execute
+from headscope.sweeps.forecast import Forecast, forecast
 from headscope.sweeps.generation import generate_many
 from headscope.sweeps.grid import Cell, Grid, each_head, grid
 from headscope.sweeps.naive import CellResult, evaluate
@@ -13,12 +14,14 @@ __all__ = [
     "Cell",
     "CellResult",
     "Control",
+    "Forecast",
     "Grid",
     "Round",
     "against_random_sets",
     "each_head",
     "evaluate",
     "execute",
+    "forecast",
     "generate_many",
     "grid",
     "peel",

@@ -26,7 +26,8 @@ from headscope.interventions.targets import targets_of
 from headscope.measures.intervals import Estimate, interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
-from headscope.sweeps.naive import evaluate
+from headscope.sweeps.grid import Cell
+from headscope.sweeps.ordered import damages
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head
 
@@ -117,7 +118,7 @@ def against_random_sets(
     cut: Intervention,
     measure: Measure,
     control: Control | None = None,
-    progress: Callable[[str, int, int], None] = lambda group, done, of: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, AgainstRandom]:
     """Each group cut together, beside random sets of heads of the same model, on the same prompts.
 
@@ -133,26 +134,26 @@ def against_random_sets(
             "hs.zero('z')."
         )
     control = control or Control()
-    (clean,) = evaluate(model, prompts, [measure])
-    known: dict[frozenset[Head], Tensor] = {}
-
-    def damage(heads: Heads) -> Tensor:
-        if frozenset(heads) not in known:
-            (edited,) = evaluate(model, prompts, [measure], [replace(cut, targets=targets_of(heads))])
-            known[frozenset(heads)] = measure.damage(clean, edited)
-        return known[frozenset(heads)]
-
+    named = {group: tuple(dict.fromkeys(listed)) for group, listed in groups.items()}
+    drawn = {
+        group: random_sets(model.heads, picked, count=control.count, seed=control.seed, match=control.match)
+        for group, picked in named.items()
+    }
+    every = [heads for group, picked in named.items() for heads in (picked, *drawn[group])]
+    distinct = list({frozenset(heads): heads for heads in every}.values())
+    cells = [Cell((replace(cut, targets=targets_of(heads)),)) for heads in distinct]
+    harm = damages(model, prompts, cells, measure, progress=progress)
+    known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
     found = {}
-    for group, listed in groups.items():
-        picked = tuple(dict.fromkeys(listed))
-        sets = random_sets(model.heads, picked, count=control.count, seed=control.seed, match=control.match)
-        rows = [clean.new_empty(0, len(prompts))]
-        for done, chosen in enumerate(sets):
-            progress(group, done, len(sets))
-            rows.append(damage(chosen)[None])
-        existing = _existing(model.heads, picked, control.match)
+    for group, picked in named.items():
+        beside = [known[frozenset(heads)] for heads in drawn[group]]
         found[group] = AgainstRandom(
-            picked, damage(picked), tuple(sets), torch.cat(rows), existing, control.match
+            picked,
+            known[frozenset(picked)],
+            tuple(drawn[group]),
+            torch.stack(beside) if beside else harm[:0],
+            _existing(model.heads, picked, control.match),
+            control.match,
         )
     return found
 

@@ -24,7 +24,8 @@ from headscope.measures.smallest_sets import check_share, smallest_necessary, sm
 from headscope.models.model import Model
 from headscope.sweeps import redundancy_tables as tables
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.naive import evaluate, execute
+from headscope.sweeps.naive import evaluate
+from headscope.sweeps.ordered import cell_values
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, heads_of
@@ -124,10 +125,10 @@ def redundancy_of(game: Game, options: Options) -> Redundancy:
         )
     halves = game.on(slice(0, None, 2)), game.on(slice(1, None, 2))
     sets = [find(*halves, share=options.share) for find in (smallest_necessary, smallest_sufficient)]
-    values = shapley(game, orders=options.orders, seed=options.seed)
+    shares = shapley(game, orders=options.orders, seed=options.seed)
     return Redundancy(
         tables.interactions_table(game, interactions(game)),
-        tables.effects_table(first_cut(game), last_cut(game), values),
+        tables.effects_table(first_cut(game), last_cut(game), shares),
         tables.sets_table(sets),
         tables.steps_table(sets),
         len(game.known),
@@ -200,8 +201,10 @@ class _Damages:
     def __call__(self, cuts: Sequence[Coalition]) -> Iterable[Array]:
         measure = self.options.measure
         cells = [Cell(self._edits(cut)) for cut in cuts]
-        for result in execute(self.model, self.prompts, cells, measure):
-            yield measure.damage(self.clean, result.values).numpy()
+        return [
+            measure.damage(self.clean, row).numpy()
+            for row in cell_values(self.model, self.prompts, cells, measure)
+        ]
 
     def _edits(self, cut: Coalition) -> tuple[Intervention, ...]:
         template = self.options.cut

@@ -1,5 +1,6 @@
 """Tasks: prompts with roles, answers and provenance."""
 
+from headscope.tasks.files import read_prompts
 from headscope.tasks.natural import natural, random_tokens
 from headscope.tasks.prompts import Prompts, PromptsLike, Speaker
 from headscope.tasks.repeated import induction_pairs, repeated_tokens, without_repeats
@@ -14,6 +15,7 @@ __all__ = [
     "induction_pairs",
     "natural",
     "random_tokens",
+    "read_prompts",
     "repeated_tokens",
     "text",
     "windows",

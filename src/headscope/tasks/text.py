@@ -51,7 +51,7 @@ def text(model: Speaker, texts: str | Sequence[str]) -> Prompts:
         PromptError: if the model has no tokenizer or a string has no tokens.
     """
     listed = [texts] if isinstance(texts, str) else list(texts)
-    tokens = tuple(tuple(_with_bos(model, _encode(model, one))) for one in listed)
+    tokens = tuple(tuple(_with_bos(model, encode(model, one))) for one in listed)
     if not tokens or not all(listed):
         raise PromptError("cannot use empty prompts: every text needs at least one character.")
     return Prompts(tokens, made_by={"task": "text", "sha256": _sha256("\0".join(listed)), "n": len(listed)})
@@ -73,7 +73,7 @@ def windows(
         raise BadArgument(
             f"cannot cut {named} into {n} windows of {length} tokens: ask for at least 1 window of at least 2."
         )
-    ids = _encode(model, source)
+    ids = encode(model, source)
     if ids[:1] == [model.bos_token_id]:
         ids = ids[1:]  # each window gets its own
     body = length if model.bos_token_id is None else length - 1
@@ -119,7 +119,12 @@ def sample_text() -> tuple[str, str]:
     return prose, f"documentation strings of Python {version}"
 
 
-def _encode(model: Speaker, source: str) -> list[int]:
+def encode(model: Speaker, source: str) -> list[int]:
+    """The tokens of a text, nothing added.
+
+    Raises:
+        PromptError: if the model has no tokenizer.
+    """
     if model.tokenizer is None:
         raise PromptError(
             "cannot tokenise text: this model was loaded without a tokenizer. Pass tokenizer=, or token ids."

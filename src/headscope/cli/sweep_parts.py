@@ -1,0 +1,147 @@
+"""What the words of `headscope sweep` mean: deeds, axes, prompts and measures, as plain values.
+
+In: the options as they were written. Out: batches of prompts with their cells, and a measure. What is taken from
+elsewhere (a mean, a resample, a patch) comes from the counterpart of the prompts: `repeated` from prompts in which
+nothing repeats, `pairs` from the clean prompt of each corrupted one, `natural` from random tokens, a file from the
+file named with --reference.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headscope import measures
+from headscope.errors import BadArgument, UnknownName
+from headscope.interventions import Intervention, mean, patch, resample, to_bos, zero
+from headscope.measures import Measure
+from headscope.models.model import Model
+from headscope.results.collect import Batch
+from headscope.sweeps import grid
+from headscope.tasks import (
+    Prompts,
+    induction_pairs,
+    natural,
+    random_tokens,
+    read_prompts,
+    repeated_tokens,
+    without_repeats,
+)
+
+Deed = Callable[[str, Prompts, int], Intervention]
+
+DEEDS: dict[str, Deed] = {
+    "zero": lambda at, other, seed: zero(at),
+    "mean": lambda at, other, seed: mean(at, over=other),
+    "resample": lambda at, other, seed: resample(at, over=other, seed=seed),
+    "to_bos": lambda at, other, seed: to_bos(at),
+    "patch": lambda at, other, seed: patch(at, source=other),
+}
+_FROM_ELSEWHERE = ("mean", "resample", "patch")
+# Kinds of prompts that are generated, and what is measured on them unless something else is asked for.
+PROMPTS = {"repeated": "loss:predictable", "pairs": "logit_difference", "natural": "loss"}
+MEASURES = ("loss", "next_logit", "probability", "log_probability", "rank", "logit_difference")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the verb, as they were written; refused here as far as that can be seen."""
+
+    do: str
+    at: str
+    layers: str
+    heads: str | None
+    positions: str | None
+    prompts: str
+    reference: Path | None
+    measure: str
+    n: int
+    length: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.do not in DEEDS:
+            raise UnknownName.among("intervention", self.do, DEEDS)
+        if self.n < 1:
+            raise BadArgument(f"cannot sweep over {self.n} prompts: ask for at least 1, better 50.")
+        if not self.given and self.prompts not in PROMPTS:
+            raise UnknownName.among("kind of prompts", self.prompts, [*PROMPTS, "FILE.json"])
+        if self.given and self.do in _FROM_ELSEWHERE and self.reference is None:
+            raise BadArgument(
+                f"cannot {self.do} on prompts from a file: from where? Name a .json file with --reference."
+            )
+        measure_of(self)
+        axis(self.layers, "--layers")
+        axis(self.heads, "--heads")
+        axis(self.positions, "--positions")
+
+    @property
+    def given(self) -> bool:
+        """Whether the prompts are those of a file."""
+        return self.prompts.endswith(".json")
+
+
+def measure_of(asked: Asked) -> Measure:
+    """The measure that was named, or the usual one for these prompts."""
+    written = asked.measure or PROMPTS.get(asked.prompts, "loss")
+    name, _, role = written.partition(":")
+    if name not in MEASURES:
+        raise UnknownName.among("measure", name, MEASURES)
+    make: Callable[..., Measure] = getattr(measures, name)
+    return make(role) if role else make()
+
+
+def axis(written: str | None, option: str) -> Sequence[int] | str | None:
+    """Numbers from "0,2,5-7"; "all" and None stay.
+
+    >>> axis("0,2,5-7", "--layers")
+    [0, 2, 5, 6, 7]
+    """
+    if written is None or written == "all":
+        return written
+    found: list[int] = []
+    for part in written.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise BadArgument(
+                f"cannot read {option} {written!r}: write 'all', or numbers and spans as in 0,2,5-7."
+            )
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def batches(model: Model, asked: Asked) -> Callable[[int], Batch]:
+    """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
+
+    def batch(number: int) -> Batch:
+        shown, other = _prompts(model, asked, asked.seed + 1000 * number)
+        if asked.given and number:
+            raise BadArgument(
+                "cannot add prompts to those of a file: leave --precision away, or use generated ones."
+            )
+        template = DEEDS[asked.do](asked.at, other, asked.seed)
+        cells = grid(
+            template,
+            layers=axis(asked.layers, "--layers"),  # type: ignore[arg-type]
+            heads=axis(asked.heads, "--heads"),  # type: ignore[arg-type]
+            positions=axis(asked.positions, "--positions"),  # type: ignore[arg-type]
+        )
+        checked = model.prompts(shown)
+        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+
+    return batch
+
+
+def _prompts(model: Model, asked: Asked, seed: int) -> tuple[Prompts, Prompts]:
+    """Prompts and their counterpart."""
+    if asked.given:
+        shown = read_prompts(model, Path(asked.prompts))
+        return shown, shown if asked.reference is None else read_prompts(model, asked.reference)
+    if asked.prompts == "pairs":
+        clean, corrupted = induction_pairs(model, length=asked.length, n=asked.n, seed=seed)
+        return corrupted, clean
+    if asked.prompts == "natural":
+        spoken = natural(model, length=asked.length, n=asked.n, seed=seed)
+        return spoken, random_tokens(model, length=spoken.longest, n=asked.n, seed=seed + 1)
+    repeated = repeated_tokens(model, length=asked.length, repeats=3, n=asked.n, seed=seed)
+    return repeated, without_repeats(model, repeated, seed=seed + 1)

@@ -1,0 +1,244 @@
+"""The record of a sweep: a folder in which finished cells survive whatever happens to the process.
+
+    OUT/manifest.json        model, prompts, measure, versions, command; marks the folder as ours
+    OUT/cells.json           what was done in the cells that were asked for last, as JSON of interventions
+    OUT/parts/N.parquet      finished cells: batch of prompts, cell, example, value
+    OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean
+
+Values are kept by the hash of their cell, so that the same command goes on where it was stopped, and another
+grid over the same prompts takes what is there. Parts are written beside their place, flushed to the disk and
+renamed: after a kill there are whole parts and perhaps a hidden file that the next opening removes. A lock,
+which the system drops when a process dies, keeps a second one out.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headscope.errors import OutputExists, Partial
+from headscope.results.files import PREFIX, check_writable, writing
+from headscope.tables import Table
+
+MANIFEST, CELLS, LOCK, PARTS = "manifest.json", "cells.json", ".headscope-lock", "parts"
+KIND = "sweep"
+# A part is written when so many seconds have passed, so that a kill costs no more than them.
+PART_SECONDS = 5.0
+
+Values = NDArray[np.float64]
+# What must be the same for values of two runs to stand in one table.
+_SAME = ("identity", "measure", "dtype", "device")
+
+
+class Record:
+    """Finished cells in one folder; made by `opened`.
+
+    `done[batch][cell]` are values per example.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done: dict[int, dict[str, Values]] = {}
+        self._waiting: list[tuple[int, str, Values]] = []
+        self._last_written = time.monotonic()
+        self._batches = 1
+
+    def add(self, batch: int, cell: str, values: Values) -> None:
+        """Keep a finished cell; it is on the disk after the next `flush`, which happens by itself in time."""
+        self.done.setdefault(batch, {})[cell] = values
+        self._waiting.append((batch, cell, values))
+        if time.monotonic() - self._last_written >= PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on the disk yet as one more part.
+
+        Raises:
+            Partial: if it cannot be written; what was written before stays.
+        """
+        self._last_written = time.monotonic()
+        if not self._waiting:
+            return
+        frame = pl.DataFrame(
+            {
+                "batch": np.concatenate([np.full(len(v), b, dtype=np.int32) for b, _, v in self._waiting]),
+                "cell": [cell for _, cell, values in self._waiting for _ in values],
+                "example": np.concatenate([np.arange(len(v), dtype=np.int32) for _, _, v in self._waiting]),
+                "value": np.concatenate([values for _, _, values in self._waiting]),
+            }
+        )
+        parts = self.folder / PARTS
+        number = 1 + max(
+            (int(path.stem) for path in parts.glob("*.parquet") if path.stem.isdigit()), default=0
+        )
+        try:
+            _write(parts / f"{number:06d}.parquet", frame.write_parquet)
+        except OSError as error:
+            raise Partial.after(self.folder, error) from error
+        self._waiting.clear()
+
+    def add_prompts(self, recipe: Mapping[str, Any]) -> None:
+        """One more batch of prompts takes part.
+
+        Raises:
+            OutputExists: if the folder holds cells of other prompts under that number.
+        """
+        path = self.folder / MANIFEST
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if len(told["prompts"]) > self._batches:
+            if told["prompts"][self._batches]["hash"] != recipe["hash"]:
+                raise _other(["prompts"], self.folder)
+        else:
+            _dump(path, {**told, "prompts": [*told["prompts"], recipe]})
+        self._batches += 1
+
+    def finish(self, table: Table) -> None:
+        """Write the table of all cells that were asked for."""
+        self.flush()
+        try:
+            _write(self.folder / "sweep.parquet", table.write_parquet)
+            _dump(self.folder / "sweep.json", table.describe())
+        except OSError as error:
+            raise Partial.after(self.folder, error) from error
+
+    def _read(self) -> None:
+        for path in sorted((self.folder / PARTS).glob("*.parquet")):
+            frame = pl.read_parquet(path)
+            for (batch, cell), rows in frame.group_by("batch", "cell", maintain_order=True):
+                values = rows.sort("example")["value"].to_numpy()
+                self.done.setdefault(int(batch), {})[str(cell)] = values
+
+
+@contextmanager
+def opened(
+    folder: Path,
+    base: Mapping[str, Any],
+    prompts: Sequence[Mapping[str, Any]],
+    cells: Sequence[Any],
+    count: int,
+) -> Iterator[Record]:
+    """The record in a folder, new or with what an earlier run of the same sweep left there.
+
+    `base` is what a manifest says of model, measure, device, versions and command; `prompts` has one recipe with
+    its hash for each batch; `cells` describes the `count` cells. What is finished is flushed when the block ends,
+    by an exception too.
+
+    Raises:
+        OutputExists: if the folder holds something else, another sweep, or one that a process is working on.
+        Unwritable: if nothing can be written there.
+    """
+    with writing(folder):
+        place = folder.resolve()
+        known = _manifest(place, folder)
+        check_writable(place, folder)
+        (place / PARTS).mkdir(parents=True, exist_ok=True)
+    with _locked(place, folder):
+        with writing(folder):
+            _require_same(known, base, prompts, folder)
+            for left in place.rglob(f"{PREFIX}*"):
+                if left.is_file() and left.name != LOCK:
+                    left.unlink()
+            for stale in ("sweep.parquet", "sweep.json"):
+                (place / stale).unlink(missing_ok=True)
+            kept = known["prompts"] if known else list(prompts)
+            _dump(place / MANIFEST, {"headscope": KIND, **base, "prompts": kept, "cells": count})
+            _dump(place / CELLS, list(cells))
+        record = Record(place)
+        record._read()
+        try:
+            yield record
+        finally:
+            record.flush()
+
+
+@contextmanager
+def _locked(place: Path, named: Path) -> Iterator[None]:
+    handle: IO[str] = open(place / LOCK, "a+")  # noqa: SIM115
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExists(
+                f"cannot write a sweep into {str(named)!r}: another process is working on it. Wait for it, or name "
+                "another folder with --out."
+            ) from error
+        yield
+    finally:
+        handle.close()
+
+
+def _manifest(place: Path, named: Path) -> Mapping[str, Any] | None:
+    """What an earlier sweep left in the folder; None if it is empty or absent."""
+    if place.exists() and not place.is_dir():
+        raise OutputExists(
+            f"cannot write a sweep into {str(named)!r}: it is a file. Name a folder with --out."
+        )
+    if not place.exists() or not any(not path.name.startswith(PREFIX) for path in place.iterdir()):
+        return None
+    told = manifest_of(place)
+    if told is None and {path.name for path in place.iterdir()} <= {PARTS, LOCK}:
+        return None  # stopped before its manifest was written
+    if told is None or told["headscope"] != KIND:
+        raise OutputExists(
+            f"cannot write a sweep into {str(named)!r}: it holds something else. Name another folder with --out."
+        )
+    return told
+
+
+def manifest_of(folder: Path) -> Mapping[str, Any] | None:
+    """The manifest of a run folder of ours; None for anything else."""
+    try:
+        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("headscope"), str) else None
+
+
+def _require_same(
+    known: Mapping[str, Any] | None,
+    base: Mapping[str, Any],
+    prompts: Sequence[Mapping[str, Any]],
+    named: Path,
+) -> None:
+    if known is None:
+        return
+    differing = [name for name in _SAME if known.get(name) != base[name]]
+    if [shown["hash"] for shown in known["prompts"][: len(prompts)]] != [shown["hash"] for shown in prompts]:
+        differing.append("prompts")
+    if differing:
+        raise _other(differing, named)
+
+
+def _other(differing: Sequence[str], named: Path) -> OutputExists:
+    return OutputExists(
+        f"cannot go on with the sweep in {str(named)!r}: it was made with other {' and '.join(differing)}. "
+        "Name another folder with --out."
+    )
+
+
+def _write(path: Path, write: Any) -> None:
+    """A file that is whole or not there, on the disk before it has its name."""
+    beside = path.parent / f"{PREFIX}{path.name}"
+    try:
+        write(beside)
+        with open(beside, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def _dump(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -1,0 +1,58 @@
+"""Which runs a folder holds, how far they are, and how they were made: `headscope runs`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from headscope.results.record import PARTS, manifest_of
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder: what it is, on which model, and how far it got."""
+
+    folder: Path
+    kind: str
+    model: str
+    state: str
+    date: str
+    command: str
+
+
+def runs_in(folder: Path) -> list[Found]:
+    """Every run below a folder, the newest first."""
+    found = [_found(path.parent, manifest) for path, manifest in _manifests(folder)]
+    return sorted(found, key=lambda run: (run.date, str(run.folder)), reverse=True)
+
+
+def _manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for path in sorted(folder.rglob("manifest.json")) if folder.is_dir() else ():
+        manifest = manifest_of(path.parent)
+        if manifest is not None:
+            yield path, manifest
+
+
+def _found(folder: Path, manifest: Mapping[str, Any]) -> Found:
+    return Found(
+        folder,
+        str(manifest["headscope"]),
+        str(manifest.get("model", "")),
+        _state(folder, manifest),
+        str(manifest.get("date", "")),
+        str(manifest.get("command", "")),
+    )
+
+
+def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """Complete, or how many cells of how many are done."""
+    if manifest["headscope"] != "sweep" or (folder / "sweep.parquet").exists():
+        return "complete"
+    parts = sorted((folder / PARTS).glob("*.parquet"))
+    if not parts:
+        return f"0 of {manifest['cells']} cells"
+    done = pl.concat([pl.scan_parquet(path).select("batch", "cell") for path in parts])
+    count = done.filter(pl.col("batch") == 0).select(pl.col("cell").n_unique()).collect().item()
+    return f"{count} of {manifest['cells']} cells"

@@ -1,0 +1,48 @@
+"""Values of many cells as one tensor: what studies take from a sweep.
+
+In: a model, prompts, cells, a measure. Out: values or damages [cell, example], in the order of the cells,
+whatever the order in which the engine was done with them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from headscope.measures.readouts import Measure
+from headscope.models.model import Model
+from headscope.sweeps.execute import execute
+from headscope.sweeps.grid import Cell
+from headscope.sweeps.naive import evaluate
+from headscope.tasks.prompts import Prompts
+
+Progress = Callable[[int, int], None]
+
+
+def cell_values(
+    model: Model,
+    prompts: Prompts,
+    cells: Sequence[Cell],
+    measure: Measure,
+    *,
+    progress: Progress = lambda done, of: None,
+) -> Tensor:
+    """The measure under every cell, float64 [cell, example]."""
+    found = torch.empty(len(cells), len(prompts), dtype=torch.float64)
+    for done, result in enumerate(execute(model, prompts, cells, measure)):
+        found[result.index] = result.values
+        progress(done + 1, len(cells))
+    return found
+
+
+def damages(
+    model: Model,
+    prompts: Prompts,
+    cells: Sequence[Cell],
+    measure: Measure,
+    *,
+    progress: Progress = lambda done, of: None,
+) -> Tensor:
+    """How much every cell harms the measure, float64 [cell, example]; see `Measure.damage`."""
+    (clean,) = evaluate(model, prompts, [measure])
+    return measure.damage(clean, cell_values(model, prompts, cells, measure, progress=progress))

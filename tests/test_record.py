@@ -1,0 +1,206 @@
+"""A sweep survives what happens to its process: kills, a full disk, a second process, another command."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import headscope as hs
+from headscope.results import record
+from headscope.results.collect import Batch, sweep_batches
+from headscope.results.runs import runs_in
+from tests import tiny
+
+SLOW = """
+import sys, time
+import headscope as hs
+from headscope.results import record
+from tests import tiny
+record.PART_SECONDS = 0.0
+seen = record.Record.add
+def slowly(self, *args):
+    time.sleep(0.01)
+    seen(self, *args)
+record.Record.add = slowly
+model = tiny.opened("llama")
+source = tiny.ids(6, 8, seed=2)
+cells = hs.grid(hs.patch("resid_pre", source=source), layers="all", positions="all")
+print("go", flush=True)
+hs.sweep(model, tiny.ids(6, 8), cells, hs.measures.loss(), out=sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny.opened("llama")
+
+
+def asked(llama):
+    cells = hs.grid(hs.patch("resid_pre", source=tiny.ids(6, 8, seed=2)), layers="all", positions="all")
+    return llama, tiny.ids(6, 8), cells, hs.measures.loss()
+
+
+def test_a_finished_sweep_is_not_run_again(llama, tmp_path, monkeypatch):
+    first = hs.sweep(*asked(llama), out=tmp_path / "run")
+    assert set(first.frame["path"]) == {"resumed"}
+    monkeypatch.setattr(
+        "headscope.results.collect.execute", lambda *args, **more: pytest.fail("run again") if args[2] else ()
+    )
+    again = hs.sweep(*asked(llama), out=tmp_path / "run")
+    assert set(again.frame["path"]) == {"record"}
+    assert_frame_equal(first.frame.drop("path"), again.frame.drop("path"), abs_tol=0)
+    kept = pl.read_parquet(tmp_path / "run" / "sweep.parquet")
+    assert_frame_equal(kept, again.frame)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["headscope"] == "sweep"
+    assert manifest["identity"] == llama.identity
+    assert manifest["cells"] == 24
+    assert [run.state for run in runs_in(tmp_path)] == ["complete"]
+
+
+def test_another_grid_takes_what_is_there(llama, tmp_path):
+    model, ids, cells, measure = asked(llama)
+    part = hs.grid(cells.template, layers=[1], positions=[2, 5])
+    hs.sweep(model, ids, part, measure, out=tmp_path)
+    table = hs.sweep(model, ids, cells, measure, out=tmp_path)
+    taken = table.frame.filter(pl.col("path") == "record")
+    assert taken.select("layer", "position").rows() == [(1, 2), (1, 5)]
+    assert_frame_equal(
+        table.frame.drop("path"), hs.sweep(model, ids, cells, measure).frame.drop("path"), abs_tol=1e-6
+    )
+
+
+def test_ten_kills_at_random_moments_leave_the_same_table(llama, tmp_path):
+    whole = hs.sweep(*asked(llama)).frame.drop("path")
+    folder, rng = tmp_path / "run", random.Random(0)
+    lost = done = 0
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder)], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(rng.uniform(0.02, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before, done = done, finished(folder)
+        assert done >= before, "finished cells are lost"
+        lost += done < 24
+    assert lost, "no kill came before the end: the test shows nothing"
+    table = hs.sweep(*asked(llama), out=folder)
+    assert_frame_equal(table.frame.drop("path"), whole, abs_tol=1e-6)
+    assert set(table.frame["path"]) <= {"record", "resumed", "full pass"}
+    assert not [path for path in folder.rglob(".headscope-*") if path.name != record.LOCK]
+
+
+def finished(folder):
+    parts = list((folder / "parts").glob("*.parquet"))
+    return pl.concat(map(pl.read_parquet, parts))["cell"].n_unique() if parts else 0
+
+
+def test_a_full_disk_leaves_what_is_done_and_says_how_to_go_on(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "PART_SECONDS", 0.0)
+    write, count = record._write, []
+
+    def full(path, *args):
+        count.append(path)
+        if path.suffix == ".parquet" and len(count) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args)
+
+    monkeypatch.setattr(record, "_write", full)
+    with pytest.raises(hs.errors.Partial, match=r"No space left.*run the same command again") as caught:
+        hs.sweep(*asked(llama), out=tmp_path)
+    assert caught.value.exit_code == 5
+    assert 0 < finished(tmp_path) < 24
+    assert [run.state for run in runs_in(tmp_path)] == [f"{finished(tmp_path)} of 24 cells"]
+    monkeypatch.setattr(record, "_write", write)
+    table = hs.sweep(*asked(llama), out=tmp_path)
+    assert_frame_equal(table.frame.drop("path"), hs.sweep(*asked(llama)).frame.drop("path"), abs_tol=1e-6)
+
+
+def test_an_exception_keeps_what_is_done(llama, tmp_path):
+    def stop(done, of):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hs.sweep(*asked(llama), out=tmp_path, progress=stop)
+    assert finished(tmp_path) == 5
+
+
+def test_a_second_process_is_refused(llama, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGSTOP)  # it holds the folder, whatever the load of the machine
+    try:
+        with pytest.raises(hs.errors.OutputExists, match="another process is working on it"):
+            hs.sweep(*asked(llama), out=tmp_path)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.wait()
+    assert process.returncode == 0
+    assert len(hs.sweep(*asked(llama), out=tmp_path)) == 24
+
+
+def test_what_is_not_this_sweep_is_refused(llama, tmp_path):
+    model, ids, cells, measure = asked(llama)
+    hs.sweep(model, ids, cells, measure, out=tmp_path / "run")
+    for other, words in (
+        ((tiny.opened("llama", seed=4), ids, cells, measure), "other identity"),
+        ((model, tiny.ids(6, 8, seed=9), cells, measure), "other prompts"),
+        ((model, ids, cells, hs.measures.loss([3, 4])), "other measure"),
+    ):
+        with pytest.raises(hs.errors.OutputExists, match=words):
+            hs.sweep(*other, out=tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(hs.errors.OutputExists, match="holds something else"):
+        hs.sweep(model, ids, cells, measure, out=tmp_path / "mine")
+    with pytest.raises(hs.errors.OutputExists, match="it is a file"):
+        hs.sweep(model, ids, cells, measure, out=tmp_path / "mine" / "thesis.txt")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+def test_prompts_are_added_until_the_interval_is_narrow(llama, tmp_path):
+    cells = hs.grid(hs.zero("z"), layers="all", heads="all").cells(3, llama.heads, 8)
+
+    def batch(number):
+        return Batch(hs.Prompts.of(tiny.ids(8, 8, seed=50 + number)), cells)
+
+    measure = hs.measures.loss()
+    one = sweep_batches(llama, batch, measure)
+    widest = ((one.frame["high"] - one.frame["low"]) / 2).max()
+    wanted = widest / 2
+    table = sweep_batches(llama, batch, measure, precision=wanted, out=tmp_path)
+    assert ((table.frame["high"] - table.frame["low"]) / 2).max() <= wanted
+    assert table.frame["prompts"].n_unique() == 1
+    assert table.frame["prompts"][0] > 16
+    again = sweep_batches(llama, batch, measure, precision=wanted, out=tmp_path)
+    assert_frame_equal(again.frame.drop("path"), table.frame.drop("path"), abs_tol=0)
+    assert (
+        len(json.loads((tmp_path / "manifest.json").read_text())["prompts"]) == table.frame["prompts"][0] / 8
+    )
+    with pytest.raises(hs.errors.BadArgument, match="no others than these"):
+        sweep_batches(llama, lambda _: batch(0), measure, precision=wanted)
+    with pytest.raises(hs.errors.BadArgument, match="above 0"):
+        sweep_batches(llama, batch, measure, precision=0.0)
+
+
+def test_a_part_that_cannot_be_written_leaves_no_trace(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "full")
+
+    with contextlib.suppress(OSError):
+        record._write(tmp_path / "a.parquet", fail)
+    assert list(tmp_path.iterdir()) == []
