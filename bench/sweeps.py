@@ -322,9 +322,9 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
 
 
 def peeling(model: hs.Model, rounds: int) -> dict[str, Any]:
-    """Five rounds of cutting the attention layer that hurts most, and as many plain passes."""
+    """Five rounds of cutting the place (layer and position) that hurts most, and as many plain passes."""
     given, measure = prompts(1, 64, 1), hs.measures.logit_difference()
-    cells = grid(hs.zero("attn_out"), layers="all").cells(LAYERS, [], 64)
+    cells = grid(hs.zero("attn_out"), layers="all", positions=range(4, 64, 8)).cells(LAYERS, [], 64)
     passes = sum(len(cells) - done for done in range(5))
     times: dict[str, list[tuple[float, float]]] = {"headscope": [], "hooks": []}
     list(peel(model, given, cells, measure, rounds=5))  # checked here, once

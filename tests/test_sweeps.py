@@ -387,7 +387,8 @@ def test_peeling_equals_sweeping_again_with_the_picked_cells_cut(name, budget):
     ]
     heads = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
     bos = grid(hs.to_bos("z"), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
-    for cells in (heads[::2] + stream, bos):
+    places = grid(hs.zero("z"), layers="all", heads=[1, 2], positions=[1, 6, 9]).cells(3, model.heads, LENGTH)
+    for cells in (heads[::2] + stream, bos, places):
         under, left = [], dict(enumerate(cells))
         rounds = list(peel(model, given, cells, measure, rounds=min(5, len(cells))))
         for one in rounds:

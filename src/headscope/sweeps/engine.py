@@ -182,7 +182,7 @@ class Engine:
                 break
             assert rows is not None
             if self._kept is not None:
-                self._kept.put(layer, present, rows)
+                self._kept.put(layer, present, rows, start)
             past = base.past(layer, start) if self._replay.with_cache else None
             edits = self._edits(layer, present, batch, entries)
             if edits:
@@ -208,7 +208,8 @@ class Engine:
         for index, job in enumerate(jobs):
             if job.entry == "kept":
                 assert self._kept is not None
-                fresh[index] = self._kept.streams[job.cell, layer]
+                own = slice(job.start - batch.start, job.read_stop - batch.start)
+                fresh[index, :, own] = self._kept.streams[job.cell, layer]
             elif job.cell in entered:
                 fresh[index, :, job.first - batch.start : job.stop - batch.start] = entered[job.cell]
         return fresh.flatten(0, 1)

@@ -17,6 +17,8 @@ from headscope.sweeps.plan import Job, kept_job
 class Kept:
     """Streams of cells by (cell, layer), [prompt, position, model], within `budget_bytes`.
 
+    They hold the positions from the cell's first to the last that is read.
+
     `changed_from` is the layer from which the next base run differs from `base`.
     """
 
@@ -28,13 +30,12 @@ class Kept:
         self.changed_from: int | None = None
         self._left = budget_bytes
 
-    def put(self, layer: int, jobs: Sequence[Job], rows: Tensor) -> None:
-        """Keep what these jobs enter a layer with, rows [job * prompt, position, model]."""
+    def put(self, layer: int, jobs: Sequence[Job], rows: Tensor, start: int) -> None:
+        """Keep what these jobs enter a layer with, rows [job * prompt, position, model] from `start` on."""
         by_job = rows.reshape(len(jobs), -1, *rows.shape[1:])
-        bytes_each = by_job[0].numel() * by_job.element_size()
-        for job, stream in zip(jobs, by_job, strict=True):
-            if job.start > 0 or stream.shape[1] < job.read_stop:
-                continue  # only the whole stream is one to resume from
+        for job, whole in zip(jobs, by_job, strict=True):
+            stream = whole[:, job.start - start : job.read_stop - start]
+            bytes_each = stream.numel() * stream.element_size()
             known = (job.cell, layer) in self.streams
             if known or self._left >= bytes_each:
                 self._left -= 0 if known else bytes_each
