@@ -5,6 +5,7 @@ bounds. With a folder, cells that it holds are not computed again, whatever stop
 precision, batches of prompts are added until every interval is that narrow.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ def sweep_batches(
     if precision is not None and not precision > 0:
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
+    _check(model, shown[0])
     with _kept(model, shown, measure, under, out, command) as kept:
         values = [_run(model, shown[0], 0, measure, under, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
@@ -138,6 +140,15 @@ def sweep_batches(
         if kept is not None:
             kept.finish(table)
     return table
+
+
+def _check(model: Model, batch: Batch) -> None:
+    """Raise for what the model or the prompts do not have, before anything is run or written."""
+    for edit in itertools.chain.from_iterable(cell.interventions for cell in batch.cells):
+        for given in edit.targets:
+            for target in given.within(model):
+                target.check(model, edit.verb)
+        batch.prompts.check(edit.positions)
 
 
 def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
