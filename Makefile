@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench studies families compat clean
+.PHONY: demo test check bench peers studies families compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,8 +37,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
+# Peers (TransformerLens, nnsight) are measured where they are installed: make peers bench
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.run_overhead
+	$(BIN)/python -m bench.sweeps --threads 1 --out runs/bench/sweeps-1.json
+	$(BIN)/python -m bench.sweeps --threads 2 --out runs/bench/sweeps-2.json
+	$(BIN)/python -m bench.page runs/bench/sweeps-1.json runs/bench/sweeps-2.json
+
+peers: $(VENV)/.dev
+	$(PIP) -e '.[bench]'
 
 studies: $(VENV)/.run
 	$(BIN)/headscope study heads --quick --out runs/studies/heads

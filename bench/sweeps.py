@@ -12,11 +12,14 @@ of it headscope reaches.
 import argparse
 import copy
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -384,8 +387,24 @@ def main() -> None:
         results.append(peeling(model, given.rounds))
         _print(results[-1])
     if given.out:
-        with open(given.out, "w", encoding="utf-8") as file:
-            json.dump({"threads": given.threads, "peak": rates, "rows": results}, file, indent=1)
+        told = {
+            "threads": given.threads,
+            "rounds": given.rounds,
+            "peak": rates,
+            **circumstances(),
+            "rows": results,
+        }
+        Path(given.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(given.out).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def circumstances() -> dict[str, Any]:
+    """Versions, and how many cores were there."""
+    found = []
+    for name in ("torch", "transformers", "transformer-lens", "nnsight"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return {"versions": found, "machine": f"{os.cpu_count()} cores"}
 
 
 def _print(result: dict[str, Any]) -> None:
