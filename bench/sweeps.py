@@ -92,12 +92,21 @@ def rows(model: hs.Model, wanted: Sequence[str]) -> list[Row]:
         clean, corrupted = prompts(1, length, 0), prompts(1, length, 1)
         if not wanted or {name, "b", "b2"} & set(wanted):
             source = model.run(clean, capture=["resid_pre", "z"])
-            thinned = range(length // 16, length, length // (16 if length == 64 else 8))
+            thinned = range(length) if length == 64 else range(16, length, 16)
             patched = hs.patch("resid_pre", source=source)
-            add(name, corrupted, patched, difference, (17, 41, 67), "stream", layers="all", positions=thinned)
+            add(
+                name,
+                corrupted,
+                patched,
+                difference,
+                (17, 41, 67) if length == 256 else (70, 330, 550),
+                "stream",
+                layers="all",
+                positions=thinned,
+            )
         if length == 64:
             heads = hs.patch("z", source=source) if not wanted or {"b", "b2"} & set(wanted) else None
-            add("b", corrupted, heads, difference, (8, 22, 35), "head", layers="all", heads=[0, 3, 6, 9])
+            add("b", corrupted, heads, difference, (20, 60, 100), "head", layers="all", heads="all")
             few = range(4, 64, 8)
             add(
                 "b2",
@@ -113,7 +122,7 @@ def rows(model: hs.Model, wanted: Sequence[str]) -> list[Row]:
     data = prompts(4, 128, 2)
     quarter = hs.measures.loss(range(95, 127))
     bos = {"layers": [9], "heads": [7]}
-    add("c", data, hs.zero("z"), quarter, (2, 8), "zero", layers="all", heads=[3])
+    add("c", data, hs.zero("z"), quarter, (10, 33), "zero", layers="all", heads=[0, 3, 6, 9])
     add("d", data, hs.to_bos("z"), hs.measures.loss("cell"), (5, 121), "bos", positions=range(127), **bos)
     add("d'", data, hs.to_bos("z"), difference, (5, 121), "bos", positions=range(128), **bos)
     return list(found.values())
