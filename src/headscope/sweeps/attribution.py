@@ -11,6 +11,7 @@ ranks cells, and `verified` runs those that it ranks highest.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -66,12 +67,12 @@ def verified(
     found = estimated_changes(model, prompts, cells, measure, under=under)
     sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in found]
     chosen = sorted(sorted(range(len(cells)), key=lambda index: -sizes[index])[:top])
-    for index, (clean, change) in enumerate(found):
-        if index not in set(chosen):
-            yield CellResult(cells[index], clean + change, index, FIRST_ORDER, APPROXIMATE), clean + change
+    estimates = [clean + change for clean, change in found]
+    for index in sorted(set(range(len(cells))) - set(chosen)):
+        yield CellResult(cells[index], estimates[index], index, FIRST_ORDER, APPROXIMATE), estimates[index]
     for result in execute(model, prompts, [cells[i] for i in chosen], measure, under=under):
         index = chosen[result.index]
-        yield CellResult(result.cell, result.values, index, result.path, result.note), sum(found[index])
+        yield replace(result, index=index), estimates[index]
 
 
 def estimated_changes(
@@ -157,9 +158,7 @@ def _gradients(
             f"cannot estimate {measure.name!r} to first order: it has no gradient. Measure something smooth, for "
             "example logit_difference, or run the cells exactly."
         )
-    found = torch.autograd.grad(
-        values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True, materialize_grads=False
-    )
+    found = torch.autograd.grad(values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True)
     for (site, layer), gradient in zip(captured, found, strict=True):
         if gradient is None:
             raise UnservedSite(
