@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table as RichTable
@@ -26,7 +26,8 @@ from headscope.cli.common import (
     progress_bar,
     stdout,
 )
-from headscope.results.collect import sweep_batches
+from headscope.results.agreement import agreement
+from headscope.results.collect import sweep_approximately, sweep_batches
 from headscope.sweeps import forecast
 from headscope.tables import Table
 
@@ -54,6 +55,13 @@ Length = Annotated[int, typer.Option(help="Tokens of a generated segment or wind
 Precision = Annotated[float | None, typer.Option(help="Add prompts until every interval is within this.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, how much memory, how long.")]
 Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished cells; run again to go on there.")]
+Approximate = Annotated[
+    bool,
+    typer.Option("--approximate", help="Estimate all cells to first order, from one pass there and back."),
+]
+VerifyTop = Annotated[
+    int, typer.Option("--verify-top", help="With --approximate: run this many of the largest effects.")
+]
 
 MOST_ROWS = 40
 
@@ -79,6 +87,8 @@ def run(
     precision: Precision = None,
     dry_run: Dry = False,
     out: Out = None,
+    approximate: Approximate = False,
+    verify_top: VerifyTop = 0,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -89,6 +99,9 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Apply an intervention in every cell of a grid to the same prompts, and measure."""
+    parts.check_approximate(
+        approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out}
+    )
     asked = parts.Asked(do, at, layers, heads, positions, prompts, reference, measure, n, length, seed)
     loaded = opened(
         model,
@@ -98,22 +111,19 @@ def run(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    batches = parts.batches(loaded, asked)
+    batches, measured = parts.batches(loaded, asked), parts.measure_of(asked)
     if dry_run:
         first = batches(0)
-        told = forecast(loaded, first.prompts, first.cells, parts.measure_of(asked))
+        told = forecast(loaded, first.prompts, first.cells, measured)
         print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
         return
     with progress_bar(quiet) as bar:
-        table = sweep_batches(
-            loaded,
-            batches,
-            parts.measure_of(asked),
-            precision=precision,
-            out=out,
-            command=shlex.join(["headscope", *sys.argv[1:]]),
-            progress=lambda done, of: bar("cells", done, of),
-        )
+        shared: dict[str, Any] = {"progress": lambda done, of: bar("cells", done, of)}
+        if approximate:
+            table = sweep_approximately(loaded, batches(0), measured, verify_top=verify_top, **shared)
+        else:
+            shared |= {"precision": precision, "command": shlex.join(["headscope", *sys.argv[1:]])}
+            table = sweep_batches(loaded, batches, measured, out=out, **shared)
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "sweep": table.to_records()})
         return
@@ -126,9 +136,9 @@ def _show(table: Table) -> None:
     """The cells that matter most first, as many as a terminal shows."""
     frame = table.frame
     axes = [name for name in ("layer", "head", "position") if frame[name].null_count() < len(frame)]
-    grid = RichTable(
-        *axes, str(frame["measure"][0]) if len(frame) else "value", "95% interval", box=None, pad_edge=False
-    )
+    estimated = ["path"] if "estimate" in frame.columns else []
+    named = str(frame["measure"][0]) if len(frame) else "value"
+    grid = RichTable(*axes, named, "95% interval", *estimated, box=None, pad_edge=False)
     middle = frame["value"].median()
     order = (frame["value"] - (middle if isinstance(middle, float) else 0.0)).abs().arg_sort(descending=True)
     for row in frame[order[:MOST_ROWS]].iter_rows(named=True):
@@ -136,9 +146,12 @@ def _show(table: Table) -> None:
             *(str(row[axis]) for axis in axes),
             f"{row['value']:.4f}",
             f"[{row['low']:.4f}, {row['high']:.4f}]",
+            *(row[name] for name in estimated),
         )
     stdout.print(grid)
     if len(frame) > MOST_ROWS:
         stdout.print(
             f"The {MOST_ROWS} of {len(frame)} cells farthest from the median; --json or --out gives all."
         )
+    if estimated:
+        stdout.print(agreement(table).sentence, markup=False)

@@ -7,7 +7,7 @@ file named with --reference.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,20 @@ class Asked:
     def given(self) -> bool:
         """Whether the prompts are those of a file."""
         return self.prompts.endswith(".json")
+
+
+def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[str, object]) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        BadArgument: if --verify-top comes alone, or an option of exact sweeps with --approximate.
+    """
+    if verify_top and not approximate:
+        raise BadArgument("cannot use --verify-top without --approximate: all cells are run anyway.")
+    for option in (name for name, given in exact_only.items() if approximate and given):
+        raise BadArgument(
+            f"cannot use {option} with --approximate: it is for exact values. Leave one of them away."
+        )
 
 
 def measure_of(asked: Asked) -> Measure:

@@ -23,9 +23,12 @@ Captured = dict[tuple[str, int], Tensor]
 
 
 def kept_copy(value: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy to keep, and what the model goes on with: the copy itself where gradients must reach it."""
+    """A copy to keep, and what the model goes on with: made from the copy where gradients must reach it.
+
+    Not the copy itself: model files that add to it in place (falcon) would change what is kept.
+    """
     copy = value.clone()
-    return copy, (copy if value.requires_grad else value)
+    return copy, (copy.clone() if value.requires_grad else value)
 
 
 class SiteHooks:

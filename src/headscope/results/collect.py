@@ -2,7 +2,8 @@
 
 In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
 bounds. With a folder, cells that it holds are not computed again, whatever stopped the run that made them. With a
-precision, batches of prompts are added until every interval is that narrow.
+precision, batches of prompts are added until every interval is that narrow. Approximate sweeps estimate all cells
+to first order (sweeps.attribution) and run only those of the largest effect; they keep no record.
 """
 
 import itertools
@@ -25,6 +26,7 @@ from headscope.results.provenance import circumstances
 from headscope.results.record import Record, Values
 from headscope.specs import digest, digests, outlines
 from headscope.sweeps import Cell, Grid, execute
+from headscope.sweeps.attribution import verified
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
 
@@ -42,6 +44,13 @@ SWEEP = Schema(
         Column("prompts", pl.Int64, "prompts behind the mean"),
         Column("path", pl.String, "how the cell was run; see sweeps.execute"),
         Column("note", pl.String, "why a faster way was left; empty otherwise"),
+    ),
+)
+APPROXIMATE = Schema(
+    "approximate sweep",
+    (
+        *SWEEP.columns,
+        Column("estimate", pl.Float64, "first-order estimate of the value", "unit of the measure"),
     ),
 )
 # Batches of prompts that are tried for a precision before it is given up.
@@ -67,21 +76,39 @@ def sweep(
     under: Sequence[Edit] = (),
     out: Path | str | None = None,
     progress: Progress | None = None,
+    approximate: bool = False,
+    verify_top: int = 0,
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
     `under` are interventions that hold in every cell, before its own. `out` is a folder that keeps finished cells
     (results.record): run again, the sweep goes on there. `progress(done, of)` is called after each cell.
+    `approximate` estimates all cells from one forward and one backward pass and runs the `verify_top` of largest
+    mean change; the column `path` says which a row is.
 
     >>> cells = hs.grid(hs.patch("resid_pre", source=clean), layers="all", positions="all")   # doctest: +SKIP
     >>> hs.sweep(model, corrupted, cells, measure=hs.measures.logit_difference())             # doctest: +SKIP
 
     Raises:
-        BadArgument: if cells are no cells, or the measure is no measure.
+        BadArgument: if cells are no cells, the measure is no measure, or cells that cannot be estimated are to be.
         OutputExists: if the folder holds something else.
         Partial: if the disk is full; what was finished is kept.
     """
     batch = batch_of(model, prompts, cells)
+    if approximate and out is not None:
+        raise BadArgument(
+            "cannot keep approximate values in a folder, where they would pass for exact ones: leave out= or "
+            "approximate= away."
+        )
+    if approximate:
+        return sweep_approximately(
+            model, batch, measure, verify_top=verify_top, under=under, progress=progress
+        )
+    if verify_top:
+        raise BadArgument(
+            f"cannot verify the top {verify_top} of a sweep that is exact: pass approximate=True, or leave "
+            "verify_top= away."
+        )
     return sweep_batches(model, lambda _: batch, measure, under=under, out=out, progress=progress)
 
 
@@ -121,10 +148,7 @@ def sweep_batches(
     Raises:
         BadArgument: if the measure is no measure, or the precision not above 0.
     """
-    if not isinstance(measure, Measure):
-        raise BadArgument(
-            f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
-        )
+    _check_measure(measure)
     if precision is not None and not precision > 0:
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
@@ -136,7 +160,7 @@ def sweep_batches(
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
             values.append(_run(model, shown[-1], len(shown) - 1, measure, under, kept, progress))
-        table = _table(shown[0].cells, values, measure)
+        table = SWEEP.table(_rows(shown[0].cells, values, measure))
         if kept is not None:
             kept.finish(table)
     return table
@@ -149,6 +173,44 @@ def _check(model: Model, batch: Batch) -> None:
             for target in given.within(model):
                 target.check(model, edit.verb)
         batch.prompts.check(edit.positions)
+
+
+def sweep_approximately(
+    model: Model,
+    batch: Batch,
+    measure: Measure,
+    *,
+    verify_top: int = 0,
+    under: Sequence[Edit] = (),
+    progress: Progress | None = None,
+) -> Table:
+    """A sweep to first order, in which the `verify_top` cells of largest mean change are run.
+
+    Raises:
+        BadArgument: if the measure is none or has no gradient, a cell cannot be estimated, or fewer than 0 are
+            to be run.
+    """
+    _check_measure(measure)
+    _check(model, batch)
+    if verify_top < 0:
+        raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
+    found: dict[int, _Ran] = {}
+    estimates: dict[int, float] = {}
+    for result, estimate in verified(model, batch.prompts, batch.cells, measure, under=under, top=verify_top):
+        found[result.index] = _Ran(result.values.numpy(), result.path, result.note)
+        estimates[result.index] = float(interval(estimate.numpy()).mean)
+        if progress is not None:
+            progress(len(found), len(batch.cells))
+    every = range(len(batch.cells))
+    rows = _rows(batch.cells, [[found[index] for index in every]], measure)
+    return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
+
+
+def _check_measure(measure: object) -> None:
+    if not isinstance(measure, Measure):
+        raise BadArgument(
+            f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
+        )
 
 
 def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
@@ -209,7 +271,7 @@ def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
     return np.concatenate([batch[cell].values for batch in values])
 
 
-def _table(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Measure) -> Table:
+def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Measure) -> list[dict[str, Any]]:
     rows = []
     for index, cell in enumerate(cells):
         estimate = interval(_joined(values, index))
@@ -228,7 +290,7 @@ def _table(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Mea
                 "note": values[0][index].note,
             }
         )
-    return SWEEP.table(rows)
+    return rows
 
 
 @contextmanager

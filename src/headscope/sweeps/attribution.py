@@ -1,0 +1,215 @@
+"""Attribution patching: what every cell of a grid would do to first order, from one forward and one backward pass.
+
+In: a model, prompts, cells, a measure. Out: per cell and example the clean measure plus an estimate of its change,
+(what the cell puts in place - what stands there) . d measure / d what stands there, summed over the sites of the
+cell (Nanda 2023, "Attribution Patching"; Syed et al. 2023 for edges). What an intervention puts in place it says
+itself, so whatever edits sites can be estimated. Not done here: the corrections of Kramár et al. 2024 ("AtP*"), who
+show where the estimate fails: saturated attention, whose gradient is near zero however large the change; direct and
+indirect effects that cancel; and whole residual streams, whose changes are too large for a straight line. So it
+ranks cells, and `verified` runs those that it ranks highest.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from headscope.errors import BadArgument, UnservedSite
+from headscope.interventions.references import by_cell
+from headscope.measures.readouts import Measure
+from headscope.models.execution import edited
+from headscope.models.layout import Layout
+from headscope.models.model import Model
+from headscope.models.protocols import CallEdit, Edit, SiteEdit
+from headscope.sweeps.engine import Setting, Work
+from headscope.sweeps.execute import execute, prepared
+from headscope.sweeps.grid import Cell
+from headscope.sweeps.naive import OWN, CellResult, with_own_position
+from headscope.tasks.prompts import Prompts
+
+FIRST_ORDER = "attribution (first order)"
+APPROXIMATE = "approximate: the clean value plus a first-order estimate of the change; nothing was run"
+
+Place = tuple[str, int]
+
+
+def attribute(
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, under: Sequence[Edit] = ()
+) -> Iterator[CellResult]:
+    """The estimated measure of every example in every cell, in the order of the cells.
+
+    `under` are interventions that hold in every cell, before its own; they are applied, not estimated.
+
+    Raises:
+        BadArgument: for a measure without gradients (rank), and for cells that redirect attention calls or take
+            their values from runs of their own.
+    """
+    found = estimated_changes(model, prompts, cells, measure, under=under)
+    for index, (cell, (clean, change)) in enumerate(zip(cells, found, strict=True)):
+        yield CellResult(cell, clean + change, index, FIRST_ORDER, APPROXIMATE)
+
+
+def verified(
+    model: Model,
+    prompts: Prompts,
+    cells: Sequence[Cell],
+    measure: Measure,
+    *,
+    under: Sequence[Edit] = (),
+    top: int,
+) -> Iterator[tuple[CellResult, Tensor]]:
+    """Every cell's result with its estimate, float64 [example]; the `top` cells of largest mean change are run.
+
+    The result of a cell that was run is exact and says so by its path; that of any other is the estimate.
+    """
+    found = estimated_changes(model, prompts, cells, measure, under=under)
+    sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in found]
+    chosen = sorted(sorted(range(len(cells)), key=lambda index: -sizes[index])[:top])
+    estimates = [clean + change for clean, change in found]
+    for index in sorted(set(range(len(cells))) - set(chosen)):
+        yield CellResult(cells[index], estimates[index], index, FIRST_ORDER, APPROXIMATE), estimates[index]
+    for result in execute(model, prompts, [cells[i] for i in chosen], measure, under=under):
+        index = chosen[result.index]
+        yield replace(result, index=index), estimates[index]
+
+
+def estimated_changes(
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, under: Sequence[Edit] = ()
+) -> list[tuple[Tensor, Tensor]]:
+    """For every cell the measure without its interventions and the estimated change, float64 [example] each."""
+    _refuse_following(cells)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in cells]
+    every = list(_chunks(model, prompts))
+    for rows in every if cells else ():
+        whole = len(every) == 1
+        some = prompts if whole else prompts.rows(rows)
+        setting, works = prepared(model, some, cells, measure, under, rows, whole=whole)
+        for index, found in _of_chunk(model, setting, cells, works):
+            parts[index].append(found)
+    return [
+        (torch.cat([clean for clean, _ in own]), torch.cat([change for _, change in own])) for own in parts
+    ]
+
+
+def _of_chunk(
+    model: Model, setting: Setting, cells: Sequence[Cell], works: Sequence[Work]
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Clean measure and estimated change of every cell on prompts whose gradients fit in the memory."""
+    own = [_by_place(cell, work) for cell, work in zip(cells, works, strict=True)]
+    places = list(dict.fromkeys(place for edits in own for place in edits))
+    logits, captured, layout = _forward(model, setting, places)
+    (measure,) = setting.measures
+    # Read at each cell's own position, a measure is another one, with a way back of its own, per position.
+    reads = [work.position if measure.read_out.positions.role == OWN else None for work in works]
+    different = list(dict.fromkeys(reads))
+    for position in different:
+        mine = [index for index, read in enumerate(reads) if read == position]
+        with torch.enable_grad():
+            values = measure(logits, with_own_position(setting.prompts, position))
+        gradients = _gradients(measure, values, captured, keep=position != different[-1])
+        clean = values.detach().double().cpu()
+        for index in mine:
+            yield index, (clean, _change(own[index], captured, gradients, layout, clean))
+
+
+def _by_place(cell: Cell, work: Work) -> Mapping[Place, Sequence[SiteEdit]]:
+    """The edits of a cell by the site that they change, in their order."""
+    found: dict[Place, list[SiteEdit]] = defaultdict(list)
+    for edit in work.edits:
+        if isinstance(edit, CallEdit):
+            raise BadArgument(
+                f"cannot estimate '{_written(cell)}' to first order: it redirects a call of attention as a whole, "
+                "which is no site with a gradient. Run it exactly, or write its pattern with set_pattern."
+            )
+        found[edit.site, edit.layer].append(edit)
+    return found
+
+
+def _forward(
+    model: Model, setting: Setting, places: Sequence[Place]
+) -> tuple[Tensor, Mapping[Place, Tensor], Layout]:
+    """Logits [batch, position, vocab] and the sites they come from, with the graph between them."""
+    prompts = setting.prompts
+    if prompts.ragged:
+        model.require_service("prompts of unequal length")
+    layout = Layout.of(prompts, model.device)
+    edits = [*setting.under, SiteEdit("embed", 0, _followed)]
+    with torch.enable_grad():
+        with edited(model.hf, model.anatomy, layout, edits=edits, wanted=places) as captured:
+            logits = model.hf(prompts.ids.to(model.device), use_cache=False).logits
+        # What a measure makes of padding (a reference may be NaN there) must not come back through the graph.
+        logits = torch.where(prompts.real.to(logits.device)[..., None], logits, 0)
+    return logits, captured, layout
+
+
+def _followed(value: Tensor, _: Layout) -> Tensor:
+    """What enters the model, such that gradients flow even where all its weights are frozen."""
+    return value if value.requires_grad else value.detach().requires_grad_()
+
+
+def _gradients(
+    measure: Measure, values: Tensor, captured: Mapping[Place, Tensor], *, keep: bool
+) -> Mapping[Place, Tensor]:
+    """Of every site the gradient of each example's own value: examples do not meet in a forward pass."""
+    if not values.requires_grad:
+        raise BadArgument(
+            f"cannot estimate {measure.name!r} to first order: it has no gradient. Measure something smooth, for "
+            "example logit_difference, or run the cells exactly."
+        )
+    found = torch.autograd.grad(values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True)
+    for (site, layer), gradient in zip(captured, found, strict=True):
+        if gradient is None:
+            raise UnservedSite(
+                f"cannot estimate {site!r} in layer {layer} to first order: no gradient comes back to it in this "
+                "model. Run the cells exactly."
+            )
+    return dict(zip(captured, found, strict=True))
+
+
+@torch.no_grad()
+def _change(
+    edits: Mapping[Place, Sequence[SiteEdit]],
+    captured: Mapping[Place, Tensor],
+    gradients: Mapping[Place, Tensor],
+    layout: Layout,
+    like: Tensor,
+) -> Tensor:
+    """The estimated change of one cell, float64 [example]."""
+    total = torch.zeros_like(like)
+    for place, own in edits.items():
+        there = by_cell(place[0], captured[place])
+        put = there
+        for edit in own:
+            put = edit.change(put, layout)
+        weighted = (put - there).float() * by_cell(place[0], gradients[place]).float()
+        total += weighted.flatten(1).sum(1).cpu().double()
+    return total
+
+
+def _refuse_following(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        if any(edit.footprint().follows for edit in cell.interventions):
+            raise BadArgument(
+                f"cannot estimate '{_written(cell)}' to first order: its values come from runs of its own, so that "
+                "nothing would be saved. Run it exactly."
+            )
+
+
+def _written(cell: Cell) -> str:
+    return "; ".join(map(str, cell.interventions))
+
+
+def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
+    """Prompts in parts whose graph fits in the memory.
+
+    A layer keeps some 40 vectors and four patterns of each head for the way back, the read-out its logits four times.
+    """
+    widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
+    heads = max(layer.heads for layer in model.anatomy.layers)
+    of_token = model.n_layers * model.dtype.itemsize * (40 * widest + 4 * heads * prompts.longest)
+    each = prompts.longest * (of_token + 16 * model.vocab_size)
+    size = max(1, model.memory_bytes // each)
+    for start in range(0, len(prompts), size):
+        yield slice(start, min(start + size, len(prompts)))
