@@ -236,9 +236,8 @@ def test_prompts_in_parts_and_frozen_weights_change_nothing(monkeypatch):
 
 
 def test_the_graph_of_a_part_fits_in_the_memory():
-    model, given = tiny.opened("llama"), prompts((24,) * 8)
-    cells = grid(hs.zero("pattern"), layers="all").cells(3, [], 24)
-    cells += grid(hs.zero("mlp_out"), layers="all").cells(3, [], 24)
+    model, given = tiny.opened("gpt2"), prompts((12,) * 8)
+    cells = grid(hs.zero("mlp_out"), layers="all").cells(3, [], 12)
     weights = {weight.untyped_storage().data_ptr() for weight in model.hf.parameters()}
     (rows, *_) = attribution._chunks(model, given)
     assert rows == slice(0, 8)
@@ -252,10 +251,9 @@ def test_the_graph_of_a_part_fits_in_the_memory():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         estimated(model, given, cells, loss())
-    needed = sum(held.values())
-    model.memory_bytes = needed
+    model.memory_bytes = sum(held.values()) - 1  # a little too little for all eight
     (rows, *_) = attribution._chunks(model, given)
-    assert 2 <= rows.stop <= 8
+    assert 2 <= rows.stop < 8
 
 
 def test_the_top_cells_are_run_and_marked():

@@ -1,5 +1,6 @@
 """Sweeps: many cells of interventions over the same prompts, random sets beside picked ones, who takes over."""
 
+from headscope.sweeps.attribution import attribute
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.sweeps.execute import execute
 from headscope.sweeps.forecast import Forecast, forecast
@@ -18,6 +19,7 @@ __all__ = [
     "Grid",
     "Round",
     "against_random_sets",
+    "attribute",
     "each_head",
     "evaluate",
     "execute",
