@@ -85,3 +85,22 @@ def test_many_generations_at_once_are_each_by_itself(family):
     for edits, found in zip(sets, together, strict=True):
         assert found.tokens == model.generate(shown, max_new_tokens=5, interventions=edits).tokens
     assert len({found.tokens for found in together}) > 5
+
+
+def test_sources_are_split_with_the_prompts_where_the_memory_is_small():
+    model, measure = opened("llama"), hs.measures.loss()
+    rows = [tiny.ids(1, length, seed=length)[0].tolist() for length in (9, 7, 9, 8, 6)]
+    sources = [tiny.ids(1, len(row), seed=40 + len(row))[0].tolist() for row in rows]
+    shown = hs.Prompts.of(rows)
+    cells = hs.grid(hs.patch("resid_pre", source=hs.Prompts.of(sources)), layers="all", positions=[1, 3, 5])
+    under = [hs.patch("0.1", source=hs.Prompts.of(sources[::-1]).rows([4, 3, 2, 1, 0]))]
+    listed = cells.cells(3, model.heads, 6)
+    expected = list(naive.execute(model, shown, listed, measure, under=under))
+    model.memory_bytes = 100_000
+    try:
+        found = sorted(swept(model, shown, listed, measure, under=under), key=lambda result: result.index)
+    finally:
+        model.memory_bytes = 2**30
+    assert {result.path for result in found} == {"resumed"}
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one.values, other.values, atol=1e-5, rtol=1e-5)

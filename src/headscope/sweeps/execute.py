@@ -66,7 +66,8 @@ def _resumed(
         some = prompts if len(every) == 1 else prompts.rows(rows)
         setting, works = prepared(model, some, cells, measure, under, rows, whole=len(every) == 1)
         if choices is None:
-            choices = _choices(model, setting, works, cells, under, plain, costs, seed)
+            shown, shared = _of_rows(cells, under, rows, whole=len(every) == 1)
+            choices = _choices(model, setting, works, shown, shared, plain, costs, seed)
             full = [index for index in range(len(cells)) if choices[index].path == FULL]
             for index in full:
                 note = choices[index].note
@@ -115,6 +116,18 @@ def prepared(
         (measure if whole else measure.rows(rows),),
     )
     return setting, works
+
+
+def _of_rows(
+    cells: Sequence[Cell], under: Sequence[Edit], rows: slice, *, whole: bool
+) -> tuple[Sequence[Cell], Sequence[Edit]]:
+    """Cells and shared interventions for some of the prompts."""
+    if whole:
+        return cells, under
+    some = [
+        replace(cell, interventions=tuple(edit.rows(rows) for edit in cell.interventions)) for cell in cells
+    ]
+    return some, [edit.rows(rows) for edit in under]
 
 
 def _follows(edit: Edit) -> bool:
