@@ -93,7 +93,10 @@ def new_row(op: Op, row: Tensor, query: int, clean: Tensor) -> Tensor:
         new = row.clone()
         for key in op.more["keys"]:
             new[key] = 0
-        total = float(new.sum())
+        # What the row lacked of 1 before (taken by an earlier operation) is still lacking after, in proportion.
+        total, lacking = float(new.sum()), max(0.0, 1 - float(row.sum()))
+        lacking = lacking if lacking > 1e-5 else 0.0
         if op.more["renormalise"]:
-            new = new * (float(row.sum()) / total) if total > 0 else torch.zeros_like(row)
+            scale = (float(row.sum()) + lacking) / (total + lacking) if total > 0 else 0.0
+            new = new * scale
     return new

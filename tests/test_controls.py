@@ -115,21 +115,21 @@ def test_sets_among_very_many_are_different_too(match, monkeypatch):
 
 
 def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
-    runs = []
+    runs, damages = [], controls.damages
 
-    def counting(*given):
-        runs.append(given)
-        return evaluate(*given)
+    def counting(model, prompts, cells, measure, **more):
+        runs.extend(cells)
+        return damages(model, prompts, cells, measure, **more)
 
-    monkeypatch.setattr(controls, "evaluate", counting)
+    monkeypatch.setattr(controls, "damages", counting)
     groups = {"a": [hs.Head(1, 0)], "b": [hs.Head(1, 1)]}
     told = []
     found = against_random_sets(
         model, prompts, groups, cut=hs.zero("z"), measure=LOSS, progress=lambda *given: told.append(given)
     )
-    assert len(runs) == 1 + 8  # clean, and each of the eight heads
+    assert len(runs) == 8  # each of the eight heads
     assert_close(found["b"].damage, found["a"].set_damage[found["a"].sets.index((hs.Head(1, 1),))])
-    assert told[0] == ("a", 0, 7)
+    assert told == [(done, 8) for done in range(1, 9)]
 
 
 def test_refusals(model, prompts):

@@ -30,6 +30,11 @@ class Head:
     layer: int
     index: int
 
+    def __post_init__(self) -> None:
+        # Whole numbers of any library are ours from here on: they are hashed and written.
+        object.__setattr__(self, "layer", operator.index(self.layer))
+        object.__setattr__(self, "index", operator.index(self.index))
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `1.4`.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headscope import measures
+from headscope.detectors.detect import LARGEST_SEED
 from headscope.errors import BadArgument, UnknownName
 from headscope.interventions import Intervention, mean, patch, resample, to_bos, zero
 from headscope.measures import Measure
@@ -70,6 +71,8 @@ class Asked:
             raise BadArgument(
                 f"cannot {self.do} on prompts from a file: from where? Name a .json file with --reference."
             )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise BadArgument(f"cannot sweep with seed {self.seed}: it lies between 0 and {LARGEST_SEED}.")
         measure_of(self)
         axis(self.layers, "--layers")
         axis(self.heads, "--heads")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
-from headscope.interventions.targets import EVERY, Target
+from headscope.interventions.targets import EVERY, Target, merged
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.specs import digest
@@ -40,6 +40,7 @@ class Intervention(ABC):
     def __post_init__(self) -> None:
         if not self.targets:
             raise BadArgument(f"cannot build {type(self).__name__}: it has no target.")
+        object.__setattr__(self, "targets", merged(self.targets))
         if isinstance(self.strength, bool) or not 0.0 <= self.strength <= 1.0:
             raise BadArgument(
                 f"cannot {self.verb} with strength {self.strength}: it lies between 0 (nothing changes) and 1."
@@ -99,14 +100,16 @@ class Intervention(ABC):
         return self
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
-        edits: list[SiteEdit | CallEdit] = []
-        for given in self.targets:
-            for target in given.within(model):
-                target.check(model, self.verb)
-                edits.append(self.edit_of(target, model, prompts))
-        if not edits:
+        return [self.edit_of(target, model, prompts) for target in self._targets_in(model)]
+
+    def _targets_in(self, model: "Model") -> tuple[Target, ...]:
+        """The targets on this model, checked, layer by layer and none twice."""
+        targets = merged(target for given in self.targets for target in given.within(model))
+        for target in targets:
+            target.check(model, self.verb)
+        if not targets:
             raise BadArgument(f"cannot {self.verb} {self.targets[0]}: no layer of {model.name} has it.")
-        return edits
+        return targets
 
     @abstractmethod
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit | CallEdit:

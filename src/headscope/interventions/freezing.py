@@ -49,11 +49,7 @@ class Freeze(Intervention):
         return replace(self, under=tuple(edit.rows(chosen) for edit in self.under))
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
-        targets = [target for given in self.targets for target in given.within(model)]
-        for target in targets:
-            target.check(model, self.verb)
-        if not targets:
-            raise BadArgument(f"cannot {self.verb} {self.targets[0]}: no layer of {model.name} has it.")
+        targets = self._targets_in(model)
         sites = list(dict.fromkeys((target.site, _layer(target)) for target in targets))
         # A text that grows is another one at every token: there is no use in remembering.
         values = values_at(model, prompts, sites, under=self.under, keep=not prompts.prompt_lengths)

@@ -98,7 +98,7 @@ class FixedOffset(_Redirect):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.offset, bool) or self.offset < 0:
+        if type(self.offset) is not int or self.offset < 0:
             raise BadArgument(f"cannot look {self.offset} tokens back: give a whole number from 0.")
 
     @property
@@ -186,9 +186,10 @@ class KnockOut(_Routing):
     """Take the keys at `keys` away from the queries at `positions`.
 
     With `renormalise` what is left of a row is scaled up as if its softmax had never seen those keys
-    (attention knockout, Geva et al. 2023), a sink keeping its share; a row that loses everything attends to
-    nothing. Without it the row just loses them. `edges` takes only so many of those keys that each query
-    sees, drawn by `seed`, the example and the query: those of k are among those of k + 1, so that doses nest.
+    (attention knockout, Geva et al. 2023). What the row lacked of 1 before, be it a sink's share or what another
+    intervention took, counts like a key that is kept; a row that loses everything attends to nothing. Without
+    it the row just loses them. `edges` takes only so many of those keys that each query sees, drawn by `seed`,
+    the example and the query: those of k are among those of k + 1, so that doses nest.
     """
 
     keys: Positions = field(default=ALL, kw_only=True)
@@ -198,7 +199,7 @@ class KnockOut(_Routing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.edges is not None and (isinstance(self.edges, bool) or self.edges < 0):
+        if self.edges is not None and (type(self.edges) is not int or self.edges < 0):
             raise BadArgument(
                 f"cannot knock out {self.edges} edges of each query: give a whole number from 0."
             )

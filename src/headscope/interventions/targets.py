@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EVERY: Literal["all"] = "all"
 _KEY_HEADS = ("k", "v")
-_BY_HEAD = ("q", "k", "v", "pattern", "z")
+BY_HEAD = ("q", "k", "v", "pattern", "z")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Target:
     heads: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.heads is not None and self.site not in _BY_HEAD:
+        if self.heads is not None and self.site not in BY_HEAD:
             raise BadArgument(
-                f"cannot act on heads of {self.site!r}: only {', '.join(_BY_HEAD)} are split by head."
+                f"cannot act on heads of {self.site!r}: only {', '.join(BY_HEAD)} are split by head."
             )
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Target:
             return [self]
         anatomy = model.anatomy
         layers: Iterable[int] = range(model.n_layers)
-        if self.site in (*_BY_HEAD, "attn_out"):
+        if self.site in (*BY_HEAD, "attn_out"):
             layers = anatomy.attending
         elif self.site == "mlp_out":
             # Attention-only layers add nothing else; a layer that is not understood must not pass for one.
@@ -87,6 +87,22 @@ class Target:
     def at_site(self, site: str) -> Self:
         """The same layer and heads at another site."""
         return replace(self, site=site)
+
+
+def merged(targets: Iterable[Target]) -> tuple[Target, ...]:
+    """The same targets, none of them twice: heads of one site and layer together, all heads before some."""
+    found: dict[tuple[str, object], Target] = {}
+    for target in targets:
+        place = (target.site, target.layer)
+        known = found.get(place)
+        if known is None:
+            found[place] = target
+        elif known.heads is None or target.heads is None:
+            found[place] = replace(known, heads=None)
+        else:
+            more = tuple(head for head in target.heads if head not in known.heads)
+            found[place] = replace(known, heads=(*known.heads, *more))
+    return tuple(found.values())
 
 
 TargetLike = (
@@ -132,7 +148,8 @@ def _items(given: object) -> list[object]:
         and len(given) == 2
         and isinstance(given[0], str)
         and not re.fullmatch(r"[\d., ]+", given[0])
-        and (isinstance(given[1], int | range | list | tuple) or given[1] == EVERY)
+        and not isinstance(given[1], Head | Target)
+        and not (isinstance(given[1], str) and given[1] != EVERY)
     )
     if site_and_layers or isinstance(given, str) or not isinstance(given, Iterable):
         return [given]
@@ -145,6 +162,8 @@ def _items(given: object) -> list[object]:
 def _targets_of_one(item: Any) -> list[Target]:
     if hasattr(item, "__index__"):  # whole numbers of any library
         item = item if isinstance(item, bool) else operator.index(item)
+    if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str | bool):
+        item = (item[0], _plain_numbers(item[1]))
     match item:
         case Target():
             return [item]
@@ -165,6 +184,18 @@ def _targets_of_one(item: Any) -> list[Target]:
         case (str(site), range() as layers) if layers:
             return [Target(site_named(site).name, layer) for layer in layers]
     raise BadArgument(f"cannot act on {item!r}: name a head, heads, a layer, or a site and its layer.")
+
+
+def _plain_numbers(given: Any) -> Any:
+    """Whole numbers of any library as Python's own, one or several; anything else as it is."""
+    try:
+        return operator.index(given)
+    except TypeError:
+        pass
+    try:
+        return given if isinstance(given, range) else [operator.index(item) for item in given]
+    except TypeError:
+        return given
 
 
 def _of_heads(heads: list[Head]) -> tuple[Target, ...]:

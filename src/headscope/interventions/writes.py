@@ -33,12 +33,21 @@ class Patch(Intervention):
     """Put what a source run had at a target into this run.
 
     `source` is a run that captured the site, or prompts to be run for it (unedited); it has one example
-    for each example here, or one for all. `position_map` pairs source and target positions, negative
+    for each example here, or one for all; a run of another model of the same shape is taken as it is, for
+    patching between checkpoints. `position_map` pairs source and target positions, negative
     ones counted from the end of each example; without it both have equal lengths and `positions` apply.
     """
 
     source: Run | Prompts = field(kw_only=True)
     position_map: PositionMap | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        into = [target for _, target in self.position_map or ()]
+        if twice := sorted({target for target in into if into.count(target) > 1}):
+            raise BadArgument(
+                f"cannot patch two source positions into position {twice[0]}: name one of them."
+            )
 
     def _at_position(self, position: int) -> Self:
         if self.position_map is not None:

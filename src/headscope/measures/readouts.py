@@ -8,6 +8,7 @@ positions alone, and where they are.
 'repeated'
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.errors import PromptError
+from headscope.errors import BadArgument, PromptError
 from headscope.measures import tokens
+from headscope.specs import canonical
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions, PositionsLike
 
@@ -61,12 +63,38 @@ class Measure:
         return self.compute(at_cells(logits, at), prompts, at)
 
     def recipe(self) -> dict[str, Any]:
-        """What identifies a measure: its name and where it looks."""
-        return {"kind": "Measure", "name": self.name, "positions": self.read_out.positions}
+        """What identifies a measure: its name, where it looks, and what it computes from what it holds."""
+        return {
+            "kind": "Measure",
+            "name": self.name,
+            "positions": self.read_out.positions,
+            "compute": _identity_of(self.compute),
+        }
 
     def damage(self, clean: Tensor, edited: Tensor) -> Tensor:
         """How much worse `edited` is than `clean`, in the measure's unit; positive is worse."""
         return (clean - edited) * self.better
+
+
+def _identity_of(function: Any) -> Any:
+    """A function by its code and by what it has closed over, a reference's content included."""
+    own = inspect.unwrap(function)
+    code = getattr(own, "__code__", None)
+    if code is None:
+        return f"{type(own).__module__}.{type(own).__qualname__}"
+    held = [cell.cell_contents for cell in own.__closure__ or ()]
+    plain = [repr(const) for const in code.co_consts if not hasattr(const, "co_code")]
+    return [repr(code.co_code), repr(code.co_names), plain, [_held(item) for item in held]]
+
+
+def _held(item: Any) -> Any:
+    if callable(item):
+        return _identity_of(item)
+    try:
+        canonical(item)
+    except BadArgument:
+        return f"a {type(item).__qualname__}"
+    return item
 
 
 def at_cells(values: Tensor, at: Tensor) -> Tensor:

@@ -203,6 +203,11 @@ class Model(OpenedModel):
             _editing.reset(token)
             _rows.reset(token_rows)
 
+    @property
+    def around(self) -> tuple[Edit, ...]:
+        """The interventions of the `editing` blocks around, the outermost first."""
+        return tuple(edit for model, edits in _editing.get() if model is self for edit in edits)
+
     def prepare(
         self, prompts: Prompts, interventions: Edits, *, growing: bool = False
     ) -> tuple[list[SiteEdit | CallEdit], tuple[Edit, ...]]:

@@ -250,6 +250,13 @@ class OpenedModel:
                 f"cannot run {self.name} on token {low if low < 0 else high}: "
                 f"its vocabulary has {self.vocab_size} tokens, numbered from 0."
             )
+        for what, given in (("answer", prompts.answers), ("foil", prompts.foils)):
+            outside = [token for token in given if not 0 <= token < self.vocab_size]
+            if outside:
+                raise PromptError(
+                    f"cannot ask {self.name} for the {what} {outside[0]}: its vocabulary has {self.vocab_size} "
+                    "tokens, numbered from 0."
+                )
         if self.hf.training:
             raise BadArgument(
                 f"cannot run {self.name} in training mode: dropout would make every run another, and gradient "

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from headscope.errors import BadArgument
 from headscope.measures.intervals import interval
@@ -27,6 +28,7 @@ from headscope.results.record import Record, Values
 from headscope.specs import digest, digests, outlines
 from headscope.sweeps import Cell, Grid, execute
 from headscope.sweeps.attribution import verified
+from headscope.sweeps.naive import with_own_position
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
 
@@ -152,7 +154,7 @@ def sweep_batches(
     if precision is not None and not precision > 0:
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
-    _check(model, shown[0])
+    check(model, shown[0], measure)
     with _kept(model, shown, measure, under, out, command) as kept:
         values = [_run(model, shown[0], 0, measure, under, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
@@ -166,8 +168,9 @@ def sweep_batches(
     return table
 
 
-def _check(model: Model, batch: Batch) -> None:
+def check(model: Model, batch: Batch, measure: Measure) -> None:
     """Raise for what the model or the prompts do not have, before anything is run or written."""
+    _try_measure(model, batch, measure)
     for edit in itertools.chain.from_iterable(cell.interventions for cell in batch.cells):
         for given in edit.targets:
             for target in given.within(model):
@@ -191,7 +194,7 @@ def sweep_approximately(
             to be run.
     """
     _check_measure(measure)
-    _check(model, batch)
+    check(model, batch, measure)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
     found: dict[int, _Ran] = {}
@@ -211,6 +214,14 @@ def _check_measure(measure: object) -> None:
         raise BadArgument(
             f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
         )
+
+
+def _try_measure(model: Model, batch: Batch, measure: Measure) -> None:
+    """Raise what the measure would raise on these prompts, by the logits of nothing."""
+    first = slice(0, 1)
+    position = batch.cells[0].position if batch.cells else None
+    some = with_own_position(batch.prompts.rows(first), position)
+    measure.rows(first)(torch.zeros(1, some.longest, model.vocab_size), some)
 
 
 def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
@@ -263,8 +274,17 @@ def _run(
 
 def _widest(values: Sequence[Sequence[_Ran]]) -> float:
     """Half of the widest interval of any cell."""
-    estimate = interval(np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1))
-    return float(np.nanmax((estimate.high - estimate.low) / 2)) if len(values[0]) else 0.0
+    if not values[0]:
+        return 0.0
+    found = np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1)
+    if np.isnan(found).any():
+        raise BadArgument(
+            "cannot add prompts until the precision is reached: the measure is undefined for some of them. Measure "
+            "where every prompt has a position."
+        )
+    estimate = interval(found)
+    # Too few prompts for an interval are not narrow.
+    return float(np.nan_to_num((estimate.high - estimate.low) / 2, nan=np.inf).max())
 
 
 def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
@@ -287,7 +307,7 @@ def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Meas
                 "high": float(estimate.high),
                 "prompts": estimate.n,
                 "path": values[0][index].path,
-                "note": values[0][index].note,
+                "note": _undefined(_joined(values, index)) or values[0][index].note,
             }
         )
     return rows
@@ -307,9 +327,11 @@ def _kept(
         yield None
         return
     cells = shown[0].cells
+    everywhere = (*model.around, *under)
     base = {
         **circumstances(model),
-        "measure": {"name": measure.name, "hash": digest((measure, tuple(under)))},
+        "measure": {"name": measure.name, "hash": digest(measure)},
+        "interventions in every cell": {"hash": digest(everywhere), "done": list(map(str, everywhere))},
         "command": command,
     }
     names = digests(cells)
@@ -320,6 +342,11 @@ def _kept(
 
 def _recipe(prompts: Prompts) -> Mapping[str, Any]:
     return {**prompts.made_by, "hash": digest(prompts)}
+
+
+def _undefined(found: Values) -> str:
+    count = int(np.isnan(found).sum())
+    return f"undefined for {count} of {len(found)} prompts, so there is no mean" if count else ""
 
 
 def _named(given: object) -> str:

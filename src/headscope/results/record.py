@@ -36,7 +36,7 @@ PART_SECONDS = 5.0
 
 Values = NDArray[np.float64]
 # What must be the same for values of two runs to stand in one table.
-_SAME = ("identity", "measure", "dtype", "device")
+_SAME = ("identity", "measure", "interventions in every cell", "dtype", "device")
 
 
 class Record:
@@ -112,7 +112,13 @@ class Record:
 
     def _read(self) -> None:
         for path in sorted((self.folder / PARTS).glob("*.parquet")):
-            frame = pl.read_parquet(path)
+            try:
+                frame = pl.read_parquet(path)
+            except pl.exceptions.PolarsError as error:
+                raise OutputExists(
+                    f"cannot go on with the sweep in {str(self.folder)!r}: {PARTS}/{path.name} is damaged. Remove "
+                    "that file, and its cells are run again."
+                ) from error
             for (batch, cell), rows in frame.group_by("batch", "cell", maintain_order=True):
                 values = rows.sort("example")["value"].to_numpy()
                 self.done.setdefault(int(batch), {})[str(cell)] = values
@@ -200,7 +206,10 @@ def manifest_of(folder: Path) -> Mapping[str, Any] | None:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) and isinstance(told.get("headscope"), str) else None
+    if not isinstance(told, dict) or not isinstance(told.get("headscope"), str):
+        return None
+    whole = told["headscope"] != KIND or {"prompts", "cells", *_SAME} <= set(told)
+    return told if whole else None
 
 
 def _require_same(

@@ -54,5 +54,8 @@ def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
     if not parts:
         return f"0 of {manifest['cells']} cells"
     done = pl.concat([pl.scan_parquet(path).select("batch", "cell") for path in parts])
-    count = done.filter(pl.col("batch") == 0).select(pl.col("cell").n_unique()).collect().item()
+    try:
+        count = done.filter(pl.col("batch") == 0).select(pl.col("cell").n_unique()).collect().item()
+    except pl.exceptions.PolarsError:
+        return "damaged"
     return f"{count} of {manifest['cells']} cells"

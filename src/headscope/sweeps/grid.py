@@ -5,6 +5,7 @@ with the coordinates under which its result is filed. A cell is plain frozen dat
 can be planned, resumed and joined by cell.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,6 +13,7 @@ from typing import Literal
 
 from headscope.errors import BadArgument
 from headscope.interventions.base import Intervention
+from headscope.interventions.targets import BY_HEAD
 from headscope.vocabulary import Head
 
 Axis = Sequence[int] | Literal["all"] | None
@@ -69,7 +71,13 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
         )
     if heads is not None and layers is None:
         raise BadArgument("cannot build a grid over heads without layers: pass layers=, for example 'all'.")
-    other = [target.site for target in template.targets if target.site != "z"]
+    named = [target for target in template.targets if target.layer is not None]
+    if named and layers is not None:
+        raise BadArgument(
+            f"cannot build a grid over layers from {str(template)!r}: it names its own layer. Name a site alone in "
+            "the template, for example 'z', or leave layers= away."
+        )
+    other = [target.site for target in template.targets if target.site not in BY_HEAD]
     if heads is not None and other:
         raise BadArgument(
             f"cannot build a grid over heads from {str(template)!r}: a head is its slice of 'z', not of "
@@ -87,10 +95,10 @@ def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
 
 
 def _check_axis(name: str, given: object) -> None:
-    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
-    if given is None or given == "all":
+    if given is None or (isinstance(given, str) and given == "all"):
         return
-    if not listed or not all(isinstance(index, int) and not isinstance(index, bool) for index in given):  # type: ignore[attr-defined]
+    listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    if not listed or not all(hasattr(index, "__index__") and not isinstance(index, bool) for index in given):  # type: ignore[attr-defined]
         raise BadArgument(
             f"cannot use {name}={given!r}: give a list of numbers, for example [0, 1], or 'all'."
         )
@@ -99,4 +107,4 @@ def _check_axis(name: str, given: object) -> None:
 def _axis(given: Axis, everything: Sequence[int]) -> Sequence[int | None]:
     if given is None:
         return (None,)
-    return list(everything) if isinstance(given, str) else list(given)
+    return list(everything) if isinstance(given, str) else [operator.index(index) for index in given]

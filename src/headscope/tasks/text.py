@@ -129,7 +129,14 @@ def encode(model: Speaker, source: str) -> list[int]:
         raise PromptError(
             "cannot tokenise text: this model was loaded without a tokenizer. Pass tokenizer=, or token ids."
         )
-    ids: list[int] = model.tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
+    try:
+        ids: list[int] = model.tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
+    except (
+        Exception
+    ) as error:  # tokenizers raise bare exceptions, for example for a word that they do not know
+        raise PromptError(
+            f"cannot tokenise {source[:40]!r}: the tokenizer says {str(error)[:120]!r}."
+        ) from error
     return ids
 
 
