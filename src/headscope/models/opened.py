@@ -106,7 +106,7 @@ class OpenedModel:
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.
 
-        What was used longest ago is dropped once all of it together exceeds `memory_bytes`.
+        What was used longest ago is dropped once all of it together exceeds a quarter of `memory_bytes`.
         Forgotten when weights are seen to change (an in-place operation or an assignment under
         `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
         """
@@ -117,7 +117,7 @@ class OpenedModel:
         made = self._remembered[key] = make()
         total = sum(map(_bytes_of, self._remembered.values()))
         for oldest in list(self._remembered)[:-1]:
-            if total <= self.memory_bytes:
+            if total <= self.memory_bytes // 4:
                 break
             total -= _bytes_of(self._remembered.pop(oldest))
         return made

@@ -53,8 +53,8 @@ def evaluate(
     model: Model, prompts: Prompts, measures: Sequence[Measure], interventions: Sequence[Edit] = ()
 ) -> list[Tensor]:
     """Several measures of the same forward passes: float64 [example] each, on the CPU."""
-    # Logits in float32, and once more as log-probabilities.
-    step = max(1, model.memory_bytes // (8 * model.vocab_size * prompts.longest))
+    # Logits, the read ones among them, their log-probabilities, and as much again for what is on the way.
+    step = max(1, model.memory_bytes // (32 * model.vocab_size * prompts.longest))
     parts: list[list[Tensor]] = [[] for _ in measures]
     for start in range(0, len(prompts), step):
         rows = slice(start, min(start + step, len(prompts)))
