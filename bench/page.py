@@ -51,17 +51,12 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         "difference",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: list(ROWS).index(row["row"])):
         what, asked = ROWS[row["row"]]
         ratios = [_both(row, peer) for peer in PEERS]
         share = f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""
-        error = (
-            f"{row['worst_error']:.0e}"
-            if "worst_error" in row
-            else "same tokens"
-            if all(row.get("same", []))
-            else ""
-        )
+        told = "same tokens" if all(row.get("same", [False])) else ""
+        error = f"{row['worst_error']:.0e}" if "worst_error" in row else told
         own = f"{row['cpu_ms']['headscope']:.1f}"
         lines.append("| " + " | ".join([what, own, *ratios, f"{asked:g}", share, error]) + " |")
     return lines
