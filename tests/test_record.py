@@ -105,7 +105,7 @@ def started(folder):
 
 
 def finished(folder):
-    parts = list((folder / "parts").glob("*.parquet"))
+    parts = list((folder / "parts").glob("[0-9]*.parquet"))
     return pl.concat(map(pl.read_parquet, parts))["cell"].n_unique() if parts else 0
 
 

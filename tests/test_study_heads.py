@@ -306,8 +306,8 @@ def test_only_what_comes_after_a_head_can_back_it_up(found):
 
 def test_grids_and_sweeps_refuse_what_would_do_something_else():
     model, ids = planted.induction_circuit(), [[0, 1, 2]]
-    with pytest.raises(hs.errors.BadArgument, match="not of 'q'"):
-        hs.grid(hs.zero("q"), layers="all", heads=[0])
+    with pytest.raises(hs.errors.BadArgument, match="not of 'resid_pre'"):
+        hs.grid(hs.zero("resid_pre"), layers="all", heads=[0])
     for layers in (1, "each", [True]):
         with pytest.raises(hs.errors.BadArgument, match="a list of numbers"):
             hs.grid(hs.zero("z"), layers=layers)

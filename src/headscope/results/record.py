@@ -78,7 +78,7 @@ class Record:
         )
         parts = self.folder / PARTS
         number = 1 + max(
-            (int(path.stem) for path in parts.glob("*.parquet") if path.stem.isdigit()), default=0
+            (int(path.stem) for path in parts.glob("[0-9]*.parquet")), default=0
         )
         try:
             _write(parts / f"{number:06d}.parquet", frame.write_parquet)
@@ -111,7 +111,7 @@ class Record:
             raise Partial.after(self.folder, error) from error
 
     def _read(self) -> None:
-        for path in sorted((self.folder / PARTS).glob("*.parquet")):
+        for path in sorted((self.folder / PARTS).glob("[0-9]*.parquet")):
             try:
                 frame = pl.read_parquet(path)
             except pl.exceptions.PolarsError as error:

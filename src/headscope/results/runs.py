@@ -50,7 +50,7 @@ def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Complete, or how many cells of how many are done."""
     if manifest["headscope"] != "sweep" or (folder / "sweep.parquet").exists():
         return "complete"
-    parts = sorted((folder / PARTS).glob("*.parquet"))
+    parts = sorted((folder / PARTS).glob("[0-9]*.parquet"))
     if not parts:
         return f"0 of {manifest['cells']} cells"
     done = pl.concat([pl.scan_parquet(path).select("batch", "cell") for path in parts])
