@@ -95,6 +95,16 @@ def log_probability(position: PositionsLike = -1) -> Measure:
     return _at_answer("log_probability", "nats", 1, position, tokens.log_probability_nats)
 
 
+def joint_probability(positions: PositionsLike = "answering") -> Measure:
+    """Probability of a whole answer, all its tokens together: for prompts made by `Prompts.answered`."""
+    return _joint("joint_probability", "", positions, torch.exp)
+
+
+def joint_log_probability(positions: PositionsLike = "answering") -> Measure:
+    """Log-probability of a whole answer in nats: the sum over its tokens, each given those before it."""
+    return _joint("joint_log_probability", "nats", positions, lambda total: total)
+
+
 def rank(position: PositionsLike = -1) -> Measure:
     """How many tokens score higher than the answer."""
     return _at_answer("rank", "tokens", -1, position, tokens.rank)
@@ -136,6 +146,22 @@ def _at_answer(
         return function(at, _needed(prompts, "answers").to(at.device))
 
     return Measure(name, unit, better, ReadOut(where), compute)
+
+
+def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[Tensor], Tensor]) -> Measure:
+    where = Positions.of(positions)
+
+    def compute(logits: Tensor, prompts: Prompts) -> Tensor:
+        if where.role == "answering" and "answering" not in prompts.roles:
+            raise PromptError(
+                "cannot score whole answers: these prompts end before them. Pass prompts.answered() instead."
+            )
+        scores = -tokens.loss_nats(logits.float(), prompts.ids.to(logits.device))
+        wanted = (prompts.where(where)[:, :-1] & prompts.real[:, 1:]).to(scores.device)
+        total = function(torch.where(wanted, scores, 0.0).sum(1))
+        return torch.where(wanted.any(1), total, float("nan"))
+
+    return Measure(name, unit, 1, ReadOut(where), compute)
 
 
 def _mean_of_predicting(values: Tensor, prompts: Prompts, where: Positions) -> Tensor:

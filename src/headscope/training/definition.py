@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from headscope.errors import BadArgument, UnknownName
+from headscope.errors import BadArgument
 from headscope.specs import digest
-from headscope.tasks.phrases import PhraseLanguage
+from headscope.tasks.language import Language, language_of, name_of
 
 Decay = Literal["constant", "linear", "cosine"]
 
-GENERATORS: dict[str, type[PhraseLanguage]] = {"phrases": PhraseLanguage}
-"""The languages that a recipe can name."""
+# Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
+_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0}
+_NEVER = object()
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Recipe:
     decay acts on matrices only. The learning rate rises linearly over `warmup_steps` and then follows
     `decay` (see `schedule.learning_rate`). Gradients are clipped to a global norm of `clip_norm`. Metrics are
     computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
-    picked, for the reader of its figures.
+    picked, for the reader of its figures. `attention_drop` is the share of examples for which an attention layer
+    is left out of a training step (see `dropping`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -37,7 +39,7 @@ class Recipe:
     name: str
     purpose: str
     architecture: Mapping[str, Any]
-    data: PhraseLanguage
+    data: Language
     batch_size: int
     steps: int
     learning_rate: float
@@ -51,6 +53,7 @@ class Recipe:
     evaluate_every: int = 50
     checkpoint_steps: tuple[int, ...] = field(default=())
     selection: str = ""
+    attention_drop: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):
@@ -58,6 +61,11 @@ class Recipe:
                 raise BadArgument(
                     f"cannot train {self.name!r} with {name}={getattr(self, name)}: expected 1 or more."
                 )
+        if not 0 <= self.attention_drop < 1:
+            raise BadArgument(
+                f"cannot train {self.name!r} with attention_drop={self.attention_drop}: expected a share, "
+                "at least 0 and below 1."
+            )
         for ours, theirs in (("vocab_size", "vocab_size"), ("n_ctx", "length")):
             built, spoken = self.architecture.get(ours), getattr(self.data, theirs)
             if built != spoken:
@@ -79,9 +87,10 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, from which `from_json` makes an equal recipe."""
-        generator = next(name for name, kind in GENERATORS.items() if isinstance(self.data, kind))
-        plain = asdict(self) | {"data": {"generator": generator, **asdict(self.data)}}
-        return {key: _with_lists(value) for key, value in plain.items()}
+        plain = asdict(self)
+        plain["data"] = {"generator": name_of(self.data), **plain["data"]}
+        kept = {key: value for key, value in plain.items() if _ADDED_LATER.get(key, _NEVER) != value}
+        return {key: _with_lists(value) for key, value in kept.items()}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
@@ -93,10 +102,8 @@ class Recipe:
         """
         data = dict(given.get("data", {}))
         generator = data.pop("generator", None)
-        if generator not in GENERATORS:
-            raise UnknownName.among("language", generator, GENERATORS)
         try:
-            language = GENERATORS[generator](**_with_tuples(data))
+            language = language_of(generator, data)
             architecture = dict(given["architecture"])
             return cls(**_with_tuples(given) | {"data": language, "architecture": architecture})
         except (TypeError, KeyError) as error:
