@@ -87,7 +87,7 @@ def exact_predictive(
     sequences and asked clean ones is to be compared with an observer that expects noise.
 
     >>> from headscope.tasks import Functions
-    >>> twice = Functions(a=(1, 2), b=(0, 0), inputs=(1, 3), held_out=0)
+    >>> twice = Functions(a=(1, 2), b=(0, 0), inputs=(1, 3))
     >>> shots = Shots.draw(twice, shots=1, n=1, seed=1)
     >>> exact_predictive(shots)[0, 1, shots.answer[0]].item()
     1.0

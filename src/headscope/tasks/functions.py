@@ -58,7 +58,7 @@ class Functions:
     b: tuple[int, int] = (0, 29)
     inputs: tuple[int, int] = (0, 19)
     modulus: int | None = None
-    held_out: int = 12
+    held_out: int = 0
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Functions:
     def stated(self) -> str:
         """The family and its prior in words.
 
-        >>> Functions().stated
+        >>> Functions(held_out=12).stated
         'y = a x + b, a in 1..3, b in 0..29, x in 0..19; prior uniform over 78 of 90 functions, 12 held out'
         """
         form = _WRITTEN[self.family].format(modulus=self.modulus)
@@ -148,10 +148,8 @@ class Functions:
             for name, (low, high) in (("a", self.a), ("b", self.b), ("x", self.inputs))
         )
         n = len(self.grid)
-        return (
-            f"{form}, {ranges}; prior uniform over {n - self.held_out} of {n} functions, "
-            f"{self.held_out} held out"
-        )
+        kept = f"{n - self.held_out} of {n} functions, {self.held_out} held out"
+        return f"{form}, {ranges}; prior uniform over {kept if self.held_out else f'{n} functions'}"
 
     @property
     def n_numbers(self) -> int:

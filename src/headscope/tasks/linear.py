@@ -26,7 +26,7 @@ from headscope.tasks.prompts import Prompts
 from headscope.tasks.shots import Shots
 
 # What is drawn for a model that was trained on no functions in particular: inputs as in the article.
-EVERYDAY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99), held_out=0)
+EVERYDAY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
 
 _Marked = tuple[str, tuple[int, int]]
 
@@ -44,7 +44,8 @@ def linear(
 
     Without `shots`, `n` problems of `n_shots` clean pairs are drawn, from the functions of the model's own
     language or else from `EVERYDAY`. `answers` puts other numbers, one per example, in place of the
-    functions' values: to ask how likely some other answer is.
+    functions' values: to ask how likely some other answer is. (A tokenizer that joins the space with some
+    digits and not with others then ends the prompt before the space for the one and after it for the other.)
 
     Raises:
         PromptError: if the model has neither the language nor a tokenizer that keeps numbers apart, or if

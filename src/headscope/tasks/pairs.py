@@ -34,6 +34,7 @@ class PairLanguage(Functions):
     `shots` pairs in a sequence, of which a share `noise` has a random y (on average).
     """
 
+    held_out: int = 12
     shots: int = 16
     noise: float = 0.3
 

@@ -35,7 +35,7 @@ ARTICLE_PAIRS = (
 )
 ARTICLE_FUNCTION = (2, 3)
 ARTICLE_QUERIES = (42, 15)
-_ARTICLE_FAMILY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99), held_out=0)
+_ARTICLE_FAMILY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
 
 
 @dataclass(frozen=True, eq=False)
