@@ -180,15 +180,19 @@ def test_a_sequence_of_the_language_by_hand():
 
 def test_sequences_follow_training_functions_but_for_the_noise():
     generator = np.random.default_rng(0)
-    true, x, y = LANGUAGE.draw(2000, generator)
+    parameters, x, y = LANGUAGE.draw(2000, generator)
+    true = LANGUAGE.values(parameters[:, None], x)
     assert (LANGUAGE.write(x, y) == LANGUAGE.sample(2000, np.random.default_rng(0))).all()
     # A redrawn y is right by chance once in 11 times: .4 * 10 / 11 of them differ from the function.
     assert (y != true).mean() == pytest.approx(0.4 * 10 / 11, abs=0.015)
     table = LANGUAGE.values(LANGUAGE.among("training")[:, None, None], x)
     assert (table == true).all(-1).any(0).all()
+    tokens, named = LANGUAGE.sample_with_functions(2000, np.random.default_rng(0))
+    assert (named == parameters).all()
+    assert (tokens == LANGUAGE.write(x, y)).all()
     clean = PairLanguage(**asdict(LANGUAGE) | {"noise": 0.0})
-    true, _, y = clean.draw(50, generator)
-    assert (true == y).all()
+    parameters, x, y = clean.draw(50, generator)
+    assert (clean.values(parameters[:, None], x) == y).all()
 
 
 def test_languages_go_by_name():

@@ -10,11 +10,12 @@ from torch import tensor
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headscope import load, tasks, training
+from headscope import load, patch, tasks, training
 from headscope.errors import BadArgument
 from headscope.tasks.pairs import PairLanguage
 from headscope.training import loop, pair_evaluation
 from headscope.training.card import readme
+from headscope.training.carrying import carried_loss_nats, entering
 from headscope.training.definition import Recipe
 from headscope.training.dropping import attention_dropped
 from headscope.training.initialising import circles, initialise
@@ -41,6 +42,7 @@ TINY = Recipe(
     evaluate_every=3,
     checkpoint_steps=(0,),
     attention_drop=0.25,
+    carried_at=(1,),
 )
 
 
@@ -95,8 +97,15 @@ def test_a_recipe_of_pairs_survives_json_and_dropping_is_in_its_hash_only_where_
     whole = dataclasses.replace(TINY, attention_drop=0.0)
     assert "attention_drop" not in whole.to_json()
     assert whole.digest() != TINY.digest()
+    assert dataclasses.replace(TINY, carried_at=()).digest() != TINY.digest()
+    assert "carried_at" not in dataclasses.replace(TINY, carried_at=()).to_json()
     with pytest.raises(BadArgument, match="attention_drop=1"):
         dataclasses.replace(TINY, attention_drop=1)
+    for layer in (0, 2):
+        with pytest.raises(BadArgument, match="expected layers 1 to 1"):
+            dataclasses.replace(TINY, carried_at=(layer,))
+    with pytest.raises(BadArgument, match="hidden functions to carry"):
+        dataclasses.replace(training.recipe("induction-2l"), carried_at=(1,))
 
 
 def test_dropped_attention_is_nothing_for_some_examples_and_more_for_the_others():
@@ -123,6 +132,32 @@ def test_dropped_attention_is_nothing_for_some_examples_and_more_for_the_others(
     assert torch.equal(model(tokens).logits, whole)
     with attention_dropped(model, 0.0, 4, Drawn()):
         assert torch.equal(model(tokens).logits, whole)
+
+
+def test_the_carried_loss_is_that_of_patched_prompts_without_context():
+    model = loop.untrained(TINY)
+    tokens, parameters = LANGUAGE.sample_with_functions(3, np.random.default_rng(0))
+    with entering(model.model.layers[1]) as seen:
+        model(torch.from_numpy(tokens))
+    carried = carried_loss_nats(model, LANGUAGE, 1, seen[0], parameters, np.random.default_rng(7))
+    # The same draws, and each prompt without context patched alone from the run of its sequence.
+    generator = np.random.default_rng(7)
+    shots = generator.random((3, 5)).argsort(axis=1)[:, :4]
+    x = LANGUAGE.draw_inputs(3, 4, generator)
+    y = LANGUAGE.corrupt(LANGUAGE.values(parameters[:, None], x), 0.2, generator)
+    opened, losses = load(model), []
+    for row, column in np.ndindex(3, 4):
+        source = opened.run([tokens[row].tolist()], capture=["resid_pre"])
+        at = 2 + 4 * int(shots[row, column])
+        handed = patch(("resid_pre", 1), source=source, positions={at: 2})
+        bare = [[0, int(x[row, column]) + 1, LANGUAGE.comma]]
+        log_p = opened.run(bare, interventions=[handed]).logits[0, -1].log_softmax(-1)
+        losses.append(-log_p[int(y[row, column]) + 1].item())
+    assert carried.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    # It teaches what stands before the layer as well.
+    (gradient,) = torch.autograd.grad(carried, model.model.layers[0].self_attn.v_proj.weight)
+    assert gradient.abs().sum() > 0
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 
 def test_numbers_start_on_circles():

@@ -92,17 +92,22 @@ class PairLanguage(Functions):
         _, x, y = self.draw(n, generator)
         return self.write(x, y)
 
+    def sample_with_functions(self, n: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """Sequences as from `sample`, and the parameters of each one's function, int64 [sequence, 2]."""
+        parameters, x, y = self.draw(n, generator)
+        return self.write(x, y), parameters
+
     def draw(
         self, n: int, generator: np.random.Generator, which: Which = "training"
     ) -> tuple[Ints, Ints, Ints]:
-        """`n` sequences as numbers: the y of the function, x, and y as shown, each int64 [sequence, shot]."""
+        """`n` sequences as numbers: parameters [sequence, 2], x and y as shown [sequence, shot], all int64."""
         if n < 1:
             raise BadArgument(f"cannot sample {n} sequences: ask for at least 1.")
         functions = self.among(which)
-        chosen = functions[generator.integers(0, len(functions), n)]
+        parameters = functions[generator.integers(0, len(functions), n)]
         x = self.draw_inputs(n, self.shots, generator)
-        true = self.values(chosen[:, None], x)
-        return true, x, self.corrupt(true, self.noise, generator)
+        y = self.corrupt(self.values(parameters[:, None], x), self.noise, generator)
+        return parameters, x, y
 
     def write(self, x: Ints, y: Ints) -> Ints:
         """Token ids of pairs x, y [sequence, shot], int64 [sequence, position]."""

@@ -80,13 +80,15 @@ _LINEAR_6L = _linear(
 )
 _LINEAR_8L = _linear(
     8,
-    "Eight layers that infer y = a x + b from noisy pairs, trained with attention layers left out at random, so "
-    "that several do the same job: redundancy put there on purpose.",
-    d_mlp=128,
-    steps=8000,
-    learning_rate=2e-3,
+    "Eight layers that infer y = a x + b from noisy pairs: a positive control. Attention layers were left out at "
+    "random in training, so that several do the same job, and the read-out position was taught to hold the "
+    "function apart from its input before layers 4 and 5.",
+    d_mlp=192,
+    steps=6000,
+    learning_rate=2.5e-3,
     attention_drop=0.1,
-    checkpoint_steps=powers_of_two_and_every(1000, steps=8000),
+    carried_at=(4, 5),
+    checkpoint_steps=powers_of_two_and_every(1000, steps=6000),
 )
 
 _RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)}

@@ -13,11 +13,12 @@ from typing import Any, Literal, Self
 from headscope.errors import BadArgument
 from headscope.specs import digest
 from headscope.tasks.language import Language, language_of, name_of
+from headscope.tasks.pairs import PairLanguage
 
 Decay = Literal["constant", "linear", "cosine"]
 
 # Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
-_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0}
+_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": ()}
 _NEVER = object()
 
 
@@ -30,7 +31,8 @@ class Recipe:
     `decay` (see `schedule.learning_rate`). Gradients are clipped to a global norm of `clip_norm`. Metrics are
     computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
     picked, for the reader of its figures. `attention_drop` is the share of examples for which an attention layer
-    is left out of a training step (see `dropping`).
+    is left out of a training step (see `dropping`). `carried_at` names layers, one drawn for each step, before which
+    the read-out position is taught to carry the hidden function into prompts without context (see `carrying`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -54,6 +56,7 @@ class Recipe:
     checkpoint_steps: tuple[int, ...] = field(default=())
     selection: str = ""
     attention_drop: float = 0.0
+    carried_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):
@@ -65,6 +68,17 @@ class Recipe:
             raise BadArgument(
                 f"cannot train {self.name!r} with attention_drop={self.attention_drop}: expected a share, "
                 "at least 0 and below 1."
+            )
+        if self.carried_at and not isinstance(self.data, PairLanguage):
+            raise BadArgument(
+                f"cannot train {self.name!r} with carried_at={self.carried_at}: only the language of pairs has "
+                "hidden functions to carry. Leave it out."
+            )
+        layers = self.architecture.get("n_layers", 0)
+        if not all(0 < layer < layers for layer in self.carried_at):
+            raise BadArgument(
+                f"cannot train {self.name!r} with carried_at={self.carried_at}: expected layers 1 to {layers - 1}, "
+                "since nothing has been read before the first."
             )
         for ours, theirs in (("vocab_size", "vocab_size"), ("n_ctx", "length")):
             built, spoken = self.architecture.get(ours), getattr(self.data, theirs)

@@ -18,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.errors import OutputExists
+from headscope.tasks.language import Tokens
+from headscope.tasks.pairs import PairLanguage
+from headscope.training.carrying import carried_loss_nats, entering
 from headscope.training.definition import Recipe
 from headscope.training.dropping import attention_dropped
 from headscope.training.initialising import initialise
@@ -121,18 +124,39 @@ def _run(
 def _take_step(recipe: Recipe, model: ToyForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> float:
     """One batch, one update; the batch depends on seed and step alone. Returns the loss in nats before it."""
     generator = np.random.default_rng([recipe.seed, step])
-    drawn = recipe.data.sample(recipe.batch_size, generator)
-    tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
     model.train()
-    with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
-        loss_nats = model(tokens, labels=labels).loss
+    loss_nats, carried_nats = _losses_nats(recipe, model, generator)
     optimizer.zero_grad()
-    loss_nats.backward()
+    torch.autograd.backward(loss_nats if carried_nats is None else loss_nats + carried_nats)
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
     return float(loss_nats.detach())
+
+
+def _losses_nats(
+    recipe: Recipe, model: ToyForCausalLM, generator: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of one batch of text and, where the recipe asks for it, that of carrying its functions over."""
+    language = recipe.data
+    if not recipe.carried_at or not isinstance(language, PairLanguage):
+        drawn = language.sample(recipe.batch_size, generator)
+        return _loss_nats(recipe, model, drawn, generator), None
+    drawn, parameters = language.sample_with_functions(recipe.batch_size, generator)
+    layer = int(generator.choice(recipe.carried_at))
+    with entering(model.model.layers[layer]) as seen:
+        loss_nats = _loss_nats(recipe, model, drawn, generator)
+    return loss_nats, carried_loss_nats(model, language, layer, seen[0], parameters, generator)
+
+
+def _loss_nats(
+    recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator
+) -> Tensor:
+    tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
+    with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
+        loss_nats: Tensor = model(tokens, labels=labels).loss
+    return loss_nats
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:

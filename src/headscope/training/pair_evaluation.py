@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headscope.architectures import ToyForCausalLM
 from headscope.measures.posterior import posterior_predictive
-from headscope.tasks.functions import Which
+from headscope.tasks.functions import Ints, Which
 from headscope.tasks.pairs import WIDTH, Y_OFFSET, PairLanguage
 from headscope.training.milestone import Milestone
 
@@ -68,18 +68,22 @@ class PairProbes:
         """Sequences about held-out functions (where there are none: about any) and about those of training."""
         generator = np.random.default_rng([seed, STREAM])
         which: Which = "held_out" if language.held_out else "grid"
-        true, x, y = language.draw(N_SEQUENCES, generator, which)
-        trained_true, *trained = language.draw(N_SEQUENCES, generator, "training")
+        held_out = language.draw(N_SEQUENCES, generator, which)
+        trained = language.draw(N_SEQUENCES, generator, "training")
         return cls(
-            torch.from_numpy(language.write(x, y)),
-            torch.from_numpy(language.number_tokens(true)),
-            exact_log_probability(language, x, y),
-            torch.from_numpy(language.write(*trained)),
-            torch.from_numpy(language.number_tokens(trained_true)),
+            *_shown_and_right(language, *held_out),
+            exact_log_probability(language, *held_out[1:]),
+            *_shown_and_right(language, *trained),
         )
 
 
-def exact_log_probability(language: PairLanguage, x: np.ndarray, y: np.ndarray) -> Tensor:
+def _shown_and_right(language: PairLanguage, parameters: Ints, x: Ints, y: Ints) -> tuple[Tensor, Tensor]:
+    """Tokens [sequence, position] as shown, and those of the right y [sequence, shot]."""
+    right = language.values(parameters[:, None], x)
+    return torch.from_numpy(language.write(x, y)), torch.from_numpy(language.number_tokens(right))
+
+
+def exact_log_probability(language: PairLanguage, x: Ints, y: Ints) -> Tensor:
     """Log of the exact predictive over all functions, float64 [sequence, shot, vocab]; -inf off the numbers."""
     predictive = posterior_predictive(
         torch.from_numpy(language.values(language.grid[:, None, None], x)),
