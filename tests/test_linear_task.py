@@ -141,6 +141,9 @@ def test_numbers_that_have_no_tokens_of_their_own_are_refused():
         linear(reader(bpe(("9", ")"))), small())
     with pytest.raises(PromptError, match="fast tokenizer"):
         linear(reader(None), small())
+    phrases = {"generator": "phrases", "parameters": {}}
+    with pytest.raises(PromptError, match="nothing but the language 'phrases'"):
+        linear(reader(TOKENIZER, language=phrases), small())
     with pytest.raises(PromptError, match="one number for each"):
         linear(READER, small(), answers=[1, 2])
 

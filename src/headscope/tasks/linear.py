@@ -104,6 +104,11 @@ def _in_tokens(language: PairLanguage, shots: Shots, answers: Ints) -> Prompts:
 
 def _in_text(model: Native, shots: Shots, answers: Ints) -> Prompts:
     """Text, tokenised whole; every example has roles of its own, since numbers differ in length."""
+    if model.language is not None:
+        raise PromptError(
+            f"cannot write pairs for this model: it knows nothing but the language {model.language['generator']!r}. "
+            "Use a model of the language of pairs, such as the linear ones of the zoo, or one that reads text."
+        )
     if not getattr(model.tokenizer, "is_fast", False):
         raise PromptError(
             "cannot write pairs as text: this needs a fast tokenizer, which says where each token stands in the "
