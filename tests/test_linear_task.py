@@ -1,5 +1,6 @@
 """Pairs as prompts: roles and answers by hand in both forms, controls, and answers of several tokens."""
 
+import json
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -153,6 +154,8 @@ def test_same_seed_same_prompts():
     assert linear(NUMBERS, n=4, seed=0).tokens == same.tokens != other.tokens
     shots = Shots.draw(LANGUAGE, n=4)
     assert linear(NUMBERS, shots).tokens == same.tokens
+    assert shots.recipe()["functions"] == Shots.draw(Functions(held_out=12), n=4).recipe()["functions"]
+    json.dumps(shots.permuted(1).asking(3).recipe())  # plain data
     assert linear(READER, n=2, n_shots=3).tokens == linear(READER, n=2, n_shots=3).tokens
 
 

@@ -8,13 +8,12 @@ How it is written for a model is `tasks.linear`'s business; the exact posterior 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.specs import canonical
 from headscope.tasks.functions import Bools, Functions, Ints, Which, check_noise
 
 # The twelve pairs of the article "Redundant Attention Heads in Large Language Models For In Context
@@ -197,8 +196,9 @@ class Shots:
 
     def recipe(self) -> Mapping[str, Any]:
         """Functions with their prior, and how the numbers were drawn and changed."""
-        functions = {**canonical(self.functions), "stated": self.functions.stated}
-        return {"functions": functions, **self.made_by}
+        # Of a language, only what makes its functions: shots and noise are these shots' own.
+        told = {kept.name: getattr(self.functions, kept.name) for kept in fields(Functions)}
+        return {"functions": {**told, "stated": self.functions.stated}, **self.made_by}
 
     def _orders(self, seed: int) -> Ints:
         """A random order of the shots for every example, int64 [example, shot]."""
