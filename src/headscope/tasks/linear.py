@@ -4,7 +4,8 @@ In: a model and few-shot problems as numbers (`Shots`; drawn here if none are gi
 that the model knows: a zoo model of the language of pairs gets its number tokens, one for each whole number
 (`x , y ; x , y ; x ,`); every other model gets text, `(x, y)` line by line and then `(x, `, tokenised with the
 answer in place and cut before it, so that digits and spaces fall as they do in the lines above. Numbers may
-be several tokens. The setting is that of the article on redundant heads that `Shots.article` quotes.
+be several tokens. The setting, and the name, are those of the article on redundant heads that `Shots.article`
+quotes; the other families of `functions` are written in the same way.
 
 Roles, by position: `x` and `y` (all tokens of the shown numbers), `before_y` (the token from which each shown
 y is predicted), `separator` (everything that is no number), `query` (the last x), `readout` (the last
