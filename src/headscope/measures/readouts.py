@@ -22,7 +22,6 @@ from headscope.specs import canonical
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions, PositionsLike
 
-
 # The role of the positions whose next token belongs to an answer; see `Prompts.answered`.
 ANSWERING = "answering"
 
