@@ -20,6 +20,7 @@ from headscope.training.definition import Recipe, powers_of_two_and_every
 from headscope.training.schedule import learning_rate
 from headscope.training.state import saved_stage
 from headscope.training.tokenizer import word_tokenizer
+from headscope.training.watches import watch
 
 LANGUAGE = PhraseLanguage(vocab_size=20, length=24, phrases=(2, 2), phrase_length=(3, 5))
 TINY = Recipe(
@@ -310,9 +311,10 @@ def test_every_model_of_the_zoo_is_what_its_card_says():
         recipe = training.recipe(name)
         assert recipe.digest() == card["recipe_digest"] == Recipe.from_json(card["recipe"]).digest()
         assert (folder / "README.md").read_text(encoding="utf-8") == readme(card)
-        assert (folder / "model.safetensors").stat().st_size < 300_000
+        assert (folder / "model.safetensors").stat().st_size < 1_500_000
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        measured = evaluation.measure(model, evaluation.Probes.of(recipe.data, recipe.seed))
+        watching = watch(recipe.data)
+        measured = watching.measure(model, watching.probes(recipe.data, recipe.seed))
         for metric, value in card["metrics"].items():
             assert measured[metric] == (value if isinstance(value, str) else pytest.approx(value, abs=2e-4))
     with pytest.raises(UnknownName, match="induction-2l"):

@@ -3,9 +3,12 @@
 from headscope.measures.equivalence import Change, Outcome, Side, change, changes, side
 from headscope.measures.intervals import FEWEST, Estimate, interval
 from headscope.measures.maxima import Simultaneous, simultaneous
+from headscope.measures.posterior import exact_predictive, hypothesis_posterior, posterior_predictive
 from headscope.measures.readouts import (
     Measure,
     ReadOut,
+    joint_log_probability,
+    joint_probability,
     kl,
     log_probability,
     logit_difference,
@@ -26,12 +29,17 @@ __all__ = [
     "Simultaneous",
     "change",
     "changes",
+    "exact_predictive",
+    "hypothesis_posterior",
     "interval",
+    "joint_log_probability",
+    "joint_probability",
     "kl",
     "log_probability",
     "logit_difference",
     "loss",
     "next_logit",
+    "posterior_predictive",
     "probability",
     "rank",
     "side",

@@ -22,6 +22,9 @@ from headscope.specs import canonical
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions, PositionsLike
 
+# The role of the positions whose next token belongs to an answer; see `Prompts.answered`.
+ANSWERING = "answering"
+
 
 @dataclass(frozen=True)
 class ReadOut:
@@ -31,6 +34,10 @@ class ReadOut:
 
     def cells(self, prompts: Prompts) -> Tensor:
         """The read positions of each example in order, int64 [batch, read]; -1 where it has fewer."""
+        if self.positions.role == ANSWERING and ANSWERING not in prompts.roles:
+            raise PromptError(
+                "cannot score whole answers: these prompts end before them. Pass prompts.answered() instead."
+            )
         mask = prompts.where(self.positions)
         most = int(mask.sum(1).max())
         order = torch.where(mask, torch.arange(mask.shape[1]), mask.shape[1]).sort(dim=1).values[:, :most]
@@ -144,6 +151,16 @@ def log_probability(position: PositionsLike = -1) -> Measure:
     return _at_answer("log_probability", "nats", 1, position, tokens.log_probability_nats)
 
 
+def joint_probability(positions: PositionsLike = ANSWERING) -> Measure:
+    """Probability of a whole answer, all its tokens together: for prompts made by `Prompts.answered`."""
+    return _joint("joint_probability", "", positions, torch.exp)
+
+
+def joint_log_probability(positions: PositionsLike = ANSWERING) -> Measure:
+    """Log-probability of a whole answer in nats: the sum over its tokens, each given those before it."""
+    return _joint("joint_log_probability", "nats", positions, lambda total: total)
+
+
 def rank(position: PositionsLike = -1) -> Measure:
     """How many tokens score higher than the answer."""
     return _at_answer("rank", "tokens", -1, position, tokens.rank)
@@ -185,6 +202,20 @@ def _at_answer(
         return function(own, _needed(prompts, "answers").to(own.device))
 
     return Measure(name, unit, better, ReadOut(where), compute)
+
+
+def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[Tensor], Tensor]) -> Measure:
+    where = Positions.of(positions)
+
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        following = _following(prompts, at).to(logits.device)
+        judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
+        predicting = (at >= 0) & (at + 1 < torch.tensor(prompts.lengths)[:, None])
+        wanted = predicting.to(logits.device)
+        total = function(torch.where(wanted, judged.reshape(following.shape), 0.0).sum(1))
+        return torch.where(wanted.any(1), total, float("nan"))
+
+    return Measure(name, unit, 1, ReadOut(where), compute)
 
 
 def _following(prompts: Prompts, at: Tensor) -> Tensor:

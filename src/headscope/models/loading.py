@@ -30,7 +30,7 @@ from headscope.models.certificate import Certificate, cached, key_of, remember
 from headscope.models.checks import certify
 from headscope.models.model import Model
 from headscope.models.probe import probe
-from headscope.tasks.natural import GENERATORS
+from headscope.tasks.language import LANGUAGES
 
 _ZOO = "zoo:"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -217,7 +217,7 @@ def _language(folder: Path) -> Mapping[str, Any] | None:
     if not card.is_file():
         return None
     told = json.loads(card.read_text(encoding="utf-8")).get("prompts")
-    return told if isinstance(told, dict) and told.get("generator") in GENERATORS else None
+    return told if isinstance(told, dict) and told.get("generator") in LANGUAGES else None
 
 
 def _device(device: str) -> str:

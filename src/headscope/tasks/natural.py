@@ -11,13 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from headscope.tasks.phrases import PhraseLanguage
+from headscope.tasks.language import language_of
 from headscope.tasks.prompts import Prompts, Speaker
 from headscope.tasks.text import sample_text, windows
 from headscope.tasks.vocabulary import ordinary_tokens
-
-# Languages by the name that a model's card gives them.
-GENERATORS = {"phrases": PhraseLanguage}
 
 
 class Native(Speaker, Protocol):
@@ -71,7 +68,8 @@ def random_tokens(model: Speaker, *, length: int = 64, n: int = 50, seed: int = 
 
 
 def _spoken(language: Mapping[str, Any], length: int, n: int, seed: int) -> Prompts:
-    parameters = {**language["parameters"], "length": length}
-    drawn = GENERATORS[language["generator"]](**parameters).sample(n, np.random.default_rng(seed))
+    spoken = language_of(language["generator"], language["parameters"]).resized(length)
+    drawn = spoken.sample(n, np.random.default_rng(seed))
+    parameters = {**language["parameters"], "length": drawn.shape[1]}
     recipe = {"task": language["generator"], **parameters, "n": n, "sample_seed": seed}
     return Prompts(tuple(map(tuple, drawn.tolist())), made_by=recipe)

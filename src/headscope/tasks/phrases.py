@@ -12,8 +12,9 @@ Built after the argument of Olsson et al. 2022, "In-context Learning and Inducti
 itself is ours. Not here: prompts for detectors (`tasks.repeated`), which nobody is trained on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,19 @@ class PhraseLanguage:
         """The tokens that may follow each token in the background, most likely first [token, rank]."""
         generator = np.random.default_rng(self.seed)
         return generator.integers(1, self.vocab_size, (self.vocab_size, self.n_successors))
+
+    @property
+    def words(self) -> list[str]:
+        """The word of each token id."""
+        return syllables(self.vocab_size)
+
+    def labels(self, tokens: Tokens) -> Tokens:
+        """What is worth a loss: every token."""
+        return tokens
+
+    def resized(self, length: int) -> Self:
+        """The same language in sequences of `length` tokens."""
+        return replace(self, length=length)
 
     def sample(self, n: int, generator: np.random.Generator) -> Tokens:
         """`n` sequences of token ids, int64 [sequence, position], BOS first."""

@@ -39,7 +39,8 @@ class Prompts:
     """Examples as token ids, with roles, answers and provenance.
 
     `roles` maps a role to the positions that carry it, one tuple per example. `answers` and `foils` are
-    one token id per example (or empty). `made_by` is the recipe: task, parameters, seed. `prompt_lengths`
+    one token id per example (or empty); where whole answers are several tokens, `answer_tokens` has all of
+    them and `answers` the first (see `answered`). `made_by` is the recipe: task, parameters, seed. `prompt_lengths`
     is set where tokens were generated after the prompts (see `grown`): negative positions count from there.
 
     >>> prompts = Prompts.of([[5, 6, 7], [5, 6]])
@@ -55,11 +56,13 @@ class Prompts:
     foils: tuple[int, ...] = ()
     made_by: Mapping[str, Any] = field(default_factory=dict)
     prompt_lengths: tuple[int, ...] = ()
+    answer_tokens: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tokens or not all(self.tokens):
             raise PromptError("cannot use empty prompts: every example needs at least one token.")
-        counted = (("answers", self.answers), ("foils", self.foils), ("prompt_lengths", self.prompt_lengths))
+        fields = ("answers", "foils", "prompt_lengths", "answer_tokens")
+        counted = tuple((name, getattr(self, name)) for name in fields)
         for name, given in (*counted, *self.roles.items()):
             if given and len(given) != len(self.tokens):
                 raise PromptError(
@@ -178,6 +181,30 @@ class Prompts:
         longer = tuple(own + tuple(more) for own, more in zip(self.tokens, tokens, strict=True))
         return replace(self, tokens=longer, prompt_lengths=self.ends)
 
+    def answered(self) -> Self:
+        """The same prompts with their whole answers after them, to be scored by teacher forcing.
+
+        The role `answering` marks the positions whose *next* token belongs to the answer; the product of its
+        probabilities there is that of the answer as a whole (`measures.joint_probability`). Positions and
+        other roles mean what they meant.
+
+        >>> prompts = Prompts(((5, 6),), answer_tokens=((7, 8),)).answered()
+        >>> prompts.tokens, prompts.roles["answering"]
+        (((5, 6, 7, 8),), ((1, 2),))
+
+        Raises:
+            PromptError: if an example has no answer.
+        """
+        whole = self.answer_tokens or tuple((answer,) for answer in self.answers)
+        if not whole or not all(whole):
+            raise PromptError(
+                "cannot put answers after these prompts: they have none. Build them with answers= (one token id "
+                "per example) or answer_tokens= (all tokens of each answer)."
+            )
+        spans = zip(self.lengths, whole, strict=True)
+        answering = tuple(tuple(range(end - 1, end - 1 + len(answer))) for end, answer in spans)
+        return replace(self.grown(whole), roles={**self.roles, "answering": answering})
+
     def rows(self, chosen: slice | Sequence[int]) -> Self:
         """Some of the examples, in the given order."""
         order = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
@@ -192,6 +219,7 @@ class Prompts:
             answers=pick(self.answers),
             foils=pick(self.foils),
             prompt_lengths=pick(self.prompt_lengths),
+            answer_tokens=pick(self.answer_tokens),
             made_by={**self.made_by, "rows": list(order)},
         )
 
@@ -205,7 +233,7 @@ class Prompts:
             "foils": self.foils,
             "made_by": self.made_by,
             "prompt_lengths": self.prompt_lengths,
-        }
+        } | ({"answer_tokens": self.answer_tokens} if self.answer_tokens else {})
 
 
 def _token(given: Any) -> int:

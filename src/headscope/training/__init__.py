@@ -8,5 +8,18 @@ from headscope.training.definition import Recipe
 from headscope.training.evaluation import Evaluation
 from headscope.training.export import export
 from headscope.training.loop import Progress, history, train
+from headscope.training.milestone import Milestone
+from headscope.training.pair_evaluation import PairEvaluation
 
-__all__ = ["Evaluation", "Progress", "Recipe", "export", "history", "recipe", "recipes", "train"]
+__all__ = [
+    "Evaluation",
+    "Milestone",
+    "PairEvaluation",
+    "Progress",
+    "Recipe",
+    "export",
+    "history",
+    "recipe",
+    "recipes",
+    "train",
+]

@@ -11,23 +11,15 @@ from typing import Any
 import torch
 import transformers
 
+from headscope.tasks.language import name_of
 from headscope.training.definition import Recipe
-from headscope.training.evaluation import Evaluation
-
-_HISTORY = ("step", "loss_nats", "icl_nats", "prefix_matching", "previous_token", "second_copy_nats")
-_MEANINGS = {
-    "loss_nats": "loss on held-out text, nats per token",
-    "icl_nats": "loss late in the context minus loss early in it, nats; negative: the past helps",
-    "first_copy_nats": "loss on random tokens shown for the first time, nats",
-    "second_copy_nats": "loss on the same tokens shown again, nats",
-    "prefix_matching": "attention of the best induction head to what followed before, 0 to 1",
-    "previous_token": "attention of the best previous-token head to the token before, 0 to 1",
-}
+from headscope.training.milestone import Milestone
+from headscope.training.watches import WATCHES
 
 
-def make_card(recipe: Recipe, history: Sequence[Evaluation], config: Mapping[str, Any]) -> dict[str, Any]:
+def make_card(recipe: Recipe, history: Sequence[Milestone], config: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a finished run as plain JSON data; `config` is the architecture as it was built."""
-    last = history[-1]
+    last, watch = history[-1], WATCHES[name_of(recipe.data)]
     plain = recipe.to_json()
     parameters = dict(plain["data"])
     return {
@@ -42,9 +34,10 @@ def make_card(recipe: Recipe, history: Sequence[Evaluation], config: Mapping[str
         "steps": last.step,
         "tokens_seen": last.tokens,
         "cpu_seconds": round(last.cpu_seconds),
-        "metrics": {name: round(getattr(last, name), 4) for name in _MEANINGS}
-        | {name: getattr(last, name) for name in ("prefix_matching_head", "previous_token_head")},
-        "history": [{name: round(getattr(row, name), 4) for name in _HISTORY} for row in history],
+        "metrics": {name: round(getattr(last, name), 4) for name in watch.meanings}
+        | {name: getattr(last, name) for name in watch.heads},
+        **_curves(last, watch.curves),
+        "history": [{name: round(getattr(row, name), 4) for name in watch.history} for row in history],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -58,11 +51,14 @@ def make_card(recipe: Recipe, history: Sequence[Evaluation], config: Mapping[str
 def readme(card: Mapping[str, Any]) -> str:
     """The card as a page for people, in Markdown."""
     metrics, recipe, prompts = card["metrics"], card["recipe"], card["prompts"]
-    heads = {name: metrics.get(f"{name}_head", "") for name in _MEANINGS}
+    watch = WATCHES[prompts["generator"]]
+    heads = {name: metrics.get(f"{name}_head", "") for name in watch.meanings}
     reached = [
         (f"{name} ({heads[name]})" if heads[name] else name, metrics[name], meaning)
-        for name, meaning in _MEANINGS.items()
+        for name, meaning in watch.meanings.items()
     ]
+    curves = card.get("curves", {})
+    shots = [tuple(row) for row in zip(*curves.values(), strict=True)]
     return "\n".join(
         [
             f"# {card['name']}",
@@ -75,12 +71,17 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
             *_table(("metric", "value", "meaning"), reached),
             "",
+            *(
+                [*_table(("shots before", *curves), [(k, *row) for k, row in enumerate(shots)]), ""]
+                if shots
+                else []
+            ),
             f"After {card['tokens_seen']:,} tokens in {card['steps']:,} steps, {card['cpu_seconds']} "
             f"CPU-seconds. One seed: nothing is claimed beyond this model. {card['selection']}".strip(),
             "",
             "## How it came about",
             "",
-            *_table(_HISTORY, [tuple(row[name] for name in _HISTORY) for row in _thinned(card["history"])]),
+            *_table(watch.history, [tuple(row.values()) for row in _thinned(card["history"])]),
             "",
             "## How to make it again",
             "",
@@ -102,6 +103,12 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _curves(row: Milestone, names: Sequence[str]) -> dict[str, Any]:
+    """The curves of a milestone under one key, or nothing where its language has none."""
+    curves = {name: [round(value, 4) for value in getattr(row, name)] for name in names}
+    return {"curves": curves} if curves else {}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

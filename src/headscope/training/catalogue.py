@@ -3,7 +3,10 @@
 Their numbers were found by trying; each says what its model is for. `headscope train NAME` follows one.
 """
 
+from typing import Any
+
 from headscope.errors import UnknownName
+from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.phrases import PhraseLanguage
 from headscope.training.definition import Recipe, powers_of_two_and_every
 
@@ -31,7 +34,68 @@ _INDUCTION_2L = Recipe(
     ),
 )
 
-_RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L,)}
+_PAIRS = PairLanguage(shots=16)
+
+
+def _linear(n_layers: int, purpose: str, *, d_mlp: int, **choices: Any) -> Recipe:
+    """A model of the language of pairs: what its siblings share."""
+    return Recipe(
+        name=f"linear-{n_layers}l",
+        purpose=purpose,
+        architecture={
+            "vocab_size": _PAIRS.vocab_size,
+            "n_layers": n_layers,
+            "d_model": 64,
+            "n_heads": 4,
+            "d_mlp": d_mlp,
+            "n_ctx": _PAIRS.length,
+            "positions": "rotary",
+            "norm": "rmsnorm",
+        },
+        data=_PAIRS,
+        batch_size=64,
+        weight_decay=0.05,
+        warmup_steps=200,
+        decay="cosine",
+        evaluate_every=250,
+        **choices,
+    )
+
+
+_LINEAR_4L = _linear(
+    4,
+    "Four layers with MLPs that infer y = a x + b from noisy pairs: the smallest that follow unseen functions.",
+    d_mlp=256,
+    steps=10_000,
+    learning_rate=3e-3,
+    checkpoint_steps=powers_of_two_and_every(1000, steps=10_000),
+)
+_LINEAR_6L = _linear(
+    6,
+    "Six layers with MLPs that infer y = a x + b from noisy pairs: room for a task to stand between the layers.",
+    d_mlp=256,
+    steps=9000,
+    learning_rate=2.5e-3,
+    checkpoint_steps=powers_of_two_and_every(1000, steps=9000),
+)
+_LINEAR_8L = _linear(
+    8,
+    "Eight layers that infer y = a x + b from noisy pairs: a positive control. Attention layers were left out at "
+    "random in training, so that several do the same job, and the read-out position was taught to hold the "
+    "function apart from its input before layers 4 and 5.",
+    d_mlp=192,
+    steps=6000,
+    learning_rate=2.5e-3,
+    attention_drop=0.1,
+    carried_at=(4, 5),
+    checkpoint_steps=powers_of_two_and_every(1000, steps=6000),
+    selection=(
+        "An earlier variant, which only left attention layers out, was stopped after 1,500 steps: patched into a "
+        "prompt without context, none of its layers carried the function."
+    ),
+)
+
+_RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)}
 
 
 def recipes() -> list[str]:

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from headscope.errors import BadArgument, UnknownName
+from headscope.errors import BadArgument
 from headscope.specs import digest
-from headscope.tasks.phrases import PhraseLanguage
+from headscope.tasks.language import Language, language_of, name_of
+from headscope.tasks.pairs import PairLanguage
 
 Decay = Literal["constant", "linear", "cosine"]
 
-GENERATORS: dict[str, type[PhraseLanguage]] = {"phrases": PhraseLanguage}
-"""The languages that a recipe can name."""
+# Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
+_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": ()}
+_NEVER = object()
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Recipe:
     decay acts on matrices only. The learning rate rises linearly over `warmup_steps` and then follows
     `decay` (see `schedule.learning_rate`). Gradients are clipped to a global norm of `clip_norm`. Metrics are
     computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
-    picked, for the reader of its figures.
+    picked, for the reader of its figures. `attention_drop` is the share of examples for which an attention layer
+    is left out of a training step (see `dropping`). `carried_at` names layers, one drawn for each step, before which
+    the read-out position is taught to carry the hidden function into prompts without context (see `carrying`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -37,7 +41,7 @@ class Recipe:
     name: str
     purpose: str
     architecture: Mapping[str, Any]
-    data: PhraseLanguage
+    data: Language
     batch_size: int
     steps: int
     learning_rate: float
@@ -51,6 +55,8 @@ class Recipe:
     evaluate_every: int = 50
     checkpoint_steps: tuple[int, ...] = field(default=())
     selection: str = ""
+    attention_drop: float = 0.0
+    carried_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):
@@ -58,6 +64,22 @@ class Recipe:
                 raise BadArgument(
                     f"cannot train {self.name!r} with {name}={getattr(self, name)}: expected 1 or more."
                 )
+        if not 0 <= self.attention_drop < 1:
+            raise BadArgument(
+                f"cannot train {self.name!r} with attention_drop={self.attention_drop}: expected a share, "
+                "at least 0 and below 1."
+            )
+        if self.carried_at and not isinstance(self.data, PairLanguage):
+            raise BadArgument(
+                f"cannot train {self.name!r} with carried_at={self.carried_at}: only the language of pairs has "
+                "hidden functions to carry. Leave it out."
+            )
+        layers = self.architecture.get("n_layers", 0)
+        if not all(0 < layer < layers for layer in self.carried_at):
+            raise BadArgument(
+                f"cannot train {self.name!r} with carried_at={self.carried_at}: expected layers 1 to {layers - 1}, "
+                "since nothing has been read before the first."
+            )
         for ours, theirs in (("vocab_size", "vocab_size"), ("n_ctx", "length")):
             built, spoken = self.architecture.get(ours), getattr(self.data, theirs)
             if built != spoken:
@@ -79,9 +101,10 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, from which `from_json` makes an equal recipe."""
-        generator = next(name for name, kind in GENERATORS.items() if isinstance(self.data, kind))
-        plain = asdict(self) | {"data": {"generator": generator, **asdict(self.data)}}
-        return {key: _with_lists(value) for key, value in plain.items()}
+        plain = asdict(self)
+        plain["data"] = {"generator": name_of(self.data), **plain["data"]}
+        kept = {key: value for key, value in plain.items() if _ADDED_LATER.get(key, _NEVER) != value}
+        return {key: _with_lists(value) for key, value in kept.items()}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
@@ -93,10 +116,8 @@ class Recipe:
         """
         data = dict(given.get("data", {}))
         generator = data.pop("generator", None)
-        if generator not in GENERATORS:
-            raise UnknownName.among("language", generator, GENERATORS)
         try:
-            language = GENERATORS[generator](**_with_tuples(data))
+            language = language_of(generator, data)
             architecture = dict(given["architecture"])
             return cls(**_with_tuples(given) | {"data": language, "architecture": architecture})
         except (TypeError, KeyError) as error:

@@ -17,31 +17,36 @@ from torch import Tensor
 
 from headscope.architectures import ToyForCausalLM
 from headscope.tasks.phrases import BOS, PhraseLanguage
+from headscope.training.milestone import Milestone
 
 N_HELD_OUT, N_REPEATED, BATCH = 256, 50, 64
 HELD_OUT_STREAM = 0  # training step s draws from stream s, and steps count from 1
 LONGEST_SEGMENT, SHOWINGS = 25, 4
 
+MEANINGS = {
+    "loss_nats": "loss on held-out text, nats per token",
+    "icl_nats": "loss late in the context minus loss early in it, nats; negative: the past helps",
+    "first_copy_nats": "loss on random tokens shown for the first time, nats",
+    "second_copy_nats": "loss on the same tokens shown again, nats",
+    "prefix_matching": "attention of the best induction head to what followed before, 0 to 1",
+    "previous_token": "attention of the best previous-token head to the token before, 0 to 1",
+}
+HISTORY = ("step", "loss_nats", "icl_nats", "prefix_matching", "previous_token", "second_copy_nats")
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A model at one step of its training. Losses in nats; scores are attention mass, 0 to 1.
+class Evaluation(Milestone):
+    """A model of a language of phrases. Losses in nats; scores are attention mass, 0 to 1.
 
     - `icl_nats`: loss over the last fifth of the context minus loss over its second tenth; negative means
       that context helps.
     - `prefix_matching`: how much the best head attends, in later showings of repeated random tokens, to
       the tokens after earlier copies of the current one. `previous_token`: how much the best head attends to
       the token before, on held-out text.
-    - `train_loss_nats`: loss of the last batch before its update; NaN at step 0, where there was none.
     - `first_copy_nats`, `second_copy_nats`: loss on the first and second showing of repeated random
       tokens, without the first token of each.
     """
 
-    step: int
-    tokens: int
-    learning_rate: float
-    train_loss_nats: float
-    cpu_seconds: float
     loss_nats: float
     icl_nats: float
     first_copy_nats: float

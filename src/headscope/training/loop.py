@@ -6,7 +6,7 @@ uninterrupted one reaches (on the same machine and number of threads; tests hold
 trained here takes minutes. Nothing is printed; whoever wants to watch passes `progress`.
 
     recipe.json           what is being made            step-0/, step-50/ ...   checkpoints
-    log.jsonl             one `Evaluation` per line     state.safetensors       where to go on
+    log.jsonl             one `Milestone` per line      state.safetensors       where to go on
 """
 
 import json
@@ -18,28 +18,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.errors import OutputExists
-from headscope.tasks.phrases import syllables
+from headscope.tasks.language import Tokens
+from headscope.tasks.pairs import PairLanguage
+from headscope.training.carrying import carried_loss_nats, entering
 from headscope.training.definition import Recipe
-from headscope.training.evaluation import Evaluation, Probes, measure
+from headscope.training.dropping import attention_dropped
+from headscope.training.initialising import initialise
+from headscope.training.milestone import Milestone
 from headscope.training.schedule import learning_rate
 from headscope.training.state import Stage, load_state, save_state, saved_stage
 from headscope.training.tokenizer import word_tokenizer
+from headscope.training.watches import watch
 
 RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
 
-Progress = Callable[[Evaluation], None]
+Progress = Callable[[Milestone], None]
 
 
 def train(recipe: Recipe, out: str | Path, *, resume: bool = True, progress: Progress | None = None) -> Path:
     """Train a model by `recipe` in the folder `out`, and return that folder.
 
     A folder that holds an unfinished run of the same recipe is continued, a finished one returned as it is;
-    with `resume=False` neither is touched. `progress` is called with the `Evaluation` of each milestone.
+    with `resume=False` neither is touched. `progress` is called with each `Milestone`.
 
     Raises:
         OutputExists: if the folder holds anything else.
@@ -61,14 +66,22 @@ def untrained(recipe: Recipe) -> ToyForCausalLM:
     """The model before its first step; the generator of the caller's own random numbers is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return ToyForCausalLM(ToyConfig(**recipe.architecture))
+        model = ToyForCausalLM(ToyConfig(**recipe.architecture))
+        initialise(model, recipe.data)
+        return model
 
 
-def history(folder: str | Path) -> list[Evaluation]:
+def history(folder: str | Path) -> list[Milestone]:
     """The milestones of a run, in order of steps."""
-    path = Path(folder) / LOG_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Evaluation(**json.loads(line)) for line in lines]
+    log = Path(folder) / LOG_FILE
+    if not log.exists():
+        return []
+    row = watch(_recipe_in(Path(folder)).data).row
+    return [row(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def _recipe_in(folder: Path) -> Recipe:
+    return Recipe.from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
 
 
 def _run(
@@ -80,18 +93,19 @@ def _run(
     progress: Progress | None,
 ) -> None:
     """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
-    probes = Probes.of(recipe.data, recipe.seed)
+    watching = watch(recipe.data)
+    probes = watching.probes(recipe.data, recipe.seed)
     spent = 0.0 if stage is None else stage.cpu_seconds
     began = time.process_time()
     for step in range(0 if stage is None else stage.step + 1, recipe.steps + 1):
         train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
         if step not in recipe.milestones:
             continue
-        metrics = measure(model, probes)
+        metrics = watching.measure(model, probes)
         cpu_seconds = spent + time.process_time() - began
         if step in recipe.checkpoint_steps or step == recipe.steps:
-            _checkpoint(model, folder / f"step-{step}")
-        row = Evaluation(
+            _checkpoint(model, recipe, folder / f"step-{step}")
+        row = watching.row(
             step=step,
             tokens=step * recipe.tokens_per_step,
             learning_rate=learning_rate(recipe, step),
@@ -110,16 +124,39 @@ def _run(
 def _take_step(recipe: Recipe, model: ToyForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> float:
     """One batch, one update; the batch depends on seed and step alone. Returns the loss in nats before it."""
     generator = np.random.default_rng([recipe.seed, step])
-    tokens = torch.from_numpy(recipe.data.sample(recipe.batch_size, generator))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
     model.train()
-    loss_nats = model(tokens, labels=tokens).loss
+    loss_nats, carried_nats = _losses_nats(recipe, model, generator)
     optimizer.zero_grad()
-    loss_nats.backward()
+    torch.autograd.backward(loss_nats if carried_nats is None else loss_nats + carried_nats)
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
     return float(loss_nats.detach())
+
+
+def _losses_nats(
+    recipe: Recipe, model: ToyForCausalLM, generator: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of one batch of text and, where the recipe asks for it, that of carrying its functions over."""
+    language = recipe.data
+    if not recipe.carried_at or not isinstance(language, PairLanguage):
+        drawn = language.sample(recipe.batch_size, generator)
+        return _loss_nats(recipe, model, drawn, generator), None
+    drawn, parameters = language.sample_with_functions(recipe.batch_size, generator)
+    layer = int(generator.choice(recipe.carried_at))
+    with entering(model.model.layers[layer]) as seen:
+        loss_nats = _loss_nats(recipe, model, drawn, generator)
+    return loss_nats, carried_loss_nats(model, language, layer, seen[0], parameters, generator)
+
+
+def _loss_nats(
+    recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator
+) -> Tensor:
+    tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
+    with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
+        loss_nats: Tensor = model(tokens, labels=labels).loss
+    return loss_nats
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
@@ -133,7 +170,7 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
-def _checkpoint(model: ToyForCausalLM, folder: Path) -> None:
+def _checkpoint(model: ToyForCausalLM, recipe: Recipe, folder: Path) -> None:
     """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
     # Saving draws a progress bar for every file; a library that trains in a loop should not.
     shows_bars = transformers_logging.is_progress_bar_enabled()
@@ -143,7 +180,7 @@ def _checkpoint(model: ToyForCausalLM, folder: Path) -> None:
     finally:
         if shows_bars:
             transformers_logging.enable_progress_bar()
-    word_tokenizer(syllables(model.config.vocab_size), model.config.n_ctx).save_pretrained(folder)
+    word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder)
 
 
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -154,7 +191,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             raise OutputExists(
                 f"cannot train into {folder}: it holds other files. Pass an empty or new folder."
             )
-        found = Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+        found = _recipe_in(folder)
         if not resume or found.digest() != recipe.digest():
             raise OutputExists(
                 f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "

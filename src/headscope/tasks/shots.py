@@ -1,0 +1,236 @@
+"""Few-shot problems as numbers: pairs that follow a hidden function, and an input whose value is asked for.
+
+In: a family of functions with its prior, how many pairs, how many are corrupted, a seed. Out: one frozen value
+that holds every example's function, its pairs (x, y) as they will be shown, and its query. The controls are
+made here, where a pair is still a pair: labels shuffled, pairs permuted, the context left out, other queries.
+How it is written for a model is `tasks.linear`'s business; the exact posterior of the very same numbers is
+`measures.posterior`'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+
+from headscope.errors import BadArgument
+from headscope.tasks.functions import Bools, Functions, Ints, Which, check_noise
+
+# The twelve pairs of the article "Redundant Attention Heads in Large Language Models For In Context
+# Learning" (2024), its function, and the queries of its prompts with and without context.
+ARTICLE_PAIRS = (
+    (28, 59),
+    (86, 175),
+    (13, 29),
+    (55, 113),
+    (84, 171),
+    (66, 135),
+    (85, 173),
+    (27, 57),
+    (15, 33),
+    (94, 191),
+    (37, 77),
+    (14, 31),
+)
+ARTICLE_FUNCTION = (2, 3)
+ARTICLE_QUERIES = (42, 15)
+_ARTICLE_FAMILY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """Examples as numbers: `parameters` [example, 2], pairs `x` and `y` [example, shot], `query` [example].
+
+    `y` is what is shown, corrupted or not; `noise` the share that was to be corrupted. All int64. `made_by` says
+    how they came about.
+
+    >>> shots = Shots.article()
+    >>> shots.x[0, :3].tolist(), shots.y[0, :3].tolist(), shots.query.tolist(), shots.answer.tolist()
+    ([28, 86, 13], [59, 175, 29], [42], [87])
+    """
+
+    functions: Functions
+    parameters: Ints
+    x: Ints
+    y: Ints
+    query: Ints
+    noise: float = 0.0
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.query)
+        shapes = (self.parameters.shape, self.x.shape, self.y.shape)
+        if n < 1 or self.x.ndim != 2 or shapes != ((n, 2), (n, self.x.shape[1]), self.x.shape):
+            raise BadArgument(
+                f"cannot build shots for {n} queries from parameters, x and y of shapes {shapes}: expected "
+                "[example, 2], [example, shot] and [example, shot], with at least one example."
+            )
+
+    @classmethod
+    def draw(
+        cls,
+        functions: Functions,
+        *,
+        shots: int = 12,
+        n: int = 50,
+        noise: float = 0.0,
+        among: Which = "grid",
+        seed: int = 0,
+    ) -> Self:
+        """`n` examples, each about one function drawn uniformly from `among` ("grid", "training", "held_out").
+
+        No input comes twice in an example, the query included, unless there are more shots than inputs.
+
+        Raises:
+            BadArgument: for no examples, a negative number of shots, or a noise that is no share.
+        """
+        check_noise(noise)
+        if n < 1 or shots < 0:
+            raise BadArgument(
+                f"cannot draw {n} examples of {shots} shots: ask for 1 example and 0 shots or more."
+            )
+        generator = np.random.default_rng(seed)
+        choices = functions.among(among)
+        parameters = choices[generator.integers(0, len(choices), n)]
+        inputs = functions.draw_inputs(n, shots + 1, generator)
+        y = functions.corrupt(functions.values(parameters[:, None], inputs[:, :-1]), noise, generator)
+        made_by = {"shots": shots, "n": n, "noise": noise, "among": among, "seed": seed}
+        return cls(functions, parameters, inputs[:, :-1], y, inputs[:, -1], noise, made_by)
+
+    @classmethod
+    def article(cls, queries: Sequence[int] = ARTICLE_QUERIES[:1]) -> Self:
+        """The twelve pairs of the article, y = 2x + 3, once for each query."""
+        n = len(queries)
+        pairs = np.tile(np.array(ARTICLE_PAIRS), (n, 1, 1))
+        parameters = np.tile(np.array(ARTICLE_FUNCTION), (n, 1))
+        query = np.array(queries, np.int64)
+        made_by = {"pairs": "article", "queries": query.tolist()}
+        return cls(_ARTICLE_FAMILY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def answer(self) -> Ints:
+        """The function's value at the query, int64 [example]: never corrupted."""
+        return self.functions.values(self.parameters, self.query)
+
+    @property
+    def true_y(self) -> Ints:
+        """The function's values at the shown inputs, int64 [example, shot]."""
+        return self.functions.values(self.parameters[:, None], self.x)
+
+    @property
+    def wrong(self) -> Bools:
+        """Which shown y are not the function's, bool [example, shot]."""
+        return np.asarray(self.y != self.true_y, np.bool_)
+
+    @property
+    def hypotheses(self) -> Ints:
+        """What every function of the family says at the shown inputs and at the query, in that order.
+
+        int64 [function, example, shot + 1], functions as in `functions.grid`.
+        """
+        inputs = np.concatenate((self.x, self.query[:, None]), axis=1)
+        return self.functions.values(self.functions.grid[:, None, None], inputs)
+
+    def without_context(self) -> Self:
+        """The same queries about the same functions, with no pairs before them."""
+        return self._changed("without_context", x=self.x[:, :0], y=self.y[:, :0])
+
+    def asking(self, queries: int | Sequence[int] | Ints) -> Self:
+        """The same pairs with other queries: one for all examples, or one for each.
+
+        Raises:
+            BadArgument: if their number fits neither.
+        """
+        given = np.atleast_1d(np.array(queries, np.int64))
+        if given.shape not in ((1,), (len(self),)):
+            raise BadArgument(
+                f"cannot ask {len(given)} queries of {len(self)} examples: give one, or one per example."
+            )
+        return self._changed("asking", query=np.broadcast_to(given, (len(self),)), queries=given.tolist())
+
+    def asking_anew(self, seed: int) -> Self:
+        """The same pairs with other queries, uniform over the inputs that an example neither shows nor asks.
+
+        The value at a shown input could be copied instead of computed, even across a patch.
+
+        Raises:
+            BadArgument: if an example shows every input.
+        """
+        inputs = np.arange(self.functions.inputs[0], self.functions.inputs[1] + 1)
+        used = np.concatenate((self.x, self.query[:, None]), axis=1)
+        free = ~(inputs == used[..., None]).any(1)
+        if not free.any(1).all():
+            raise BadArgument(
+                "cannot draw other queries: an example already has every input. Use fewer shots, or name the "
+                "queries with asking()."
+            )
+        drawn = np.random.default_rng(seed).random(free.shape)
+        return self._changed("asking_anew", query=inputs[np.where(free, drawn, -1.0).argmax(1)], seed=seed)
+
+    def with_shuffled_labels(self, seed: int) -> Self:
+        """The control without a function: every y moves to another x of its own example.
+
+        Inputs, labels, queries and answers stay what they are; which y goes with which x does not. The
+        orders are drawn uniformly from those with a single cycle, so no label keeps its place.
+
+        Raises:
+            BadArgument: for fewer than two shots.
+        """
+        if self.x.shape[1] < 2:
+            raise BadArgument(
+                f"cannot shuffle the labels of {self.x.shape[1]} shots: use at least 2, so that every label moves."
+            )
+        around = self._orders(seed)
+        moved = np.empty_like(self.y)
+        np.put_along_axis(moved, np.roll(around, 1, axis=1), np.take_along_axis(self.y, around, 1), 1)
+        return self._changed("with_shuffled_labels", y=moved, seed=seed)
+
+    def permuted(self, seed: int) -> Self:
+        """The control for order: the same pairs of each example in another, random order."""
+        order = self._orders(seed)
+        x, y = (np.take_along_axis(values, order, 1) for values in (self.x, self.y))
+        return self._changed("permuted", x=x, y=y, seed=seed)
+
+    def recipe(self) -> Mapping[str, Any]:
+        """Functions with their prior, and how the numbers were drawn and changed."""
+        # Of a language, only what makes its functions: shots and noise are these shots' own.
+        told = {kept.name: getattr(self.functions, kept.name) for kept in fields(Functions)}
+        return {"functions": {**told, "stated": self.functions.stated}, **self.made_by}
+
+    def _orders(self, seed: int) -> Ints:
+        """A random order of the shots for every example, int64 [example, shot]."""
+        return np.random.default_rng(seed).random(self.x.shape).argsort(axis=1)
+
+    def _changed(self, how: str, *, seed: int | None = None, queries: Any = None, **values: Ints) -> Self:
+        said = {"how": how, "seed": seed, "queries": queries}
+        step = {key: value for key, value in said.items() if value is not None}
+        changes = [*self.made_by.get("changes", []), step]
+        return replace(self, **values, made_by={**self.made_by, "changes": changes})  # type: ignore[arg-type]
+
+
+def regimes(context: Shots, bare: Shots) -> dict[str, Ints]:
+    """What a prompt without context may answer once something from one with context is put into it.
+
+    `context` asks x_A, `bare` asks x_B, example by example, both about the context's functions (a, b). Returns
+    the numbers, int64 [example], of four regimes: "f(x_B)" (the task was carried), "a x_B" (only its slope),
+    "f(x_A)" (the context's own answer was copied), "a x_A".
+
+    Raises:
+        BadArgument: for different numbers of examples.
+    """
+    if len(context) != len(bare):
+        raise BadArgument(
+            f"cannot pair {len(context)} examples with context and {len(bare)} without: give as many of both."
+        )
+    whole = context.parameters
+    slope = whole * np.array([1, 0])
+    asked = {"x_B": bare.query, "x_A": context.query}
+    values = context.functions.values
+    return {
+        form.format(name): values(parameters, x)
+        for name, x in asked.items()
+        for form, parameters in (("f({})", whole), ("a {}", slope))
+    }
