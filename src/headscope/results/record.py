@@ -77,9 +77,7 @@ class Record:
             }
         )
         parts = self.folder / PARTS
-        number = 1 + max(
-            (int(path.stem) for path in parts.glob("[0-9]*.parquet")), default=0
-        )
+        number = 1 + max((int(path.stem) for path in parts.glob("[0-9]*.parquet")), default=0)
         try:
             _write(parts / f"{number:06d}.parquet", frame.write_parquet)
         except OSError as error:
