@@ -4,7 +4,7 @@ import pytest
 
 import headscope as hs
 from headscope.interventions import freeze
-from tests.families.configs import build
+from tests.families.configs import CannotBuild, build
 from tests.families.interventions import examine
 
 # Attention written out, windows, shared keys, latent attention, gates, sinks, experts, hybrids, post-norms.
@@ -49,3 +49,13 @@ def test_every_layer_means_every_layer_or_a_refusal():
     assert not all(layer.complete for layer in model.anatomy.layers)
     with pytest.raises(hs.errors.UnservedSite, match="no MLP that adds"):
         model.run([[3, 4, 5]], interventions=freeze(("mlp_out", "all")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_patterns_over_something_else_than_tokens_are_refused():
+    try:
+        model = hs.load(build("inkling2_text"))
+    except CannotBuild:  # a release of transformers that does not have it
+        pytest.skip("transformers does not know inkling2_text")
+    for finding in examine(model):
+        assert finding.refused or finding.generation < 1e-4

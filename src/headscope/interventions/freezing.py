@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument, UnservedSite
 from headscope.interventions.base import Intervention
-from headscope.interventions.references import onto_keys, values_at
+from headscope.interventions.references import onto_keys, require_positions, values_at
 from headscope.interventions.targets import EVERY, Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
@@ -53,6 +53,8 @@ class Freeze(Intervention):
         sites = list(dict.fromkeys((target.site, _layer(target)) for target in targets))
         # A text that grows is another one at every token: there is no use in remembering.
         values = values_at(model, prompts, sites, under=self.under, keep=not prompts.prompt_lengths)
+        for site in sites:
+            require_positions(values[site], site, prompts)
         return [self._forced(target, values[target.site, _layer(target)]) for target in targets]
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headscope.errors import UnservedSite
 from headscope.models.layout import Layout
 from headscope.models.protocols import Edit
 from headscope.specs import digest
@@ -45,6 +46,15 @@ def values_at(
 def by_cell(site: str, value: Tensor) -> Tensor:
     """A site with positions as its second axis."""
     return value.transpose(1, 2) if site == "pattern" else value
+
+
+def require_positions(value: Tensor, site: tuple[str, int], prompts: Prompts) -> None:
+    """Raise UnservedSite unless a value has a row for every position: some models attend over something else."""
+    if value.shape[1] < prompts.longest:
+        raise UnservedSite(
+            f"cannot take {site[0]!r} of layer {site[1]}: it has {value.shape[1]} rows for {prompts.longest} tokens, "
+            "so its rows are not positions. Act on another site."
+        )
 
 
 def onto_keys(rows: Tensor, layout: Layout, keys: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument, OutOfRange, PositionMapNeeded, UnservedSite
 from headscope.interventions.base import Intervention
-from headscope.interventions.references import by_cell, onto_keys, values_at
+from headscope.interventions.references import by_cell, onto_keys, require_positions, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
@@ -82,6 +82,7 @@ class Patch(Intervention):
                 "cannot patch 'pattern' between prompts of unequal length: its keys do not align."
             )
         value = self._value(target.site, target.layer, model)
+        require_positions(value, (target.site, target.layer), source)
         lookup = self._lookup(source, prompts).to(value.device)
 
         def replacement(current: Tensor, layout: Layout) -> Tensor:
