@@ -127,6 +127,8 @@ class AttentionCall:
                     "load the model with attn_implementation='sdpa' or 'eager'."
                 )
             mask = additive_mask(self._mask, self.q, self.k, causal=self._is_causal())
+            if mask is None:  # some eager functions add it unasked
+                mask = self.q.new_zeros(1, 1, self.q.shape[2], self.k.shape[2])
             weights = self._eager(self._module, self.q, self.k, self.v, mask, **self._options)[1]
             if weights is None:
                 raise UnservedSite(f"the eager attention of layer {self.layer} returns no pattern.")

@@ -122,8 +122,9 @@ def _counting_cells(root: nn.Module, tap: Tap, before: Callable[[Tensor], None] 
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         cells = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
-        if kwargs.get("past_key_values") is None:
-            tap.layout.cells_seen = 0  # nothing is cached: the pass starts at the first cell again
+        # Nothing is cached, or a model without a cache is handed one all the same: it starts at the first cell again.
+        if kwargs.get("past_key_values") is None or cells > 1:
+            tap.layout.cells_seen = 0
         tap.layout.advance(cells)
         if before is not None and ids is not None:
             with aside():
