@@ -7,7 +7,8 @@ from headscope.interventions import freeze
 from tests.families.configs import CannotBuild, build
 from tests.families.interventions import examine
 
-# No cache, masks that are always added, attention written out, windows, shared keys, latent attention, gates, sinks, experts, hybrids, post-norms.
+# No cache, masks always added, attention written out, windows, shared keys, latent attention, gates, sinks, experts,
+# hybrids, post-norms.
 TRAITS = [
     "openai-gpt",
     "modernbert-decoder",
