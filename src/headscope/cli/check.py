@@ -1,21 +1,20 @@
 """`headscope check MODEL`: the certificate, what was proven on this very model and what is refused."""
 
+from typing import Any
+
 import typer
 from rich.table import Table
 
 from headscope.cli.common import (
-    Device,
-    Dtype,
     Json,
-    Memory,
     ModelName,
+    Opening,
     Quiet,
-    Revision,
-    TrustRemoteCode,
     guarded,
     opened,
     print_json,
     stdout,
+    with_fields,
 )
 from headscope.models.certificate import Check
 from headscope.models.checks import certify
@@ -27,25 +26,16 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 
 @guarded
+@with_fields(Opening, into="opening")
 def run(
     model: ModelName,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    memory: Memory = "1GB",
-    revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    opening: dict[str, Any],
 ) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
-    loaded = opened(
-        model,
-        device=device,
-        dtype=dtype,
-        memory=memory,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    loaded = opened(model, opening)
     loaded.refusals = {}
     certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
     if json:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -31,15 +32,25 @@ stderr = Console(stderr=True, highlight=False)
 ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
-Memory = Annotated[str, typer.Option(help="How much memory one batch may take, for example 2GB.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model. Read it first.")]
-
 # Below this a second thread mostly waits for the first, and on a busy machine makes it several times slower.
 SMALL_PARAMETERS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened; every verb that opens one has these options."""
+
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1 or mps."})
+    dtype: str = field(default="auto", metadata={"help": "auto, float32, float16 or bfloat16."})
+    memory: str = field(
+        default="1GB", metadata={"help": "How much memory one batch may take, for example 2GB."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the hub."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Read it first."}
+    )
+
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?b?|b)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -83,18 +94,17 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def opened(
-    source: str,
-    *,
-    device: str,
-    dtype: str,
-    memory: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> Model:
-    """The model that a command line names."""
-    budget = bytes_of(memory)
-    model = load(source, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+def opened(source: str, opening: dict[str, Any]) -> Model:
+    """The model that a command line names; `opening` has the fields of `Opening`."""
+    how = Opening(**opening)
+    budget = bytes_of(how.memory)
+    model = load(
+        source,
+        revision=how.revision,
+        device=how.device,
+        dtype=how.dtype,
+        trust_remote_code=how.trust_remote_code,
+    )
     model.memory_bytes = budget
     if model.device.type == "cpu" and sum(p.numel() for p in model.hf.parameters()) < SMALL_PARAMETERS:
         torch.set_num_threads(1)
@@ -140,8 +150,10 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)
 
 
-def with_fields(config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb an option for every field of a configuration; it receives them as `settings`.
+def with_fields(
+    config: type[Any], into: str = "settings"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb an option for every field of a configuration; it receives them as the dictionary `into`.
 
     Type, default and help come from the field, so that Python and the command cannot drift apart.
     """
@@ -149,7 +161,7 @@ def with_fields(config: type[Any]) -> Callable[[Callable[..., None]], Callable[.
     fields = dataclasses.fields(config)
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(verb).parameters.values() if p.name != "settings"]
+        own = [p for p in inspect.signature(verb).parameters.values() if p.name != into]
         added = [
             inspect.Parameter(
                 field.name,
@@ -163,7 +175,7 @@ def with_fields(config: type[Any]) -> Callable[[Callable[..., None]], Callable[.
         @functools.wraps(verb)
         def run(**given: Any) -> None:
             settings = {field.name: given.pop(field.name) for field in fields}
-            verb(**given, settings=settings)
+            verb(**given, **{into: settings})
 
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         run.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]

@@ -1,26 +1,23 @@
 """`headscope heads MODEL`: the detector table alone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table as RichTable
 
 from headscope.cli.common import (
-    Device,
-    Dtype,
     Json,
-    Memory,
     ModelName,
+    Opening,
     Quiet,
-    Revision,
     Seed,
-    TrustRemoteCode,
     guarded,
     opened,
     print_json,
     stderr,
     stdout,
+    with_fields,
 )
 from headscope.detectors import DEFAULT, check_sizes, default_prompts, detect, detectors, reach_of
 from headscope.errors import BadArgument
@@ -44,6 +41,7 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 
 @guarded
+@with_fields(Opening, into="opening")
 def run(
     model: ModelName,
     detector: Detectors = ",".join(DEFAULT),
@@ -52,13 +50,10 @@ def run(
     gap: Gap = 0,
     out: Out = None,
     seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    memory: Memory = "1GB",
-    revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    opening: dict[str, Any],
 ) -> None:
     """Score every head on every detector, with intervals, uniform references and matched nulls."""
     wanted = [found.name for found in detectors(detector)]
@@ -70,14 +65,7 @@ def run(
     if gap < 0:
         raise BadArgument(f"cannot detect heads with gap {gap}: it must be at least 0.")
     source = None if text is None else read_text(text)
-    loaded = opened(
-        model,
-        device=device,
-        dtype=dtype,
-        memory=memory,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    loaded = opened(model, opening)
     named = "a given text" if text is None else text.name
     reach = reach_of(detectors(wanted))
     prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap), reach=reach)

@@ -6,13 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from headscope.cli.common import (
-    Device,
-    Dtype,
     Json,
-    Memory,
+    Opening,
     Quiet,
-    Revision,
-    TrustRemoteCode,
     default_out,
     guarded,
     opened,
@@ -44,45 +40,30 @@ def verb(name: str, found: Entry) -> Any:
     """The command of one study; its options are the fields of the study's configuration."""
 
     @with_fields(found.config)
+    @with_fields(Opening, into="opening")
     @guarded
     def run(
         model: ModelName = found.shown_on,
         out: Out = None,
         quick: Quick = False,
-        device: Device = "auto",
-        dtype: Dtype = "auto",
-        memory: Memory = "1GB",
-        revision: Revision = None,
-        trust_remote_code: TrustRemoteCode = False,
         json: Json = False,
         quiet: Quiet = False,
         *,
         settings: dict[str, Any],
+        opening: dict[str, Any],
     ) -> None:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
         found.config(**settings)  # refuses numbers out of range before the model is opened
-        loaded = opened(
-            model,
-            device=device,
-            dtype=dtype,
-            memory=memory,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        loaded = opened(model, opening)
         with progress_bar(quiet) as progress:
-            options = {
-                "device": device,
-                "dtype": dtype,
-                "revision": revision,
-                "trust_remote_code": trust_remote_code,
-            }
+            how = {name: value for name, value in opening.items() if name != "memory"}
             result = study(
                 name,
                 model=loaded,
                 out=folder,
                 quick=quick,
-                options=options,
+                options=how,
                 progress=progress,
                 **settings,
             )

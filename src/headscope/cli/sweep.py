@@ -11,47 +11,22 @@ from rich.table import Table as RichTable
 
 from headscope.cli import sweep_parts as parts
 from headscope.cli.common import (
-    Device,
-    Dtype,
     Json,
-    Memory,
     ModelName,
+    Opening,
     Quiet,
-    Revision,
-    Seed,
-    TrustRemoteCode,
     guarded,
     opened,
     print_json,
     progress_bar,
     stdout,
+    with_fields,
 )
 from headscope.results.agreement import agreement
-from headscope.results.collect import sweep_approximately, sweep_batches
+from headscope.results.collect import check, sweep_approximately, sweep_batches
 from headscope.sweeps import forecast
 from headscope.tables import Table
 
-Do = Annotated[str, typer.Option("--do", help=f"What is done: {', '.join(parts.DEEDS)}.")]
-At = Annotated[
-    str, typer.Option("--at", help="Where: z (heads), or a site such as resid_pre, attn_out, mlp_out.")
-]
-Axis = "'all', or numbers and spans by commas: 0,2,5-7."
-Layers = Annotated[str, typer.Option(help=f"Layers: {Axis}")]
-Heads = Annotated[str | None, typer.Option(help=f"Heads: {Axis} Without it whole layers (for z: all heads).")]
-Positions = Annotated[
-    str | None, typer.Option(help=f"Positions, one cell each: {Axis} Without it all at once.")
-]
-PromptsName = Annotated[
-    str, typer.Option("--prompts", help=f"{', '.join(parts.PROMPTS)}, or a .json file of examples.")
-]
-Reference = Annotated[
-    Path | None, typer.Option(help="With a file: the .json file that mean, resample or patch take from.")
-]
-MeasureName = Annotated[
-    str, typer.Option("--measure", help="Measure, perhaps with a role: loss:predictable.")
-]
-Number = Annotated[int, typer.Option("--n", help="Prompts, or prompts of one batch with --precision.")]
-Length = Annotated[int, typer.Option(help="Tokens of a generated segment or window.")]
 Precision = Annotated[float | None, typer.Option(help="Add prompts until every interval is within this.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, how much memory, how long.")]
 Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished cells; run again to go on there.")]
@@ -72,48 +47,31 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 
 @guarded
+@with_fields(parts.Asked)
+@with_fields(Opening, into="opening")
 def run(
     model: ModelName,
-    do: Do = "zero",
-    at: At = "z",
-    layers: Layers = "all",
-    heads: Heads = None,
-    positions: Positions = None,
-    prompts: PromptsName = "repeated",
-    reference: Reference = None,
-    measure: MeasureName = "",
-    n: Number = 50,
-    length: Length = 12,
     precision: Precision = None,
     dry_run: Dry = False,
     out: Out = None,
     approximate: Approximate = False,
     verify_top: VerifyTop = 0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    memory: Memory = "1GB",
-    revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    settings: dict[str, Any],
+    opening: dict[str, Any],
 ) -> None:
     """Apply an intervention in every cell of a grid to the same prompts, and measure."""
     parts.check_approximate(
         approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out}
     )
-    asked = parts.Asked(do, at, layers, heads, positions, prompts, reference, measure, n, length, seed)
-    loaded = opened(
-        model,
-        device=device,
-        dtype=dtype,
-        memory=memory,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    asked = parts.Asked(**settings)
+    loaded = opened(model, opening)
     batches, measured = parts.batches(loaded, asked), parts.measure_of(asked)
     if dry_run:
         first = batches(0)
+        check(loaded, first, measured)
         told = forecast(loaded, first.prompts, first.cells, measured)
         print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
         return

@@ -8,7 +8,7 @@ file named with --reference.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headscope import measures
@@ -41,24 +41,38 @@ DEEDS: dict[str, Deed] = {
 _FROM_ELSEWHERE = ("mean", "resample", "patch")
 # Kinds of prompts that are generated, and what is measured on them unless something else is asked for.
 PROMPTS = {"repeated": "loss:predictable", "pairs": "logit_difference", "natural": "loss"}
+_AXIS = "'all', or numbers and spans by commas: 0,2,5-7."
 MEASURES = ("loss", "next_logit", "probability", "log_probability", "rank", "logit_difference")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of the verb, as they were written; refused here as far as that can be seen."""
+    """What a sweep is asked for, as it was written; the command's options come from these fields.
 
-    do: str
-    at: str
-    layers: str
-    heads: str | None
-    positions: str | None
-    prompts: str
-    reference: Path | None
-    measure: str
-    n: int
-    length: int
-    seed: int
+    Refused here as far as that can be seen.
+    """
+
+    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(DEEDS)}."})
+    at: str = field(
+        default="z", metadata={"help": "Where: z (heads), or a site such as resid_pre, attn_out, mlp_out."}
+    )
+    layers: str = field(default="all", metadata={"help": f"Layers: {_AXIS}"})
+    heads: str | None = field(
+        default=None, metadata={"help": f"Heads: {_AXIS} Without it whole layers (for z: all heads)."}
+    )
+    positions: str | None = field(
+        default=None, metadata={"help": f"Positions, one cell each: {_AXIS} Without it all at once."}
+    )
+    prompts: str = field(
+        default="repeated", metadata={"help": f"{', '.join(PROMPTS)}, or a .json file of examples."}
+    )
+    reference: Path | None = field(
+        default=None, metadata={"help": "With a file: the .json file that mean, resample or patch take from."}
+    )
+    measure: str = field(default="", metadata={"help": "Measure, perhaps with a role: loss:predictable."})
+    n: int = field(default=50, metadata={"help": "Prompts, or prompts of one batch with --precision."})
+    length: int = field(default=12, metadata={"help": "Tokens of a generated segment or window."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:
         if self.do not in DEEDS:
