@@ -23,6 +23,7 @@ from headscope.errors import BadArgument, UnservedModel
 from headscope.interventions import mean, patch, to_bos, zero
 from headscope.interventions.base import Intervention
 from headscope.measures import FEWEST, logit_difference, loss, next_logit
+from headscope.measures.estimates import estimated
 from headscope.models.model import Model
 from headscope.results.example import attention_example
 from headscope.results.provenance import provenance
@@ -234,7 +235,7 @@ def cut_one_by_one(
             where = {"cut": count, "heads": tables.written(cut), "measure": measure.name}
             quantities = {"together": joint, "sum of single cuts": apart, "interaction": joint - apart}
             for quantity, values in quantities.items():
-                rows.append({**where, "quantity": quantity, **tables.estimated(values, "damage")})
+                rows.append({**where, "quantity": quantity, **estimated(values, "damage")})
     return tables.CUMULATIVE.table(rows)
 
 
@@ -269,7 +270,7 @@ def _patched(
     patched = cell_values(model, corrupted, cells, measure, progress=partial(progress, "patching the stream"))
     rows: list[dict[str, object]] = []
     for (layer, position), value in zip(places, patched, strict=True):
-        share = tables.estimated(heads_claims.share_of_gap(value - low, high - low), "recovered")
+        share = estimated(heads_claims.share_of_gap(value - low, high - low), "recovered")
         where = {"layer": layer, "position": position, "role": roles.get(position, "")}
         rows.append({**where, **share})
     return rows

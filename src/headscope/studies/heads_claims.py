@@ -17,6 +17,7 @@ from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.heads_redundancy import in_words
 from headscope.studies.heads_tables import NEAR_ZERO_LOGITS, written
+from headscope.studies.words import count, number, undetermined, with_bounds
 from headscope.sweeps.controls import SIGNIFICANT
 from headscope.tables import Table
 from headscope.vocabulary import Head
@@ -66,16 +67,16 @@ def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Cl
     # Every single head must stay under the margin: that needs no correction for their number.
     verdict = Verdict.of(side(reached, float(np.max([row["above_null_high"] for row in rows])), NAMED_MARGIN))
     if holding:
-        listed = ", ".join(f"{_head(row)} ({_number(row['score'])})" for row in holding[:8])
+        listed = ", ".join(f"{_head(row)} ({number(row['score'])})" for row in holding[:8])
         more = "" if len(holding) <= 8 else f" and {len(holding) - 8} more"
         because = (
-            f"{_count(len(holding), 'head')} named on one half of the prompts and confirmed on the other: "
-            f"{listed}{more}; the strongest null is {_number(max(row['null'] for row in holding))}."
+            f"{count(len(holding), 'head')} named on one half of the prompts and confirmed on the other: "
+            f"{listed}{more}; the strongest null is {number(max(row['null'] for row in holding))}."
         )
     else:
         because = (
             f"no head exceeds its matched null by {NAMED_MARGIN} on both halves of the prompts; the nearest is "
-            f"{_head(best)} with {_number(best['score'])} against {_number(best['null'])}."
+            f"{_head(best)} with {number(best['score'])} against {number(best['null'])}."
         )
     return Claim(detector, statement, verdict, because, ("heads",))
 
@@ -84,11 +85,11 @@ def _matters(found: Tables) -> Claim:
     statement = "Cutting the induction heads hurts more than cutting as many random heads."
     rows = found["groups"].rows(group="induction")
     if not rows:
-        return _undetermined("induction_matters", statement, "no head was named an induction head.", "groups")
+        return undetermined("induction_matters", statement, "no head was named an induction head.", "groups")
     row = rows[0]
     if not row["random_sets"]:
-        because = f"the model has no other set of {_count(row['size'], 'head')} to compare with."
-        return _undetermined("induction_matters", statement, because, "groups")
+        because = f"the model has no other set of {count(row['size'], 'head')} to compare with."
+        return undetermined("induction_matters", statement, because, "groups")
     if row["p"] <= SIGNIFICANT and side(row["low"], row["high"], 0.0) is Side.ABOVE:
         verdict = Verdict.SUPPORTED
     elif side(row["low"], row["high"], row["random_mean"]) is Side.BELOW:
@@ -96,9 +97,9 @@ def _matters(found: Tables) -> Claim:
     else:
         verdict = Verdict.UNDETERMINED
     because = (
-        f"cut together, {row['heads']} raise the loss on repeated tokens by {_with_bounds(row, 'damage')} nats; "
-        f"{row['random_sets']} random sets of {row['size']} by {_number(row['random_mean'])} on average and "
-        f"{_number(row['random_max'])} at most ({row['random_worst']}); p = {row['p']:.3f}."
+        f"cut together, {row['heads']} raise the loss on repeated tokens by {with_bounds(row, 'damage')} nats; "
+        f"{row['random_sets']} random sets of {row['size']} by {number(row['random_mean'])} on average and "
+        f"{number(row['random_max'])} at most ({row['random_worst']}); p = {row['p']:.3f}."
     )
     smallest = 1 / (1 + row["random_sets"])
     if verdict is Verdict.UNDETERMINED and row["p"] <= smallest and smallest > SIGNIFICANT:
@@ -119,14 +120,14 @@ def _moves(found: Tables) -> Claim:
         because = (
             "the model answers clean prompts no better than corrupted ones, so there is nothing to restore."
         )
-        return _undetermined("moves", statement, because, "patching")
+        return undetermined("moves", statement, because, "patching")
     picked = max(candidates, key=lambda row: row["recovered"])
     (best,) = [row for row in rows if row["layer"] == picked["layer"]]
     verdict = Verdict.of(side(best["low"], max(row["high"] for row in rows), RECOVERY_MARGIN))
     because = (
         f"patching {_stream(best['layer'], rows)} at the token after the match, the place that restores most on "
         "other pairs, restores "
-        f"{_with_bounds(best, 'recovered')} of the clean answer's logit difference (margin {RECOVERY_MARGIN})."
+        f"{with_bounds(best, 'recovered')} of the clean answer's logit difference (margin {RECOVERY_MARGIN})."
     )
     return Claim("moves", statement, verdict, because, ("patching", "patching_selection"))
 
@@ -139,7 +140,7 @@ def _redundant(found: Tables) -> Claim:
     rows = found["cumulative"].frame
     if rows.is_empty() or int(rows["cut"].max()) < 2:  # type: ignore[arg-type]
         because = "fewer than two heads were named induction heads."
-        return _undetermined("redundant", statement, because, "cumulative")
+        return undetermined("redundant", statement, because, "cumulative")
     last = int(rows["cut"].max())  # type: ignore[arg-type]
     judged = {row["quantity"]: row for row in found["cumulative"].rows(cut=last, measure="next_logit")}
     extra, apart = judged["interaction"], judged["sum of single cuts"]["damage"]
@@ -147,10 +148,10 @@ def _redundant(found: Tables) -> Claim:
     verdict = Verdict.of(side(extra["low"], extra["high"], margin))
     losses = {row["quantity"]: row for row in found["cumulative"].rows(cut=last, measure="loss")}
     because = (
-        f"all {last} together lower the right token's logit by {_number(judged['together']['damage'])}, one by "
-        f"one in sum by {_number(apart)}: interaction {_with_bounds(extra, 'damage')} (margin {_number(margin)}). In "
-        f"loss, which levels off, {_number(losses['together']['damage'])} against "
-        f"{_number(losses['sum of single cuts']['damage'])} nats."
+        f"all {last} together lower the right token's logit by {number(judged['together']['damage'])}, one by "
+        f"one in sum by {number(apart)}: interaction {with_bounds(extra, 'damage')} (margin {number(margin)}). In "
+        f"loss, which levels off, {number(losses['together']['damage'])} against "
+        f"{number(losses['sum of single cuts']['damage'])} nats."
     )
     tables = ("cumulative", "interactions", "effects", "sets")
     return Claim("redundant", statement, verdict, because + in_words(found), tables)
@@ -177,7 +178,7 @@ def _backed_up(found: Tables) -> Claim:
         verdicts.append(Verdict.of(side(low, high, margin)))
         reasons.append(
             f"with {cut} cut (direct effect {direct:+.2f} logits), {row['component']} changes by "
-            f"{_with_bounds(row, 'change')} (margin {margin:.2f})"
+            f"{with_bounds(row, 'change')} (margin {margin:.2f})"
         )
     if Verdict.SUPPORTED in verdicts:
         verdict = Verdict.SUPPORTED
@@ -211,12 +212,12 @@ def summary(
     if row["low"] > 0:
         second = (
             f"The head that matters most for repeated tokens is {worst}: replaced by its mean, the loss rises by "
-            f"{_with_bounds(row, 'damage')} nats."
+            f"{with_bounds(row, 'damage')} nats."
         )
     else:
         second = (
             f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
-            f"first, changes the loss by {_with_bounds(row, 'damage')} nats when it is replaced by its mean."
+            f"first, changes the loss by {with_bounds(row, 'damage')} nats when it is replaced by its mean."
         )
     verdicts = [claim.verdict for claim in claims]
     third = (
@@ -227,27 +228,10 @@ def summary(
     return (first, second, third)
 
 
-def _undetermined(name: str, statement: str, because: str, table: str) -> Claim:
-    return Claim(name, statement, Verdict.UNDETERMINED, because, (table,))
-
-
 def _head(row: Mapping[str, object]) -> str:
     return f"{row['layer']}.{row['head']}"
-
-
-def _with_bounds(row: Mapping[str, float], value: str) -> str:
-    return f"{_number(row[value])} [{_number(row['low'])}, {_number(row['high'])}]"
-
-
-def _number(value: float) -> str:
-    """Two decimals; never "-0.00", and a word where there is no number."""
-    return "undefined" if value != value else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _stream(layer: int, rows: Sequence[Mapping[str, int]]) -> str:
     last = max(row["layer"] for row in rows)
     return "the final stream" if layer == last else f"the stream before layer {layer}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

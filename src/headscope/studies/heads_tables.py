@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import interval
 from headscope.models.model import Model
 from headscope.sweeps.controls import AgainstRandom
@@ -17,14 +18,6 @@ from headscope.vocabulary import Head
 
 _LAYER = Column("layer", pl.Int64, "layer, from 0")
 _HEAD = Column("head", pl.Int64, "head within its layer, from 0; empty for an MLP")
-_PROMPTS = Column("prompts", pl.Int64, "prompts behind the mean")
-
-
-def _bounds(what: str, unit: str) -> tuple[Column, Column]:
-    return (
-        Column("low", pl.Float64, f"lower 95% bound of {what} over prompts", unit),
-        Column("high", pl.Float64, f"upper 95% bound of {what} over prompts", unit),
-    )
 
 
 DAMAGE = Schema(
@@ -37,8 +30,8 @@ DAMAGE = Schema(
             "prompts_kind", pl.String, "repeated: loss on predictable tokens; natural: loss on all tokens"
         ),
         Column("damage", pl.Float64, "loss with the head cut minus clean loss", "nats"),
-        *_bounds("the damage", "nats"),
-        _PROMPTS,
+        *bounds("the damage", "nats"),
+        PROMPTS,
     ),
 )
 GROUPS = Schema(
@@ -48,7 +41,7 @@ GROUPS = Schema(
         Column("heads", pl.String, "the heads, cut together"),
         Column("size", pl.Int64, "how many heads"),
         Column("damage", pl.Float64, "loss on predictable tokens with all cut, minus clean loss", "nats"),
-        *_bounds("the damage", "nats"),
+        *bounds("the damage", "nats"),
         Column("random_mean", pl.Float64, "mean damage of random sets of as many heads", "nats"),
         Column("random_max", pl.Float64, "largest damage among the random sets", "nats"),
         Column("random_worst", pl.String, "the heads of that set"),
@@ -56,7 +49,7 @@ GROUPS = Schema(
         Column(
             "p", pl.Float64, "share of sets, this one included, that do at least this damage", "probability"
         ),
-        _PROMPTS,
+        PROMPTS,
     ),
 )
 CUMULATIVE = Schema(
@@ -69,8 +62,8 @@ CUMULATIVE = Schema(
             "quantity", pl.String, "together; sum of the single cuts; interaction: the first minus the second"
         ),
         Column("damage", pl.Float64, "how much worse than clean", "unit of the measure"),
-        *_bounds("the damage", "unit of the measure"),
-        _PROMPTS,
+        *bounds("the damage", "unit of the measure"),
+        PROMPTS,
     ),
 )
 PATCHING = Schema(
@@ -86,8 +79,8 @@ PATCHING = Schema(
             "match: the token that was corrupted; answer: the one after it; query: the last",
         ),
         Column("recovered", pl.Float64, "share of the clean-corrupted logit difference restored", "share"),
-        *_bounds("the share", "share"),
-        _PROMPTS,
+        *bounds("the share", "share"),
+        PROMPTS,
     ),
 )
 PATCHING_SELECTION = replace(PATCHING, name="patching_selection")
@@ -106,9 +99,9 @@ TAKEOVER = Schema(
             "logits",
         ),
         Column("change", pl.Float64, "after - before: what the component writes differently", "logits"),
-        *_bounds("the change", "logits"),
+        *bounds("the change", "logits"),
         Column("later", pl.Boolean, "whether it can read what the cut head writes"),
-        _PROMPTS,
+        PROMPTS,
     ),
 )
 TAKEOVER_SELECTION = replace(TAKEOVER, name="takeover_selection")
@@ -126,7 +119,7 @@ SELF_REPAIR = Schema(
             "total change + direct effect: what others make up for = by_heads + by_mlps + by_norms",
             "logits",
         ),
-        *_bounds("the self-repair", "logits"),
+        *bounds("the self-repair", "logits"),
         Column("by_heads", pl.Float64, "sum of the changes of all other heads, at clean scales", "logits"),
         Column("by_mlps", pl.Float64, "sum of the changes of all MLPs, at clean scales", "logits"),
         Column(
@@ -136,15 +129,9 @@ SELF_REPAIR = Schema(
             "logits",
         ),
         Column("reason", pl.String, "why self-repair is undefined; empty where it is not"),
-        _PROMPTS,
+        PROMPTS,
     ),
 )
-
-
-def estimated(values: Tensor, name: str) -> dict[str, Any]:
-    """Mean, bounds and number of prompts of one value per prompt, as cells of a row."""
-    found = interval(values.double().numpy())
-    return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
 
 
 def damage_row(head: Head, ablation: str, kind: str, damage: Tensor) -> dict[str, Any]:

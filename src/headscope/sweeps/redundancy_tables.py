@@ -9,23 +9,17 @@ from typing import Any
 
 import polars as pl
 
-from headscope.measures.coalitions import Array, Game, PerPrompt
-from headscope.measures.intervals import interval
+from headscope.measures.coalitions import Game, PerPrompt
+from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.shapley import Shapley
 from headscope.measures.smallest_sets import Search, SmallestSet
 from headscope.tables import Column, Schema, Table
 
 _UNIT = "logits"
-_PROMPTS = Column("prompts", pl.Int64, "prompts behind the mean")
 
 
-def _estimated(name: str, meaning: str) -> tuple[Column, ...]:
-    return (
-        Column(name, pl.Float64, meaning, _UNIT),
-        Column("low", pl.Float64, f"lower 95% bound of {name} over prompts", _UNIT),
-        Column("high", pl.Float64, f"upper 95% bound of {name} over prompts", _UNIT),
-        _PROMPTS,
-    )
+def _columns(name: str, meaning: str) -> tuple[Column, ...]:
+    return Column(name, pl.Float64, meaning, _UNIT), *bounds(name, _UNIT), PROMPTS
 
 
 INTERACTIONS = Schema(
@@ -36,7 +30,7 @@ INTERACTIONS = Schema(
         Column("damage_first", pl.Float64, "damage of cutting the first alone", _UNIT),
         Column("damage_second", pl.Float64, "damage of cutting the second alone", _UNIT),
         Column("damage_both", pl.Float64, "damage of cutting both together", _UNIT),
-        *_estimated("interaction", "damage_both - damage_first - damage_second; positive: stand-ins"),
+        *_columns("interaction", "damage_both - damage_first - damage_second; positive: stand-ins"),
     ),
 )
 EFFECTS = Schema(
@@ -48,7 +42,7 @@ EFFECTS = Schema(
             pl.String,
             "first cut: alone; last cut: when all other heads of the game are cut; Shapley: mean over all orders",
         ),
-        *_estimated("damage", "damage that the cut adds"),
+        *_columns("damage", "damage that the cut adds"),
         Column("how", pl.String, "what was cut: one set, all sets, or a number of drawn orders"),
         Column(
             "sampling_error",
@@ -76,7 +70,7 @@ SETS = Schema(
         Column("shrunk_size", pl.Int64, "size that shrinking found"),
         Column("reached", pl.Float64, "what the set reaches on other prompts than it was chosen on", _UNIT),
         Column("everything", pl.Float64, "what all heads of the game reach there", _UNIT),
-        *_estimated("excess", "reached - share * everything; below 0: the set does not hold there"),
+        *_columns("excess", "reached - share * everything; below 0: the set does not hold there"),
         Column("reason", pl.String, "why there is no set, or no interval; empty where there is"),
     ),
 )
@@ -95,7 +89,7 @@ STEPS = Schema(
         ),
         Column("heads", pl.String, "the set after the step"),
         Column("size", pl.Int64, "how many heads"),
-        *_estimated("reached", "damage of cutting the set (necessary), or what keeping it restores"),
+        *_columns("reached", "damage of cutting the set (necessary), or what keeping it restores"),
     ),
 )
 
@@ -110,7 +104,7 @@ def interactions_table(game: Game, found: PerPrompt) -> Table:
                 "damage_first": float(game([first]).mean()),
                 "damage_second": float(game([second]).mean()),
                 "damage_both": float(game([first, second]).mean()),
-                **_cells("interaction", found.values[:, column]),
+                **estimated(found.values[:, column], "interaction"),
             }
         )
     return INTERACTIONS.table(rows)
@@ -126,7 +120,7 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
                 {
                     "head": str(head),
                     "effect": effect,
-                    **_cells("damage", found.values[:, column]),
+                    **estimated(found.values[:, column], "damage"),
                     "how": how if drawn else "one set",
                     "sampling_error": float(values.sampling_error[column]) if drawn else 0.0,
                 }
@@ -138,7 +132,7 @@ def sets_table(found: Iterable[SmallestSet]) -> Table:
     rows = []
     for one in found:
         sizes = {search.name: len(search.members) for search in one.searches}
-        excess = _cells("excess", one.excess)
+        excess = estimated(one.excess, "excess")
         reason = one.reason
         if not reason and excess["low"] != excess["low"]:
             reason = f"{excess['prompts']} prompts to estimate on are too few for an interval"
@@ -181,13 +175,7 @@ def _steps(kind: str, search: Search) -> list[dict[str, Any]]:
             "tied": step.tied,
             "heads": written(step.members),
             "size": len(step.members),
-            **_cells("reached", step.reached),
+            **estimated(step.reached, "reached"),
         }
         for number, step in enumerate(search.steps, start=1)
     ]
-
-
-def _cells(name: str, values: Array) -> dict[str, Any]:
-    """Mean, bounds and number of prompts of one value per prompt, as cells of a row."""
-    found = interval(values)
-    return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
