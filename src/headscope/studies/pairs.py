@@ -1,0 +1,125 @@
+"""What the studies of (x, y) pairs have in common: their settings, and the problems drawn from them.
+
+In: a model and settings. Out: `Shots`. A model that was trained on a language of pairs is asked about its own
+functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other
+model gets `tasks.linear.EVERYDAY`, twelve clean pairs. `article` asks for the twelve pairs of the article on
+redundant heads themselves, whose prompts then differ in the query alone.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, get_args
+
+import numpy as np
+
+from headscope.errors import BadArgument, UnknownName
+from headscope.models.model import Model
+from headscope.tasks.functions import Functions, Which, check_noise
+from headscope.tasks.linear import EVERYDAY, functions_of
+from headscope.tasks.shots import ARTICLE_PAIRS, Shots
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_EVERYDAY_SHOTS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """Settings of every study of pairs; the command's options and help come from these fields."""
+
+    n: int = field(default=100, metadata={"help": "problems (prompts) for each estimate"})
+    seed: int = field(default=0, metadata={"help": "seed of everything random"})
+    shots: int | None = field(
+        default=None,
+        metadata={"help": "pairs before the query (default: as many as the model was trained on, or 12)"},
+    )
+    noise: float | None = field(
+        default=None,
+        metadata={"help": "share of pairs with a random y (default: as in the model's training, or 0)"},
+    )
+    family: str | None = field(
+        default=None, metadata={"help": "linear, quadratic, threshold or modular (default: the model's own)"}
+    )
+    modulus: int | None = field(default=None, metadata={"help": "of the modular family"})
+    a: str | None = field(default=None, metadata={"help": "range of a, for example 1..5"})
+    b: str | None = field(default=None, metadata={"help": "range of b, for example 0..9"})
+    inputs: str | None = field(default=None, metadata={"help": "range of x, for example 1..99"})
+    among: str = field(
+        default="grid",
+        metadata={"help": "functions: all (grid), those of the model's training, or held_out ones"},
+    )
+    article: bool = field(
+        default=False, metadata={"help": "the article's own twelve pairs, y = 2x + 3, with n queries"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, fewest in (("n", 10), ("seed", 0), ("shots", 0)):
+            value = getattr(self, name)
+            if value is not None and value < fewest:
+                raise BadArgument(f"cannot study pairs with {name}={value}: it must be at least {fewest}.")
+        check_noise(self.noise or 0.0)
+        if self.among not in get_args(Which):
+            raise UnknownName.among("set of functions", self.among, get_args(Which))
+        for name in ("a", "b", "inputs"):
+            _range(name, getattr(self, name))
+
+    def smaller(self, sizes: dict[str, Any]) -> Self:
+        """With other sizes where the default was kept; what was chosen stays as chosen."""
+        untouched = [f.name for f in fields(self) if getattr(self, f.name) == f.default]
+        return replace(self, **{name: value for name, value in sizes.items() if name in untouched})
+
+    def functions(self, model: Model) -> Functions:
+        """The functions that this model is asked about.
+
+        Raises:
+            BadArgument: for ranges that are none, or a family that needs a modulus and has none.
+        """
+        known = functions_of(model) or EVERYDAY
+        chosen: dict[str, Any] = {"family": self.family, "modulus": self.modulus}
+        chosen |= {name: _range(name, getattr(self, name)) for name in ("a", "b", "inputs")}
+        changed = {name: value for name, value in chosen.items() if value is not None}
+        if not changed:
+            return known
+        own = {name: getattr(known, name) for name in ("family", "modulus", "a", "b", "inputs")}
+        return Functions(**own | changed)  # others than those of the training: none are held out
+
+    def draw(self, model: Model, *, n: int | None = None, shots: int | None = None, seed: int = 0) -> Shots:
+        """Problems for this model; `n` and `shots` in place of the settings', `seed` on top of theirs."""
+        language = functions_of(model)
+        many = self.n if n is None else n
+        if self.article:
+            return _articles(many, self.seed + seed)
+        known = _EVERYDAY_SHOTS if language is None else language.shots - 1
+        usual = 0.0 if language is None else language.noise
+        return Shots.draw(
+            self.functions(model),
+            shots=next(each for each in (shots, self.shots, known) if each is not None),
+            n=many,
+            noise=usual if self.noise is None else self.noise,
+            among=self.among,  # type: ignore[arg-type]  # checked above
+            seed=self.seed + seed,
+        )
+
+
+def _articles(n: int, seed: int) -> Shots:
+    """The article's pairs, with queries that they do not show."""
+    shown = {x for x, _ in ARTICLE_PAIRS}
+    free = [x for x in range(1, 100) if x not in shown]
+    if n > len(free):
+        raise BadArgument(
+            f"cannot ask {n} queries of the article's pairs: {len(free)} inputs from 1 to 99 are not shown. "
+            f"Use n={len(free)} or fewer."
+        )
+    drawn: Sequence[int] = np.random.default_rng(seed).permutation(free)[:n].tolist()
+    return Shots.article(drawn)
+
+
+def _range(name: str, written: str | None) -> tuple[int, int] | None:
+    if written is None:
+        return None
+    match = _RANGE.fullmatch(written.strip())
+    if match is None:
+        raise BadArgument(
+            f"cannot read {name}={written!r}: write a range of whole numbers, for example 1..5."
+        )
+    return int(match[1]), int(match[2])

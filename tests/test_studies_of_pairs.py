@@ -1,0 +1,61 @@
+"""The settings that all studies of pairs share."""
+
+from pathlib import Path
+
+import pytest
+
+import headscope as hs
+from headscope import tasks
+from headscope.errors import BadArgument, HeadscopeError
+from headscope.studies.pairs import PairsConfig
+from headscope.tasks.linear import EVERYDAY
+from headscope.tasks.pairs import PairLanguage
+from headscope.tasks.shots import ARTICLE_PAIRS
+from tests import pair_models
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> hs.Model:
+    return pair_models.of_number_tokens(tmp_path_factory.mktemp("numbers"))
+
+
+def test_a_model_of_pairs_is_asked_its_own_functions(model: hs.Model) -> None:
+    own = PairsConfig(n=10).draw(model)
+    language = PairLanguage(shots=own.x.shape[1] + 1)
+    assert (own.noise, own.functions.b, own.functions.inputs) == (0.3, language.b, language.inputs)
+    chosen = PairsConfig(n=10, noise=0.0, shots=3, a="2..2", b="1..4").draw(model)
+    assert chosen.x.shape == (10, 3)
+    assert not chosen.wrong.any()
+    assert set(chosen.parameters[:, 0]) == {2}
+    assert set(chosen.parameters[:, 1]) <= {1, 2, 3, 4}
+
+
+def test_the_articles_pairs_differ_in_the_query_alone(model: hs.Model) -> None:
+    shots = PairsConfig(n=20, article=True).draw(model)
+    assert (shots.x == [x for x, _ in ARTICLE_PAIRS]).all()
+    assert (shots.y == 2 * shots.x + 3).all()
+    assert len(set(shots.query.tolist())) == 20
+    assert not set(shots.query) & {x for x, _ in ARTICLE_PAIRS}
+    with pytest.raises(BadArgument, match="87 inputs"):
+        PairsConfig(n=88, article=True).draw(model)
+
+
+def test_a_model_of_text_is_asked_everyday_functions_without_noise(tmp_path: Path) -> None:
+    model = pair_models.of_text(tmp_path)
+    shots = PairsConfig(n=10).draw(model)
+    assert (shots.functions, shots.noise, shots.x.shape) == (EVERYDAY, 0.0, (10, 12))
+    assert tasks.linear(model, shots).answer_tokens
+
+
+def test_what_was_chosen_stays_when_sizes_shrink() -> None:
+    sizes = {"n": 20, "shots": 4}
+    assert PairsConfig().smaller(sizes) == PairsConfig(n=20, shots=4)
+    assert PairsConfig(n=50).smaller(sizes) == PairsConfig(n=50, shots=4)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"n": 3}, {"shots": -1}, {"noise": 1.5}, {"a": "1-5"}, {"among": "some"}, {"seed": -1}]
+)
+def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(HeadscopeError):
+        PairsConfig(**bad)  # type: ignore[arg-type]
