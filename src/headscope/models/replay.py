@@ -14,17 +14,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from headscope.models.anatomy import Anatomy
+from headscope.models.fused import fused
 
 Arguments = Mapping[str, Any]
 _KEPT_WINDOWS = 8
-# Replacing a forward is seen by every thread: one at a time, and other threads get the module's own.
-_lock = threading.RLock()
+# Replacing a forward is seen by every thread: one at a time on a model, and other threads get the module's own.
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
 class Past(DynamicCache):  # type: ignore[misc]
@@ -84,11 +86,18 @@ class Replay:
         # Attention written out may fold batch and heads into one axis, and its arguments with it.
         self._per_row_count = bool(anatomy.inline)
         self._windows: OrderedDict[tuple[int, int, int], list[Arguments]] = OrderedDict()
+        self._fused = fused(hf)
         # How many values a layer and an attention module return beside the first; None: a bare tensor.
         self.layer_extras: int | None = None
         self.attention_extras: dict[int, int | None] = {}
         # The layers whose attention module returns what its output projection made.
         self.projecting_last: dict[int, bool] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """No gradients, and activations in one kernel where there is one, until the block ends."""
+        with torch.no_grad(), replaced(self.hf, self._fused):
+            yield
 
     def arguments(self, like: Tensor, start: int, stop: int) -> list[Arguments]:
         """What each layer is called with, beside the stream, at positions `start` to `stop`."""
@@ -136,13 +145,13 @@ class Replay:
         extras = self.attention_extras[layer]
         # Attention does not run, so arguments for any positions will do.
         arguments = self.arguments(stream, 0, stream.shape[1])[layer]
-        with replaced([(module, lambda *_, **__: _with_extras(attended(), extras))]):
+        with replaced(self.hf, [(module, lambda *_, **__: _with_extras(attended(), extras))]):
             return self.call(layer, stream, arguments, Past(0))
 
     def logits(self, stream: Tensor) -> Tensor:
         """Logits [row, position, vocab] from the stream [row, position, model] after the last layer."""
         through = [(m, lambda *_, **__: _with_extras(stream, self.layer_extras)) for m in self._layers]
-        with replaced(through):
+        with replaced(self.hf, through):
             return self.hf(inputs_embeds=torch.zeros_like(stream), use_cache=False).logits  # type: ignore[no-any-return]
 
     def _record(self, like: Tensor, start: int, stop: int, rows: int) -> list[Arguments]:
@@ -167,19 +176,19 @@ class Replay:
         accepted = {name: value for name, value in options.items() if name in self.accepted}
         unembedding = self.anatomy.unembedding
         pairs = [(module, stub(index)) for index, module in enumerate(self._layers)]
-        with replaced([*pairs, (unembedding, lambda stream, *_, **__: stream[..., :1])]):
+        with replaced(self.hf, [*pairs, (unembedding, lambda stream, *_, **__: stream[..., :1])]):
             self.hf(**accepted)
         return recorded
 
 
 @contextmanager
-def replaced(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Modules compute something else in this thread until the block ends.
+def replaced(hf: nn.Module, pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Modules of a model compute something else in this thread until the block ends.
 
     An instance may carry a forward of its own already (offloading sets one): it is put back.
     """
     me = threading.get_ident()
-    with _lock, ExitStack() as stack:
+    with _locks.setdefault(hf, threading.RLock()), ExitStack() as stack:
         for module, instead in pairs:
             own = module.__dict__.get("forward")
             stack.callback(_put_back, module, own)

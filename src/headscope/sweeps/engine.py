@@ -89,7 +89,7 @@ class Engine:
 
     def run(self) -> Iterator[tuple[int, list[Tensor]]]:
         """(cell, one tensor of values [example] per measure), in the order in which they are done."""
-        with torch.no_grad():
+        with self._replay.running():
             self._base = base = self._base_run()
             if self._kept is not None:
                 self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
@@ -99,7 +99,7 @@ class Engine:
             yield cell, self._unchanged(cell, same)
         waiting: list[tuple[Job, list[Tensor]]] = []
         for batch in self.batches:
-            with torch.no_grad():
+            with self._replay.running():
                 entered = entries.of(batch.jobs)
                 live = [job for job in batch.jobs if job.entry in _UNENTERED or job.cell in entered]
                 if live:
@@ -160,7 +160,7 @@ class Engine:
         if position not in same:
             assert self._base is not None
             job = Job(cell, "whole", 0, 0, 1, 0, 0, *self._reads(work))
-            with torch.no_grad():
+            with self._replay.running():
                 stream = self._base.stream[self._model.n_layers][:, job.read_first : job.read_stop]
                 reads = self._read([job], stream, job.read_first)
             ((_, same[position]),) = self._measured([(job, reads[0])])
