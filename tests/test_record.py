@@ -207,3 +207,12 @@ def test_a_part_that_cannot_be_written_leaves_no_trace(tmp_path):
     with contextlib.suppress(OSError):
         record._write(tmp_path / "a.parquet", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_file_locks_a_record_is_refused_and_a_table_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("headscope.results.record.fcntl", None)
+    model, cells = tiny.opened("gpt2"), hs.grid(hs.zero("z"), layers=[0], heads=[0])
+    assert len(hs.sweep(model, tiny.ids(), cells, hs.measures.loss()))
+    with pytest.raises(hs.errors.Unwritable, match="Leave out --out"):
+        hs.sweep(model, tiny.ids(), cells, hs.measures.loss(), out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()

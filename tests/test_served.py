@@ -3,6 +3,7 @@
 import copy
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -395,3 +396,14 @@ def test_values_behind_a_gate_or_norm_have_no_ov_matrix(kind):
     assert not weights.direct
     with pytest.raises(hs.errors.UnservedModel, match="a gate or a norm stands between"):
         weights.ov(0)
+
+
+def test_without_a_word_a_batch_takes_a_quarter_of_what_is_free(monkeypatch):
+    def free(available):
+        monkeypatch.setattr(
+            "headscope.models.devices.psutil.virtual_memory", lambda: SimpleNamespace(available=available)
+        )
+        return hs.load(tiny.build("gpt2")).memory_bytes
+
+    assert free(400 * 2**20) == 100 * 2**20
+    assert free(64 * 2**30) == 2**30  # more gains nothing on a CPU

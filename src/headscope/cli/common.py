@@ -43,8 +43,12 @@ class Opening:
 
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1 or mps."})
     dtype: str = field(default="auto", metadata={"help": "auto, float32, float16 or bfloat16."})
-    memory: str = field(
-        default="1GB", metadata={"help": "How much memory one batch may take, for example 2GB."}
+    memory: str | None = field(
+        default=None,
+        metadata={
+            "help": "How much memory one batch may take, for example 2GB (default: a quarter of what is free, on a "
+            "CPU at most 1GB)."
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the hub."})
     trust_remote_code: bool = field(
@@ -97,7 +101,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 def opened(source: str, opening: dict[str, Any]) -> Model:
     """The model that a command line names; `opening` has the fields of `Opening`."""
     how = Opening(**opening)
-    budget = bytes_of(how.memory)
+    budget = None if how.memory is None else bytes_of(how.memory)
     model = load(
         source,
         revision=how.revision,
@@ -105,7 +109,8 @@ def opened(source: str, opening: dict[str, Any]) -> Model:
         dtype=how.dtype,
         trust_remote_code=how.trust_remote_code,
     )
-    model.memory_bytes = budget
+    if budget is not None:
+        model.memory_bytes = budget
     if model.device.type == "cpu" and sum(p.numel() for p in model.hf.parameters()) < SMALL_PARAMETERS:
         torch.set_num_threads(1)
     return model

@@ -98,7 +98,8 @@ class PathPatch(Intervention):
     def __str__(self) -> str:
         senders = "; ".join(map(str, self.senders))
         where = "" if self.positions == Positions() else f" at {self.positions}"
-        return f"path_patch [{senders}] -> {' '.join(map(str, self.targets))}{where}, MLPs {self.mlps}"
+        mixed = "" if self.strength == 1.0 else f" by {self.strength:g}"
+        return f"path_patch [{senders}] -> {' '.join(map(str, self.targets))}{where}, MLPs {self.mlps}{mixed}"
 
     @property
     def verb(self) -> str:

@@ -7,8 +7,12 @@ hooks; so weights are never read here, modules are called. Compiled modules do n
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
+
+_SHARE = 4  # of what is free, a batch may take one part in so many
+_CPU_MOST_BYTES = 2**30  # larger batches gain nothing on a CPU
 
 
 def device_of(hf: nn.Module) -> torch.device:
@@ -21,6 +25,17 @@ def device_of(hf: nn.Module) -> torch.device:
         if place is not None:
             return torch.device(place if not isinstance(place, int) else f"cuda:{place}")
     return torch.device("cpu")
+
+
+def default_memory_bytes(device: torch.device) -> int:
+    """What one batch of intermediate results may take if nobody says: a quarter of what is free on the device.
+
+    On a CPU at most 1 GB.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, free // _SHARE)
+    return max(1, min(int(psutil.virtual_memory().available) // _SHARE, _CPU_MOST_BYTES))
 
 
 def is_offloaded(hf: nn.Module) -> bool:

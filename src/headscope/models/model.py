@@ -61,7 +61,7 @@ class Model(OpenedModel):
         checked = self.prompts(prompts)
         if checked.ragged:
             self.require_service("prompts of unequal length")
-        edits, given = self._prepared(checked, interventions)
+        edits, given = self.prepare(checked, interventions)
         wanted = list(self._wanted(capture))
         ids = checked.ids.to(self.device)
         with gradients(grad):
@@ -96,17 +96,8 @@ class Model(OpenedModel):
             BadArgument: for options under which positions lose their meaning (beams, assistants).
         """
         check_options(options)
-        if max_new_tokens < 1:
-            raise BadArgument(f"cannot generate {max_new_tokens} tokens: ask for at least 1.")
-        checked = self.prompts(prompts)
-        if self.context is not None and checked.longest + max_new_tokens > self.context:
-            raise PromptError(
-                f"cannot generate {max_new_tokens} tokens after {checked.longest} with {self.name}: its context "
-                f"holds {self.context}. Ask for at most {self.context - checked.longest}, or use shorter prompts."
-            )
-        if checked.ragged:
-            self.require_service("generation in batches of unequal length")
-        edits, given = self._prepared(checked, interventions, growing=True)
+        checked = self.to_continue(prompts, max_new_tokens)
+        edits, given = self.prepare(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
         follower = Following(self, checked, given, edits) if any(map(_follows, given)) else None
@@ -121,6 +112,26 @@ class Model(OpenedModel):
             return decode(
                 self.hf, self.tokenizer, checked, max_new_tokens=max_new_tokens, seed=seed, options=options
             )
+
+    def to_continue(self, prompts: PromptsLike, max_new_tokens: int) -> Prompts:
+        """Prompts that so many tokens can be generated after.
+
+        Raises:
+            BadArgument: for less than one token.
+            PromptError: if the context is too short for so many.
+            UnservedModel: if the prompts differ in length and the model does not serve that.
+        """
+        if max_new_tokens < 1:
+            raise BadArgument(f"cannot generate {max_new_tokens} tokens: ask for at least 1.")
+        checked = self.prompts(prompts)
+        if self.context is not None and checked.longest + max_new_tokens > self.context:
+            raise PromptError(
+                f"cannot generate {max_new_tokens} tokens after {checked.longest} with {self.name}: its context "
+                f"holds {self.context}. Ask for at most {self.context - checked.longest}, or use shorter prompts."
+            )
+        if checked.ragged:
+            self.require_service("generation in batches of unequal length")
+        return checked
 
     def read(
         self,
@@ -143,7 +154,7 @@ class Model(OpenedModel):
             rows = slice(start, min(start + step, len(checked)))
             some = checked.rows(rows)
             with self.taking(rows):
-                edits, _ = self._prepared(some, [edit.rows(rows) for edit in given])
+                edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
             layout = Layout.of(some, self.device)
 
             def reader(call: Any, rows: slice = rows) -> None:
@@ -163,7 +174,7 @@ class Model(OpenedModel):
         checked = self.prompts(prompts)
         if checked.ragged:
             self.require_service("prompts of unequal length")
-        edits, _ = self._prepared(checked, interventions)
+        edits, _ = self.prepare(checked, interventions)
         body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         layout = Layout.of(checked, self.device)
         with torch.no_grad(), edited(body, self.anatomy, layout, edits=edits, wanted=sites) as captured:
@@ -215,28 +226,6 @@ class Model(OpenedModel):
 
         Those of enclosing `editing` blocks come first. `growing` is for generation.
         """
-        return self._prepared(prompts, interventions, growing=growing)
-
-    @contextmanager
-    def editing(self, interventions: Edits) -> Iterator["Model"]:
-        """Apply these interventions to every run, generation and reading of this model in the block.
-
-        Blocks nest: the outermost interventions are applied first, those of a call last.
-        """
-        token = _editing.set((*_editing.get(), (self, _listed(interventions))))
-        try:
-            yield self
-        finally:
-            _editing.reset(token)
-
-    def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
-        """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
-        self.layer(layer, "read weights")
-        return head_weights(self, layer, fold_norm=fold_norm)
-
-    def _prepared(
-        self, prompts: Prompts, interventions: Edits, *, growing: bool = False
-    ) -> tuple[list[SiteEdit | CallEdit], tuple[Edit, ...]]:
         rows = _rows.get()
         outer = tuple(
             edit if rows is None else edit.rows(rows)
@@ -255,17 +244,30 @@ class Model(OpenedModel):
             self.require_service("editing patterns in generation")
         return changes, given
 
+    @contextmanager
+    def editing(self, interventions: Edits) -> Iterator["Model"]:
+        """Apply these interventions to every run, generation and reading of this model in the block.
+
+        Blocks nest: the outermost interventions are applied first, those of a call last.
+        """
+        token = _editing.set((*_editing.get(), (self, _listed(interventions))))
+        try:
+            yield self
+        finally:
+            _editing.reset(token)
+
+    def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
+        """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
+        self.layer(layer, "read weights")
+        return head_weights(self, layer, fold_norm=fold_norm)
+
     def changes_of(self, given: Sequence[Edit], prompts: Prompts) -> list[SiteEdit | CallEdit]:
         """What these interventions change on these prompts, in the order given.
 
         Runs that an intervention needs of its own are not edited by the blocks around this one.
         """
-        token, token_rows = _editing.set(()), _rows.set(None)
-        try:
+        with self.unedited():
             return [change for edit in given for change in edit.prepare(self, prompts)]
-        finally:
-            _editing.reset(token)
-            _rows.reset(token_rows)
 
     def _wanted(self, capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, int]]:
         for name, layers in _captures(capture):

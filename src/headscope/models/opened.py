@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate
-from headscope.models.devices import device_of
+from headscope.models.devices import default_memory_bytes, device_of
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, site_named
 
@@ -43,7 +43,7 @@ class OpenedModel:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
         self.language, self.commit = language, commit
         # How much one batch of intermediate results may take; what is streamed is cut to fit.
-        self.memory_bytes = 2**30
+        self.memory_bytes = default_memory_bytes(device_of(hf))
         # What the certificate found; set when it has been made (models.loading).
         self.certificate: Certificate | None = None
         self.refusals: dict[tuple[str, int | None], str] = {}

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from headscope.architectures import ToyForCausalLM
 from headscope.architectures.lens import LensFile, Setting, Stated, read, to_toy
 from headscope.architectures.lens.settings import NOTHING
+from headscope.architectures.saving import save_quietly
 from headscope.errors import BadArgument, ModelNotFound
 from headscope.results.folder import Kind, check_free, place_folder
 
@@ -86,14 +86,7 @@ def import_model(
 
 
 def _fill(folder: Path, model: ToyForCausalLM, tokenizer: Any, card: Mapping[str, Any]) -> None:
-    # Saving draws a progress bar for every file.
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
+    save_quietly(model, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(_page(card), encoding="utf-8")

@@ -12,7 +12,6 @@ which the system drops when a process dies, keeps a second one out.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -25,7 +24,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headscope.errors import OutputExists, Partial
+from headscope.errors import OutputExists, Partial, Unwritable
 from headscope.results.files import PREFIX, check_writable, writing
 from headscope.tables import Table
 
@@ -33,6 +32,11 @@ MANIFEST, CELLS, LOCK, PARTS = "manifest.json", "cells.json", ".headscope-lock",
 KIND = "sweep"
 # A part is written when so many seconds have passed, so that a kill costs no more than them.
 PART_SECONDS = 5.0
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Values = NDArray[np.float64]
 # What must be the same for values of two runs to stand in one table.
@@ -140,6 +144,11 @@ def opened(
         OutputExists: if the folder holds something else, another sweep, or one that a process is working on.
         Unwritable: if nothing can be written there.
     """
+    if fcntl is None:
+        raise Unwritable(
+            f"cannot record a sweep in {str(folder)!r}: keeping a second process out needs file locks of a kind that "
+            "this system does not have. Leave out --out (out=), and take the table as it is returned."
+        )
     with writing(folder):
         place = folder.resolve()
         known = _manifest(place, folder)

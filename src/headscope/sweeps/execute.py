@@ -19,7 +19,7 @@ from headscope.sweeps.calibrate import costs_of
 from headscope.sweeps.check import FULL, Choice, Path, choose, kind_of
 from headscope.sweeps.engine import Engine, Setting, Work
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.naive import CellResult
+from headscope.sweeps.naive import OWN, CellResult, with_own_position
 from headscope.sweeps.plan import OF_ATTENTION, Costs, Place, Traits
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
@@ -61,7 +61,7 @@ def _resumed(
     costs = costs_of(model, plain)
     choices: dict[int, Choice] | None = None
     parts: dict[int, list[Tensor]] = {}
-    every = list(chunks(model, prompts))
+    every = list(chunks(model, prompts, measure))
     for number, rows in enumerate(every):
         some = prompts if len(every) == 1 else prompts.rows(rows)
         setting, works = prepared(model, some, cells, measure, under, rows, whole=len(every) == 1)
@@ -234,10 +234,13 @@ def _extent(positions: Positions, prompts: Prompts) -> tuple[int, int]:
     return min(marked, default=prompts.longest), max(marked, default=-1)
 
 
-def chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
-    """Prompts in parts whose base run fits in a quarter of the memory."""
+def chunks(model: Model, prompts: Prompts, measure: Measure) -> Iterator[slice]:
+    """Prompts in parts whose base run fits in a quarter of the memory, and what is read in one cell in another."""
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
-    size = max(1, model.memory_bytes // (4 * each))
+    # Logits, once more in float32, and once more as log-probabilities.
+    own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
+    read = 12 * measure.read_out.cells(own).shape[1] * model.vocab_size
+    size = max(1, model.memory_bytes // (4 * max(each, read)))
     for start in range(0, len(prompts), size):
         yield slice(start, min(start + size, len(prompts)))

@@ -50,7 +50,7 @@ class Forecast:
 
 def forecast(model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure) -> Forecast:
     """What running these cells would take; the model is run once on some of the prompts."""
-    parts = list(chunks(model, prompts))
+    parts = list(chunks(model, prompts, measure))
     some = prompts.rows(parts[0])
     seconds = _base_seconds(model, some) * len(prompts) / len(some)
     reason = refusal(model)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from headscope.errors import BadArgument, PromptError
+from headscope.errors import BadArgument
 from headscope.models.execution import edited
 from headscope.models.following import Following
 from headscope.models.generation import Generation, decode
@@ -34,23 +34,15 @@ def generate_many(
     and values within `memory_bytes`.
 
     Raises:
-        BadArgument: if there are no interventions.
+        BadArgument: if there are no interventions, or less than one token is asked for.
         PromptError: if the context is too short for so many tokens.
     """
-    checked = model.prompts(prompts)
+    checked = model.to_continue(prompts, max_new_tokens)
     sets = [list(given) if isinstance(given, Sequence) else [given] for given in interventions]
     if not sets:
         raise BadArgument("cannot generate under no interventions: give a list, [] being an unedited run.")
-    longest = checked.longest + max_new_tokens
-    if max_new_tokens < 1 or (model.context is not None and longest > model.context):
-        raise PromptError(
-            f"cannot generate {max_new_tokens} tokens after {checked.longest} with {model.name}: at least 1, and "
-            f"its context holds {model.context}. Ask for another number, or use shorter prompts."
-        )
-    if checked.ragged:
-        model.require_service("generation in batches of unequal length")
     model.require_service("generation")
-    each = 2 * model.n_layers * longest * model.d_model * model.dtype.itemsize
+    each = 2 * model.n_layers * (checked.longest + max_new_tokens) * model.d_model * model.dtype.itemsize
     rows = rows_at_once or max(1, model.memory_bytes // each)
     size = max(1, rows // len(checked))
     found: list[Generation] = []

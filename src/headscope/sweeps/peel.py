@@ -88,7 +88,7 @@ class _State:
         self._model, self._prompts, self._measure, self._seed = model, prompts, measure, seed
         self._cells, self._under = cells, list(under)
         self._kept: Kept | None = None
-        if len(list(chunks(model, prompts))) == 1 and resumes(
+        if len(list(chunks(model, prompts, measure))) == 1 and resumes(
             model, prompts, cells, measure, under, seed=seed
         ):
             self._kept = Kept(model.memory_bytes)

@@ -98,10 +98,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Costs:
-    """`pass_tokens` is what one more call of a layer costs, in tokens of one layer; `most_tokens` fit in one."""
+    """`pass_tokens` is what one more call of a layer costs, in tokens of one layer; `most_tokens` fit in one.
+
+    Each row holds a copy of the keys and values before it: one position takes the room of `key_tokens` tokens.
+    """
 
     pass_tokens: float
     most_tokens: int
+    key_tokens: float = 0.0
+
+    def room(self, prompts: int, start: int, stop: int) -> float:
+        """How much of `most_tokens` one job at these positions takes."""
+        return prompts * (stop - start + self.key_tokens * start)
 
 
 def job_of(
@@ -189,7 +197,7 @@ def batches(
         stop = max(job.read_stop for job in group)
         found += [
             Batch(starts[0], max(job.read_stop for job in part), tuple(part))
-            for part in _parts(group, prompts * (stop - starts[0]), costs)
+            for part in _parts(group, costs.room(prompts, starts[0], stop), costs)
         ]
     return found
 
@@ -208,7 +216,8 @@ def _merged(by_start: dict[int, list[Job]], prompts: int, layers: int, costs: Co
                 tokens += 1
                 stop, deepest = max(stop, job.read_stop), min(deepest, job.join)
             width = stop - starts[index]
-            passes = max(1, math.ceil(tokens * prompts * width / costs.most_tokens))
+            room = tokens * costs.room(prompts, starts[index], stop)
+            passes = max(1, math.ceil(room / costs.most_tokens))
             cost = costs.pass_tokens * passes * (layers - deepest + 1) + walked * prompts * width
             if cost + best[end + 1] < best[index]:
                 best[index], ends[index] = cost + best[end + 1], end + 1
@@ -219,7 +228,7 @@ def _merged(by_start: dict[int, list[Job]], prompts: int, layers: int, costs: Co
     return groups
 
 
-def _parts(group: Sequence[Job], tokens_per_job: int, costs: Costs) -> list[Sequence[Job]]:
+def _parts(group: Sequence[Job], tokens_per_job: float, costs: Costs) -> list[Sequence[Job]]:
     """A group in equal parts, each within the budget."""
     count = math.ceil(len(group) * tokens_per_job / costs.most_tokens)
     size = math.ceil(len(group) / min(max(1, count), len(group)))

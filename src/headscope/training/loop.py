@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from headscope.architectures import ToyConfig, ToyForCausalLM
+from headscope.architectures.saving import save_quietly
 from headscope.errors import OutputExists
 from headscope.tasks.language import Tokens
 from headscope.tasks.pairs import PairLanguage
@@ -172,14 +172,7 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
 
 def _checkpoint(model: ToyForCausalLM, recipe: Recipe, folder: Path) -> None:
     """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
-    # Saving draws a progress bar for every file; a library that trains in a loop should not.
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
+    save_quietly(model, folder)
     word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder)
 
 
