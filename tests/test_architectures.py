@@ -14,6 +14,7 @@ from headscope.architectures import ArchitectureError, ToyConfig, ToyForCausalLM
 from headscope.architectures.activations import SoLU
 from headscope.architectures.attention import mask_for, visible_keys
 from headscope.architectures.positions import key_positions, positions_from_mask, rotate, sinusoidal, smear
+from headscope.architectures.toy import ToyMLP
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "shortformer", "none")
 NORMS = ("layernorm", "layernorm_no_weights", "rmsnorm", "none")
@@ -154,6 +155,17 @@ def test_solu_by_hand():
     assert list(unweighted.parameters()) == []
 
 
+def test_a_gated_mlp_by_hand():
+    """One dimension, one neuron: down 4 times silu(gate 3 x) times up 2 x."""
+    mlp = ToyMLP(ToyConfig(d_model=1, n_heads=1, d_mlp=1, gated_mlp=True, activation="silu"))
+    with torch.no_grad():
+        for projection, weight in ((mlp.up_proj, 2.0), (mlp.gate_proj, 3.0), (mlp.down_proj, 4.0)):
+            projection.weight.fill_(weight)
+    x = torch.tensor([[0.5]])
+    assert_close(mlp(x), torch.tensor([[4 * 1.5 / (1 + math.exp(-1.5)) * 1.0]]))
+    assert ToyMLP(ToyConfig(d_mlp=8)).gate_proj is None
+
+
 def test_rotated_products_depend_on_distance_alone():
     query, key = torch.randn(1, 1, 1, 6), torch.randn(1, 1, 1, 6)
 
@@ -273,7 +285,9 @@ def test_attention_goes_through_the_interface_of_transformers(monkeypatch):
 @pytest.mark.parametrize("tied", [False, True])
 @torch.no_grad()
 def test_saving_and_loading_keeps_the_model(tmp_path, tied):
-    model = toy("learned", tie_word_embeddings=tied, unembed_bias=True, mlp_bias=True, rope_theta=50.0)
+    model = toy(
+        "learned", tie_word_embeddings=tied, unembed_bias=True, mlp_bias=True, gated_mlp=True, rope_theta=50.0
+    )
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()

@@ -5,7 +5,7 @@ In: sizes and choices, by keyword. Out: a `ToyConfig`, which is an ordinary Hugg
 circuits written by hand (no norms, exact sizes), the published attention-only models (Elhage et al. 2021,
 "A Mathematical Framework for Transformer Circuits"; Olsson et al. 2022) and the models trained here.
 
-Left out on purpose: grouped-query attention, sliding windows, gates, dropout. Real families have them,
+Left out on purpose: grouped-query attention, sliding windows, gated attention, dropout. Real families have them,
 and those are opened as they are; a toy is for seeing one thing at a time.
 """
 
@@ -48,7 +48,7 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc]
     - `smeared_keys`: each head mixes every key with the one before it, in a learnt proportion.
     - `attention_bias` puts a bias on q, k, v and o; `mlp_bias` and `unembed_bias` as their names say.
     - `activation` is any name that transformers knows ("gelu", "relu", "silu", ...), or "solu" or "solu_ln"
-      (see `activations`).
+      (see `activations`); with `gated_mlp` it acts on a gate that the MLP's inner values are multiplied with.
 
     Raises:
         ArchitectureError: for an unknown choice or sizes that do not fit together.
@@ -83,6 +83,7 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc]
         mlp_bias: bool = False,
         unembed_bias: bool = False,
         activation: str = "gelu",
+        gated_mlp: bool = False,
         smeared_keys: bool = False,
         tie_word_embeddings: bool = False,
         norm_eps: float = 1e-5,
@@ -104,6 +105,7 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc]
         self.mlp_bias = mlp_bias
         self.unembed_bias = unembed_bias
         self.activation = activation
+        self.gated_mlp = gated_mlp
         self.smeared_keys = smeared_keys
         self.norm_eps = norm_eps
         self.rope_theta = rope_theta

@@ -51,16 +51,21 @@ class PositionTable(nn.Embedding):
 
 
 class ToyMLP(nn.Module):
-    """up, activation, down."""
+    """up, activation, down; with a gate, the activation of the gate times up, down (Shazeer 2020)."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.up_proj = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
+        self.gate_proj: nn.Linear | None = None
+        if config.gated_mlp:
+            self.gate_proj = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
         self.act_fn = SoLU(config) if config.activation in SOLU else ACT2FN[config.activation]
         self.down_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        up: Tensor = self.up_proj(hidden_states)
+        inner = self.act_fn(up) if self.gate_proj is None else self.act_fn(self.gate_proj(hidden_states)) * up
+        out: Tensor = self.down_proj(inner)
         return out
 
 

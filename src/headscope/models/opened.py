@@ -42,7 +42,7 @@ class OpenedModel:
     ) -> None:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
         self.language, self.commit = language, commit
-        # How much one batch of intermediate results may take; what is streamed is cut to fit.
+        # How much intermediate results may take together; what is streamed is cut to fit.
         self.memory_bytes = default_memory_bytes(device_of(hf))
         # What the certificate found; set when it has been made (models.loading).
         self.certificate: Certificate | None = None
@@ -106,7 +106,7 @@ class OpenedModel:
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.
 
-        What was used longest ago is dropped once all of it together exceeds a quarter of `memory_bytes`.
+        What was used longest ago is dropped once all of it together exceeds an eighth of `memory_bytes`.
         Forgotten when weights are seen to change (an in-place operation or an assignment under
         `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
         """
@@ -117,7 +117,7 @@ class OpenedModel:
         made = self._remembered[key] = make()
         total = sum(map(_bytes_of, self._remembered.values()))
         for oldest in list(self._remembered)[:-1]:
-            if total <= self.memory_bytes // 4:
+            if total <= self.memory_bytes // 8:
                 break
             total -= _bytes_of(self._remembered.pop(oldest))
         return made

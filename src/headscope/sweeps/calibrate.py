@@ -21,6 +21,9 @@ from headscope.tasks.prompts import Prompts
 
 _FEW, _MANY = 2, 256
 _REPEATS = 5
+# A sweep's base run, its batch, what it reads, and the values of other runs that it keeps each get one part of
+# the memory; as much again goes to what is on its way, and to what the allocator does not give back at once.
+PARTS = 8
 _CPU_TOKENS = 4096  # beyond this a CPU gains nothing, and loses its caches
 _known: dict[str, float] = {}
 
@@ -35,7 +38,7 @@ def costs_of(model: Model, traits: Traits) -> Costs:
             _write(key, _known[key])
     # The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals.
     each = 24 * model.d_model * model.dtype.itemsize
-    most = max(1, model.memory_bytes // (4 * each))
+    most = max(1, model.memory_bytes // (PARTS * each))
     most = min(most, _CPU_TOKENS) if model.device.type == "cpu" else most
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     return Costs(_known[key], most, key_tokens=2 * widest * model.dtype.itemsize / each)

@@ -19,6 +19,7 @@ from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
+from headscope.sweeps.calibrate import PARTS
 from headscope.sweeps.entries import Entries, repeated
 from headscope.sweeps.kept import Kept
 from headscope.sweeps.naive import OWN, with_own_position
@@ -301,7 +302,7 @@ class Engine:
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
-            size = max(1, self._model.memory_bytes // (4 * bytes_each))
+            size = max(1, self._model.memory_bytes // (PARTS * bytes_each))
             for start in range(0, len(jobs), size):
                 some = slice(start, start + size)
                 logits = self._replay.logits(read[some].flatten(0, 1))

@@ -15,7 +15,7 @@ from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
 from headscope.sweeps import naive
-from headscope.sweeps.calibrate import costs_of
+from headscope.sweeps.calibrate import PARTS, costs_of
 from headscope.sweeps.check import FULL, Choice, Path, choose, kind_of
 from headscope.sweeps.engine import Engine, Setting, Work
 from headscope.sweeps.grid import Cell
@@ -235,12 +235,12 @@ def _extent(positions: Positions, prompts: Prompts) -> tuple[int, int]:
 
 
 def chunks(model: Model, prompts: Prompts, measure: Measure) -> Iterator[slice]:
-    """Prompts in parts whose base run fits in a quarter of the memory, and what is read in one cell in another."""
+    """Prompts in parts whose base run fits in one part of the memory, and what is read in one cell in another."""
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
     # Logits, once more in float32, and once more as log-probabilities.
     own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
     read = 12 * measure.read_out.cells(own).shape[1] * model.vocab_size
-    size = max(1, model.memory_bytes // (4 * max(each, read)))
+    size = max(1, model.memory_bytes // (PARTS * max(each, read)))
     for start in range(0, len(prompts), size):
         yield slice(start, min(start + size, len(prompts)))

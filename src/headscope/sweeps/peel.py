@@ -91,7 +91,7 @@ class _State:
         if len(list(chunks(model, prompts, measure))) == 1 and resumes(
             model, prompts, cells, measure, under, seed=seed
         ):
-            self._kept = Kept(model.memory_bytes)
+            self._kept = Kept(model.memory_bytes // 2)
 
     def round(self, gone: Collection[int]) -> list[CellResult]:
         """The results of the cells that are left, in order."""
