@@ -1,9 +1,10 @@
 """What the vectors study says: claims with their verdicts and the summary, computed from its tables.
 
-Rules are stated once, here. Nothing is judged unless pairs help: few-shot accuracy must exceed zero-shot accuracy by
-`MARGIN` with its lower bound. Accuracies are compared problem by problem; a claim is *supported* if the lower bound
-of each comparison it needs exceeds its margin at the layer that the other half of the functions chose, *refuted* if
-one of them stays under its margin at every layer, and *undetermined* otherwise.
+Rules are stated once, here. Nothing is judged unless pairs help: the lower bound of few-shot accuracy must exceed
+the upper bound of zero-shot accuracy by `MARGIN`. Accuracies are compared problem by problem; a claim is *supported*
+if the lower bound of each comparison it needs exceeds its margin at the layer that the other half of the functions
+chose, *refuted* if one of them stays under its margin at every layer, and *undetermined* otherwise. Whether task or
+answer is carried is judged at the chosen layer alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +27,18 @@ from headscope.studies.vectors_reach import (
     SHUFFLED,
     TASK,
 )
-from headscope.studies.vectors_tables import largest
-from headscope.studies.words import number, undetermined, with_bounds
+from headscope.studies.vectors_tables import (
+    BEYOND_SHUFFLED,
+    COPIED,
+    FOLLOWS_OTHER,
+    FUNCTION_SHARE,
+    MATTER_MORE,
+    NOT_COPIED,
+    TASK_SHARE,
+    beyond,
+    largest,
+)
+from headscope.studies.words import count, number, undetermined, with_bounds
 from headscope.tables import Table
 
 MARGIN = 0.1
@@ -36,27 +47,11 @@ SHARE = 0.5
 """Share of what pairs add to accuracy that a vector must recover to carry the task."""
 COMMON = 0.5
 """From this share of common heads on, two kinds of heads are not different."""
-EFFECT_MARGIN = 0.01
-"""Probability that a head must add, for all heads at once, to count as a function-vector head."""
 CUT_MARGIN = 0.05
 """Accuracy by which cutting one kind of heads must hurt more."""
 
-BEYOND_SHUFFLED = "task vector minus label-shuffled one"
-TASK_SHARE = "task vector: share of what pairs add"
-NOT_COPIED = "task vector: what is asked minus the dummy query's answer"
-FOLLOWS_OTHER = "other function's vector: its answer minus own answer"
-COPIED = "task vector: the dummy query's answer minus without a vector"
-FUNCTION_SHARE = "function vector: share of what pairs add"
-FUNCTION_FOLLOWS_OTHER = "other function's function vector: its answer minus own answer"
-MATTER_MORE = "function-vector heads cut minus induction heads cut"
-
 Tables = Mapping[str, Table]
 Rows = Sequence[dict[str, Any]]
-
-
-def beyond(control: str) -> str:
-    """The name of the comparison of the function vector with one of its controls."""
-    return f"{FUNCTION} minus {control}"
 
 
 @dataclass(frozen=True)
@@ -128,11 +123,13 @@ def _one_vector(found: Tables) -> Claim:
     layer = control.row["layer"]
     few, zero = (_accuracy(found["baselines"], prompts_kind=kind) for kind in ("few-shot", "zero-shot"))
     at = {vector: _at(found, "task_vectors", vector, OWN, layer) for vector in (TASK, SHUFFLED, MEAN)}
+    (pairs,) = found["baselines"].rows(prompts_kind="few-shot")
     because = (
-        f"at layer {layer}, chosen on other functions, accuracy is {at[TASK]} with the vector, {at[SHUFFLED]} with that "
-        f"of a label-shuffled prompt (difference {control}) and {at[MEAN]} with the mean over other prompts of the "
-        f"function; without a vector it is {zero}, with the pairs themselves {few}. Recovered share: {share} (margin "
-        f"{SHARE})."
+        f"before layer {layer}, chosen on other functions, accuracy is {at[TASK]} with the vector, {at[SHUFFLED]} "
+        f"with that of a label-shuffled prompt (difference {control}) and {at[MEAN]} with the mean over other "
+        f"prompts of the function; without a vector it is {zero}, with the pairs themselves {few}. Recovered share: "
+        f"{share} (margin {SHARE}). Probability of the answer: {number(_row(found, TASK, layer)['probability'])} "
+        f"with the vector, {number(pairs['probability'])} with pairs (the notes say what is attainable)."
     )
     return Claim(name, statement, _together([control.side(MARGIN), share.side(SHARE)]), because, evidence)
 
@@ -157,25 +154,23 @@ def _few_heads(found: Tables, n_layers: int) -> Claim:
         verdict = Verdict.UNDETERMINED
     layer, third = share.row["layer"], round(n_layers / 3)
     heads = [row for row in found["head_effects"].rows() if "function-vector" in row["picked"]]
-    shuffled = [
-        row
-        for row in found["comparisons"].rows(comparison=f"{FUNCTION_SHARE} (label-shuffled)")
-        if row["picked"]
-    ][0]
+    shuffled = Compared.of(found, f"{FUNCTION_SHARE} (label-shuffled)")
+    assert shuffled is not None
     because = (
-        f"the {len(heads)} heads {_written(heads)}, added at layer {layer}, chosen on other functions: accuracy "
-        f"{_at(found, 'function_vectors', FUNCTION, OWN, layer)}, recovered share {share} (margin {SHARE}); it beats "
+        f"{count(len(heads), 'head')} ({_written(heads)}), added before layer {layer}, chosen on other functions: "
+        f"accuracy {_at(found, 'function_vectors', FUNCTION, OWN, layer)}, recovered share {share} (margin {SHARE}); "
+        "it beats "
         + ", ".join(f"{control} by {against}" for control, against in judged)
         + f". At a third of the depth (layer {third}): {_at(found, 'function_vectors', FUNCTION, OWN, third)}. On "
-        f"label-shuffled prompts the share is {with_bounds(shuffled, 'difference')} at layer {shuffled['layer']}."
+        f"label-shuffled prompts the share is {shuffled} before layer {shuffled.row['layer']}."
     )
     return Claim(name, statement, verdict, because, evidence)
 
 
 def _task_not_answer(found: Tables) -> Claim:
     statement = (
-        "What is carried is the task, not the answer: with the task vector the model answers for its own input rather "
-        "than for the vector's, and with another function's vector as that function says."
+        "What is carried is the task, not the answer: with the task vector the model answers for its own input "
+        "rather than for the vector's, and with another function's vector as that function says."
     )
     name, evidence = "task_not_answer", ("task_vectors", "comparisons")
     if not pairs_help(found):
@@ -189,11 +184,11 @@ def _task_not_answer(found: Tables) -> Claim:
     assert copying is not None
     layer, late = copied.row["layer"], copying.row["layer"]
     because = (
-        f"at layer {layer} accuracy on f(x) is {_at(found, 'task_vectors', TASK, OWN, layer)}, on the answer of the "
-        f"vector's own query {_at(found, 'task_vectors', TASK, DUMMYS, layer)} (difference {copied}); with another "
-        f"function's vector it is {_at(found, 'task_vectors', OTHER, OTHERS, layer)} on that function's answer and "
-        f"{_at(found, 'task_vectors', OTHER, OWN, layer)} on the first's (difference {other}). The vector's own answer "
-        f"is copied most at layer {late}: {_at(found, 'task_vectors', TASK, DUMMYS, late)}."
+        f"before layer {layer} accuracy on f(x) is {_at(found, 'task_vectors', TASK, OWN, layer)}, on the answer of "
+        f"the vector's own query {_at(found, 'task_vectors', TASK, DUMMYS, layer)} (difference {copied}); with "
+        f"another function's vector it is {_at(found, 'task_vectors', OTHER, OTHERS, layer)} on that function's "
+        f"answer and {_at(found, 'task_vectors', OTHER, OWN, layer)} on the first's (difference {other}). "
+        f"The vector's own answer is copied most before layer {late}: {_at(found, 'task_vectors', TASK, DUMMYS, late)}."
     )
     carried, answer = control.side(MARGIN), side(copying.row["low"], copying.row["high"], MARGIN)
     if carried is Side.ABOVE:
@@ -212,15 +207,17 @@ def _different_heads(found: Tables) -> Claim:
         "are top heads of the other."
     )
     name, evidence = "different_heads", ("overlap", "head_effects")
+    if not pairs_help(found):
+        return undetermined(name, statement, _nothing_to_carry(found), *evidence)
     (row,) = found["overlap"].rows(judged=True)
     missing = _missing_kind(found, row["induction"])
     if missing:
         return undetermined(name, statement, missing, *evidence)
     because = (
-        f"{row['common']} of the top {row['top']} are common (random rankings: {number(row['expected'])}; chance of at "
-        f"least so many {row['p_at_least']:.3f}), a share that resampling puts between {number(row['share_low'])} and "
-        f"{number(row['share_high'])}; over all heads the rank correlation of indirect effect and {row['induction']} is "
-        f"{with_bounds(row, 'rho')} (p = {row['p']:.3f}). {_listed_kinds(found)}"
+        f"{row['common']} of the top {row['top']} are common (random rankings: {number(row['expected'])}; chance of "
+        f"at least so many {row['p_at_least']:.3f}), a share that resampling puts between {number(row['share_low'])} "
+        f"and {number(row['share_high'])}; over all heads the rank correlation of indirect effect and "
+        f"{row['induction']} is {with_bounds(row, 'rho')} (p = {row['p']:.3f}). {_listed_kinds(found)}"
     )
     judged = side(row["share_low"], row["share_high"], COMMON)
     verdict = {Side.BELOW: Verdict.SUPPORTED, Side.ABOVE: Verdict.REFUTED}.get(judged, Verdict.UNDETERMINED)
@@ -238,7 +235,9 @@ def _matter_more(found: Tables) -> Claim:
     (judged,) = found["overlap"].rows(judged=True)
     missing, more = _missing_kind(found, judged["induction"]), Compared.of(found, MATTER_MORE)
     if missing or more is None:
-        return undetermined(name, statement, missing or "only one kind of heads was found.", *evidence)
+        return undetermined(
+            name, statement, missing or "the top heads of both kinds are the same.", *evidence
+        )
     mine, theirs = found["ablations"].rows()
     sides = [more.side(CUT_MARGIN), side(mine["beyond_low"], mine["beyond_high"], 0.0)]
     because = (
@@ -255,11 +254,11 @@ def _missing_kind(found: Tables, induction: str) -> str:
     heads, column = found["head_effects"].rows(), f"{induction.replace(' ', '_')}_named"
     mine = [row for row in heads if "function-vector" in row["picked"]]
     theirs = [row for row in heads if "induction" in row["picked"]]
-    confirmed = sum(row["adjusted_low"] > EFFECT_MARGIN for row in mine)
+    confirmed = sum(row["low"] > 0 for row in mine)
     if 2 * confirmed < len(mine):
         return (
-            f"there are no function-vector heads to speak of: {confirmed} of the top {len(mine)} raise the answer's "
-            f"probability by over {EFFECT_MARGIN} on the other functions, with a bound for all heads at once."
+            f"there are no function-vector heads to speak of: {confirmed} of the top {len(mine)} clearly raise the "
+            "answer's probability on functions that did not choose them."
         )
     named = sum(row[column] for row in theirs)
     if not theirs or 2 * named < len(theirs):
@@ -287,11 +286,13 @@ def summary(model: Model, found: Tables, claims: Sequence[Claim]) -> tuple[str, 
         assert task is not None
         assert function is not None
         second = (
-            f"Of what the pairs add, one prompt's stream at layer {task.row['layer']} recovers {task}, and the sum of "
-            f"the top heads' mean outputs at layer {function.row['layer']} {function}."
+            f"Of what the pairs add, one prompt's stream recovers {task} (before layer {task.row['layer']}), the sum "
+            f"of the top heads' mean outputs {function} (before layer {function.row['layer']})."
         )
     else:
-        second = "Pairs do not help it, so there is no task that a vector could carry: nothing was to be found."
+        second = (
+            "Pairs do not help it, so there is no task that a vector could carry: nothing was to be found."
+        )
     verdicts = [claim.verdict for claim in claims]
     third = (
         f"Of {len(claims)} claims, {verdicts.count(Verdict.SUPPORTED)} are supported, "
@@ -303,8 +304,19 @@ def summary(model: Model, found: Tables, claims: Sequence[Claim]) -> tuple[str, 
 
 def _at(found: Tables, table: str, vector: str, answer: str, layer: int) -> str:
     """Accuracy with bounds under one vector at one layer, of zero-shot prompts, on the estimation half."""
-    where = {"half": "estimation", "prompts_kind": "zero-shot", "vector": vector, "answer": answer, "layer": layer}
+    where = {
+        "half": "estimation",
+        "prompts_kind": "zero-shot",
+        "vector": vector,
+        "answer": answer,
+        "layer": layer,
+    }
     return _accuracy(found[table], **where)
+
+
+def _row(found: Tables, vector: str, layer: int) -> dict[str, Any]:
+    where = {"half": "estimation", "vector": vector, "answer": OWN, "layer": layer}
+    return found["task_vectors"].rows(**where)[0]
 
 
 def _accuracy(table: Table, **where: object) -> str:

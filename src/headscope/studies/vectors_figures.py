@@ -8,6 +8,7 @@ import polars as pl
 from headscope.figures import bars_with_intervals, head_grid, lines
 from headscope.results.study import Figure
 from headscope.studies.vectors_reach import (
+    ALL_HEADS,
     DUMMYS,
     FUNCTION,
     MEAN,
@@ -29,6 +30,7 @@ _FUNCTION_LINES = (
     (RANDOM_DIRECTION, OWN),
     (OTHER_FUNCTION, OWN),
     (OTHER_FUNCTION, OTHERS),
+    (ALL_HEADS, OWN),
 )
 
 
@@ -42,8 +44,8 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
             "zero-shot",
             _TASK_LINES,
             title="What a task vector does at each layer",
-            caption="Accuracy of prompts without pairs whose stream at the read-out is replaced, before each layer, by "
-            "that of another prompt with other inputs. “Own” is the function's value at what is asked, “dummy "
+            caption="Accuracy of prompts without pairs whose stream at the read-out is replaced, before each layer, "
+            "by that of another prompt with other inputs. “Own” is the function's value at what is asked, “dummy "
             "query's” the answer of the prompt from which the vector comes. Bands are 95% bounds over functions.",
         ),
         head_grid(
@@ -51,8 +53,8 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
             "indirect_effect",
             diverging=True,
             title="Causal indirect effect of each head",
-            caption="How much more likely the right answer of a label-shuffled prompt becomes when this head's output "
-            "at the read-out is replaced by its mean over clean prompts of the function.",
+            caption="How much more likely the right answer of a label-shuffled prompt becomes when this head's "
+            "output at the read-out is replaced by its mean over clean prompts of the function.",
             name="indirect-effect",
         ),
         *(
@@ -64,12 +66,18 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
                 title=f"What a function vector does at each layer: {kind} prompts",
                 caption="Accuracy with the sum of the top heads' mean outputs added to the stream at the read-out, "
                 "before each layer. The controls have as many random heads, a random direction of the same norm, or "
-                "another function. Bands are 95% bounds over functions.",
+                "another function; “all heads” is the sum of all heads' means. Bands are 95% bounds over functions.",
             )
             for kind in ("zero-shot", "label-shuffled")
         ),
+        *(_cut(found["ablations"]) if len(found["ablations"]) else ()),
+    )
+
+
+def _cut(table: Table) -> tuple[Figure, ...]:
+    return (
         bars_with_intervals(
-            found["ablations"],
+            table,
             "group",
             "damage",
             "low",

@@ -2,9 +2,9 @@
 
 In: a model and problems. Out: per head the *causal indirect effect* (Todd et al. 2024): how much more likely the
 answer of a label-shuffled prompt becomes when that head's output at the read-out is replaced by its mean over
-clean prompts of the problem's function; and two induction scores. *Prefix matching* (Olsson et al. 2022) is attention to
-what followed earlier copies of the token, on repeated random tokens. *Example to example* is attention, from the
-tokens before which a y is predicted, to earlier y: in pairs of number tokens those are exactly what followed
+clean prompts of the problem's function; and two induction scores. *Prefix matching* (Olsson et al. 2022) is
+attention to what followed earlier copies of the token, on repeated random tokens. *Example to example* is attention
+from the tokens from which a y is predicted to earlier y: in pairs of number tokens those are exactly what followed
 earlier copies of the comma, so it is prefix matching on the model's own prompts. Not here: verdicts.
 """
 
@@ -85,9 +85,7 @@ def judged_kind(model: Model) -> str:
     return PREFIX if functions_of(model) is None else EXAMPLES
 
 
-def induction_scores(
-    model: Model, half: Problems, *, n: int, seed: int, part: int
-) -> dict[str, Induction]:
+def induction_scores(model: Model, half: Problems, *, n: int, seed: int, part: int) -> dict[str, Induction]:
     """Both induction scores; `part` 0 or 1 says which half of `2 n` repeated prompts is read."""
     found: dict[str, Induction] = {}
     try:
@@ -162,16 +160,16 @@ def overlap(
     generator = np.random.default_rng(seed)
     rho = _rank_correlation(effects.mean(0)[None], induction.mean(0)[None])[0]
     again = [
-        np.stack([values[rows].mean(0) for rows in generator.integers(0, len(values), (RESAMPLES, len(values)))])
+        np.stack(
+            [values[rows].mean(0) for rows in generator.integers(0, len(values), (RESAMPLES, len(values)))]
+        )
         for values in (effects, induction)
     ]
     rhos = _rank_correlation(*again)
     first = [np.argsort(-values, axis=1, kind="stable")[:, :top] for values in again]
     shares = (first[0][:, :, None] == first[1][:, None, :]).any(2).mean(1)
     orders = generator.random((RESAMPLES, heads)).argsort(axis=1)
-    exchanged = _rank_correlation(
-        np.broadcast_to(effects.mean(0), orders.shape), induction.mean(0)[orders]
-    )
+    exchanged = _rank_correlation(np.broadcast_to(effects.mean(0), orders.shape), induction.mean(0)[orders])
     share_low, share_high = np.quantile(shares, (0.025, 0.975))
     low, high = np.quantile(rhos, (0.025, 0.975))
     return Overlap(
@@ -211,9 +209,3 @@ def top_heads(effects: Tensor, heads: Sequence[Head], count: int) -> tuple[Head,
     mean = effects.mean(1)
     order = sorted(range(len(heads)), key=lambda place: -float(mean[place]))
     return tuple(heads[place] for place in order[:count])
-
-
-def apart(one: Sequence[Head], other: Sequence[Head], count: int) -> tuple[Head, ...]:
-    """The first `count` of a ranking of heads that are not among the first `count` of another."""
-    kept = set(other[:count])
-    return tuple(head for head in one if head not in kept)[:count]

@@ -1,4 +1,4 @@
-"""The problems of the vectors study: functions in two halves, and for each the questions and what vectors are made of.
+"""The problems of the vectors study: functions in two halves, their questions, and what vectors are made of.
 
 In: settings and a model. Out: two `Problems`, one that selects layers and heads and one that estimates; no function
 is in both. Inputs are split once: what prompts ask whose stream is taken (*dummy* queries) is never what is asked

@@ -38,7 +38,7 @@ TASK, SHUFFLED, OTHER = "task vector", "label-shuffled", "other function"
 MEAN, MEAN_SHUFFLED, MEAN_OTHER = "mean task vector", "mean label-shuffled", "mean of other function"
 # Function vectors.
 FUNCTION, RANDOM_HEADS, RANDOM_DIRECTION = "function vector", "random heads", "random direction"
-OTHER_FUNCTION = "other function vector"
+OTHER_FUNCTION, ALL_HEADS = "other function vector", "all heads"
 
 # Draws [layer, problem, model] of one vector; outcomes are averaged over them.
 Draws = Sequence[Tensor]
@@ -56,7 +56,9 @@ def task_vectors(model: Model, problems: Problems) -> dict[str, Draws]:
     """The stream at the read-out of prompts with dummy queries: single prompts, and means by function."""
     own, seed = problems.dummy, problems.seed
     prompts = {TASK: own, SHUFFLED: own.with_shuffled_labels(seed), OTHER: problems.other}
-    found = {name: [streams(model, linear(model, shots))] for name, shots in prompts.items()}
+    found: dict[str, Draws] = {
+        name: [streams(model, linear(model, shots))] for name, shots in prompts.items()
+    }
     sources = problems.sources
     for name, shots in ((MEAN, sources), (MEAN_SHUFFLED, sources.with_shuffled_labels(seed))):
         by_layer = streams(model, linear(model, shots))
@@ -94,6 +96,7 @@ def function_vectors(
         RANDOM_HEADS: [everywhere(vectors) for vectors in drawn],
         RANDOM_DIRECTION: [everywhere(vectors) for vectors in directions],
         OTHER_FUNCTION: [everywhere(whole[problems.partner])],
+        ALL_HEADS: [everywhere(through_output(model, means, model.heads)[problems.function])],
     }
 
 

@@ -13,13 +13,29 @@ from torch import Tensor
 
 from headscope.measures.intervals import interval
 from headscope.studies.vectors_heads import Overlap, by_function
+from headscope.studies.vectors_reach import FUNCTION
 from headscope.studies.vectors_values import ACCURACY, PROBABILITY, unpacked
 from headscope.sweeps.controls import AgainstRandom
 from headscope.tables import Column, Schema
 from headscope.tasks.functions import Ints
 
+# The comparisons that claims go by.
+BEYOND_SHUFFLED = "task vector minus label-shuffled one"
+TASK_SHARE = "task vector: share of what pairs add"
+NOT_COPIED = "task vector: what is asked minus the dummy query's answer"
+FOLLOWS_OTHER = "other function's vector: its answer minus own answer"
+COPIED = "task vector: the dummy query's answer minus without a vector"
+FUNCTION_SHARE = "function vector: share of what pairs add"
+FUNCTION_FOLLOWS_OTHER = "other function's function vector: its answer minus own answer"
+MATTER_MORE = "function-vector heads cut minus induction heads cut"
+
 _FUNCTIONS = Column("functions", pl.Int64, "functions behind the mean, the unit of the bounds")
 _LAYER = Column("layer", pl.Int64, "the stream before this layer, from 0")
+
+
+def beyond(control: str) -> str:
+    """The name of the comparison of the function vector with one of its controls."""
+    return f"{FUNCTION} minus {control}"
 
 
 def _bounds(of: str, unit: str = "", prefix: str = "") -> tuple[Column, Column]:
@@ -30,7 +46,9 @@ def _bounds(of: str, unit: str = "", prefix: str = "") -> tuple[Column, Column]:
 
 
 _MEASURED = (
-    Column("accuracy", pl.Float64, "share of problems with the answer as the single most likely one", "share"),
+    Column(
+        "accuracy", pl.Float64, "share of problems with the answer as the single most likely one", "share"
+    ),
     *_bounds("accuracy", "share"),
     Column("probability", pl.Float64, "mean probability of the answer", "probability"),
     *_bounds("probability", "probability", "probability_"),
@@ -84,8 +102,12 @@ HEADS = Schema(
             "probability",
         ),
         Column("selection_effect", pl.Float64, "the effect on the half that selects", "probability"),
-        Column("prefix_matching", pl.Float64, "attention to what followed copies, on repeated tokens", "share"),
-        Column("example_to_example", pl.Float64, "attention from where a y is predicted to earlier y", "share"),
+        Column(
+            "prefix_matching", pl.Float64, "attention to what followed copies, on repeated tokens", "share"
+        ),
+        Column(
+            "example_to_example", pl.Float64, "attention from where a y is predicted to earlier y", "share"
+        ),
         Column("prefix_matching_named", pl.Boolean, "whether the detector names it, beyond the null"),
         Column("example_to_example_named", pl.Boolean, "whether the detector names it, beyond the null"),
         Column("picked", pl.String, "function-vector, induction or both: as selected"),
@@ -102,7 +124,9 @@ OVERLAP = Schema(
         Column("expected", pl.Float64, "how many if both were drawn at random", "heads"),
         Column("p_at_least", pl.Float64, "chance of at least so many at random", "probability"),
         Column("p_at_most", pl.Float64, "chance of at most so many at random", "probability"),
-        Column("share_low", pl.Float64, "lower 95% bound of the common share, functions and prompts resampled"),
+        Column(
+            "share_low", pl.Float64, "lower 95% bound of the common share, functions and prompts resampled"
+        ),
         Column("share_high", pl.Float64, "upper 95% bound of it"),
         Column("rho", pl.Float64, "rank correlation of effect and score over all heads"),
         Column("low", pl.Float64, "lower 95% bound of it, functions and prompts resampled"),
@@ -130,13 +154,16 @@ ABLATIONS = Schema(
     ),
 )
 _UNDEFINED = dict.fromkeys(
-    ("expected", "p_at_least", "p_at_most", "share_low", "share_high", "rho", "low", "high", "p"), float("nan")
+    ("expected", "p_at_least", "p_at_most", "share_low", "share_high", "rho", "low", "high", "p"),
+    float("nan"),
 )
 
 
-def estimate(values: Tensor, function: Ints, name: str, prefix: str = "") -> dict[str, Any]:
-    """Mean over functions of one value per problem, with bounds, as cells of a row."""
-    found = interval(by_function(values, function))
+def estimate(
+    values: Tensor, function: Ints, name: str, prefix: str = "", within: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Mean over functions of one value per problem, with bounds, as cells of a row; `within` is their range."""
+    found = interval(by_function(values, function), within=within)
     return {
         name: float(found.mean),
         f"{prefix}low": float(found.low),
@@ -148,8 +175,8 @@ def estimate(values: Tensor, function: Ints, name: str, prefix: str = "") -> dic
 def measured(outcome: Tensor, function: Ints) -> dict[str, Any]:
     """Accuracy and probability [measure, problem] as cells of a row."""
     return {
-        **estimate(outcome[ACCURACY], function, "accuracy"),
-        **estimate(outcome[PROBABILITY], function, "probability", "probability_"),
+        **estimate(outcome[ACCURACY], function, "accuracy", within=(0.0, 1.0)),
+        **estimate(outcome[PROBABILITY], function, "probability", "probability_", within=(0.0, 1.0)),
         "prompts": len(function),
     }
 
@@ -196,7 +223,7 @@ def ablation_row(group: str, beside: AgainstRandom, function: Ints) -> dict[str,
         "group": group,
         "heads": " ".join(map(str, beside.picked)),
         "size": len(beside.picked),
-        **estimate(damage, function, "damage"),
+        **estimate(damage, function, "damage", within=(-1.0, 1.0)),
         **estimate(excess, function, "beyond_random", "beyond_"),
         "random_mean": float(means.mean()) if some else float("nan"),
         "random_max": float(means.max()) if some else float("nan"),

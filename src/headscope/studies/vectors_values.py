@@ -54,7 +54,9 @@ def unpacked(values: Tensor) -> Tensor:
     >>> unpacked(torch.tensor([0.25, 4.75, 0.25 - 4.75])).tolist()
     [[0.0, 1.0, -1.0], [0.25, 0.75, -0.5]]
     """
-    first = (values / _FIRST).round()  # a probability, or a difference of two, is at most 1 and never a half of this
+    first = (
+        values / _FIRST
+    ).round()  # a probability, or a difference of two, is at most 1 and never a half of this
     return torch.stack([first, values - _FIRST * first])
 
 
@@ -124,4 +126,6 @@ def through_output(model: Model, z: Mapping[int, Tensor], heads: Sequence[Head])
 def random_like(vectors: Tensor, seed: int) -> Tensor:
     """Random directions of the same norms, [row, model]."""
     drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
-    return drawn * (vectors.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True))
+    return torch.nn.functional.normalize(drawn, dim=1) * torch.linalg.vector_norm(
+        vectors, dim=1, keepdim=True
+    )
