@@ -194,7 +194,10 @@ def test_given_values_are_put_where_a_patch_puts_them(kind, request):
         given = hs.interventions.given(site, values, positions=-1)
         one, other = (model.run(target, interventions=edit).logits for edit in (given, patched))
         assert torch.allclose(one, other, atol=1e-5, equal_nan=True)
-        cells = [Cell((given,)), Cell((given.rows(slice(2, 3)),))]  # its own row each, or one row for all
+        one_row = given.rows(slice(2, 3))
+        assert torch.equal(one_row.values, values[2:3])
+        assert one_row.rows(slice(5, 9)) is one_row  # one row stands for all examples
+        cells = [Cell((given,)), Cell((one_row,))]
         swept = cell_values(model, target, cells, hs.measures.probability())
         exact = [
             hs.measures.probability()(model.run(target, interventions=c.interventions).logits, target)

@@ -188,7 +188,8 @@ def _task_not_answer(found: Tables) -> Claim:
         f"the vector's own query {_at(found, 'task_vectors', TASK, DUMMYS, layer)} (difference {copied}); with "
         f"another function's vector it is {_at(found, 'task_vectors', OTHER, OTHERS, layer)} on that function's "
         f"answer and {_at(found, 'task_vectors', OTHER, OWN, layer)} on the first's (difference {other}). "
-        f"The vector's own answer is copied most before layer {late}: {_at(found, 'task_vectors', TASK, DUMMYS, late)}."
+        f"The vector's own answer is copied most before layer {late}: "
+        f"{_at(found, 'task_vectors', TASK, DUMMYS, late)}."
     )
     carried, answer = control.side(MARGIN), side(copying.row["low"], copying.row["high"], MARGIN)
     if carried is Side.ABOVE:

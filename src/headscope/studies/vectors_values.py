@@ -126,6 +126,6 @@ def through_output(model: Model, z: Mapping[int, Tensor], heads: Sequence[Head])
 def random_like(vectors: Tensor, seed: int) -> Tensor:
     """Random directions of the same norms, [row, model]."""
     drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed)).to(vectors)
-    return torch.nn.functional.normalize(drawn, dim=1) * torch.linalg.vector_norm(
-        vectors, dim=1, keepdim=True
-    )
+    found: Tensor = torch.nn.functional.normalize(drawn, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return found * norms
