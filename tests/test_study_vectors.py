@@ -432,7 +432,18 @@ def test_a_planted_task_is_found_with_its_head(planted):
     by_layer = {row["layer"]: row["accuracy"] for row in planted.tables["task_vectors"].rows(**here)}
     # The task is written in layer 1 and used in layer 2.
     assert max(by_layer[0], by_layer[1]) < 0.2 < by_layer[2] == 1
+    assert len(planted.tables["ablations"]) == 0  # no head of one kind is not of the other
     assert planted.tables["baselines"].rows(prompts_kind="few-shot")[0]["accuracy"] == 1
+
+
+def test_a_shipped_model_that_was_taught_to_carry_the_function_carries_it():
+    study = hs.study("vectors", model="zoo:linear-8l", quick=True)
+    assert claim(study, "single_vector").verdict is Verdict.SUPPORTED
+    assert claim(study, "task_not_answer").verdict is Verdict.SUPPORTED
+    here = {"half": "estimation", "vector": TASK, "answer": OWN}
+    by_layer = {row["layer"]: row["accuracy"] for row in study.tables["task_vectors"].rows(**here)}
+    assert min(by_layer[4], by_layer[5]) > 0.7
+    assert any("by construction. It shows" in note for note in study.notes)
 
 
 def test_an_answer_that_is_carried_is_no_task(tmp_path):
@@ -449,6 +460,8 @@ def test_random_weights_show_nothing(make, seed, tmp_path):
     study = hs.study("vectors", model=make(tmp_path, seed=seed), seed=seed, **SMALL)
     assert {one.verdict for one in study.claims} == {Verdict.UNDETERMINED}
     assert "nothing was to be found" in study.summary[1]
+    kinds = [set(row["heads"].split()) for row in study.tables["ablations"].rows()]
+    assert len(kinds) < 2 or not kinds[0] & kinds[1]
     for name, table in study.tables.items():
         assert set(table.describe()[0]) == {"name", "unit", "meaning"}, name
 
