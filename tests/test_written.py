@@ -40,6 +40,7 @@ def every_kind(model):
         hs.patch(("z", 0), source=run),
         hs.patch(("resid_pre", 1), source=run, positions={3: -1, 0: 0}),
         hs.add(("resid_pre", 2), torch.linspace(-1, 1, 32).to(torch.bfloat16), scale=-2.5),
+        hs.interventions.given("1.2", torch.linspace(-1, 1, 16).reshape(2, 8), positions=-1, added=True),
     ]
 
 
@@ -62,7 +63,7 @@ def test_tensors_can_live_in_a_store(llama):
     edits, store = every_kind(llama), {}
     text = to_json(edits, store=store)
     assert "base64" not in text
-    assert len(store) == 3  # the pattern, the vector, and the vector of the source run
+    assert len(store) == 4  # the pattern, the vector, the vector of the source run, the given values
     assert from_json(text, model=llama, tensors=store) == tuple(edits)
     with pytest.raises(hs.errors.BadArgument, match="not among tensors"):
         from_json(text, model=llama)

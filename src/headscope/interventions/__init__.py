@@ -14,6 +14,7 @@ from headscope.errors import BadArgument
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import MLPS, Freeze, PathPatch
+from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
 from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
 from headscope.interventions.writes import Add, Patch, as_map
@@ -26,6 +27,7 @@ __all__ = [
     "Add",
     "FixedOffset",
     "Freeze",
+    "Given",
     "Intervention",
     "KnockOut",
     "Mean",
@@ -41,6 +43,7 @@ __all__ = [
     "freeze",
     "freeze_pattern",
     "from_json",
+    "given",
     "knock_out",
     "mean",
     "patch",
@@ -251,6 +254,23 @@ def add(
     """Add `scale * vector` to heads or a site; see `Add`."""
     given = torch.as_tensor(vector)
     return Add(targets_of(target), Positions.of(positions), vector=given, scale=scale, strength=strength)
+
+
+def given(
+    target: TargetLike,
+    values: Tensor,
+    *,
+    added: bool = False,
+    positions: PositionsLike = ALL,
+    strength: float = 1.0,
+) -> Given:
+    """Put values written out, [example, width], in place of heads or a site, or add them; see `Given`.
+
+    >>> str(given(("resid_pre", 2), torch.ones(1, 8), positions=-1))
+    'put given resid_pre[2] at -1'
+    """
+    where = Positions.of(positions)
+    return Given(targets_of(target), where, values=values, added=added, strength=strength)
 
 
 def _listed(given: Several) -> tuple[Intervention, ...]:

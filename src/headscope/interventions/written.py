@@ -19,6 +19,7 @@ from headscope.errors import BadArgument, UnknownName
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import Freeze, PathPatch
+from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
 from headscope.interventions.targets import Target
 from headscope.interventions.writes import Add, Patch
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, type[Intervention]] = {
     kind.__name__: kind
     for kind in (
-        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add,
+        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, Given,
     )
 }  # fmt: skip
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
@@ -127,6 +128,7 @@ class _Reader:
             "over": self.prompts,
             "pattern": self.tensor,
             "vector": self.tensor,
+            "values": self.tensor,
             "under": lambda items: tuple(map(self.intervention, items)),
             "senders": lambda items: tuple(map(self.intervention, items)),
             "position_map": lambda items: items and tuple((a, b) for a, b in items),

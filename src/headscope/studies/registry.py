@@ -17,7 +17,7 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import heads
+from headscope.studies import heads, vectors
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,6 +38,12 @@ STUDIES = {
         heads.run,
         "zoo:induction-2l",
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
+    ),
+    "vectors": Entry(
+        vectors.Config,
+        vectors.run,
+        "zoo:linear-8l",
+        "Whether one vector carries a task learnt in context, and which heads make it.",
     ),
 }
 
