@@ -234,13 +234,18 @@ def _extent(positions: Positions, prompts: Prompts) -> tuple[int, int]:
     return min(marked, default=prompts.longest), max(marked, default=-1)
 
 
-def chunks(model: Model, prompts: Prompts, measure: Measure) -> Iterator[slice]:
+def chunks(model: Model, prompts: Prompts, measure: Measure | None = None) -> Iterator[slice]:
     """Prompts in parts whose base run fits in one part of the memory, and what is read in one cell in another."""
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
     # Logits, once more in float32, and once more as log-probabilities.
-    own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
-    read = 12 * measure.read_out.cells(own).shape[1] * model.vocab_size
+    read = 0 if measure is None else 12 * _read_cells(prompts, measure) * model.vocab_size
     size = max(1, model.memory_bytes // (PARTS * max(each, read)))
     for start in range(0, len(prompts), size):
         yield slice(start, min(start + size, len(prompts)))
+
+
+def _read_cells(prompts: Prompts, measure: Measure) -> int:
+    """How many positions of an example a measure reads, at most."""
+    own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
+    return measure.read_out.cells(own).shape[1]
