@@ -149,6 +149,8 @@ def steps_of(config: Config, bench: Bench, progress: Progress) -> list[Step]:
 
 def remaining(steps: Sequence[Step]) -> list[str]:
     """Of every step, where A's answer lies against the share that it must keep."""
+    if not steps[0].found.knows:
+        return ["A does not know it"] * len(steps)
     clean = steps[0].found.own.probability
     words = {Side.ABOVE: "remains", Side.BELOW: "fails", Side.UNDETERMINED: "undetermined"}
     return [words[remains(step.found.own.probability, clean)] for step in steps]
@@ -179,12 +181,10 @@ def of_sets_of_heads(bench: Bench, top: Heads, damage: of_heads.Damage, progress
 
 
 def of_sets_of_layers(bench: Bench, steps: Sequence[Step], progress: Progress) -> OfSets:
-    """The attention layers before the stream that carries the task best, cut in every combination."""
-    if steps[0].chosen_on.first_task() is None:
-        return OfSets.of(None)
-    _, stream = steps[0].chosen_on.best_task()
-    layers = formation.layers_before(bench, stream)
-    if len(layers) < 2:
+    """The attention layers before the last stream that carries the task, cut in every combination."""
+    stream = steps[0].chosen_on.last_task()
+    layers = () if stream is None else formation.layers_before(bench, stream, steps[-1].heads)
+    if stream is None or len(layers) < 2:
         return OfSets.of(None)
     game = formation.game_of_layers(formation.Formation(bench, bench.estimation, stream), layers, progress)
     found = redundancy_of(game, Options())

@@ -16,7 +16,7 @@ from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.redundancy_cuts import written
 from headscope.studies.redundancy_heads import MATTERS_LOGITS
-from headscope.studies.redundancy_patching import MARGIN, Evidence, stream_named
+from headscope.studies.redundancy_patching import MARGIN, Evidence, the_stream
 from headscope.studies.redundancy_peeling import KEPT_SHARE, Step, remains
 from headscope.studies.redundancy_problems import COPIED, TASK
 from headscope.studies.redundancy_prompts import exactly, nearly
@@ -62,13 +62,24 @@ def _carried(model: Model, clean: Step) -> Claim:
     reached = float(np.max([each.beyond_high for each in every]))
     verdict = Verdict.of(side(float(picked.beyond_low[stream]), reached, MARGIN))
     because = (
-        f"best on other prompts is the stream {stream_named(stream, model.n_layers)}: B answers {answer} with "
+        f"best on other prompts is {the_stream(stream, model.n_layers)}: B answers {answer} with "
         f"probability {_bounds(picked.mean, picked.low, picked.high, stream)}, with shuffled labels in A "
         f"{number(picked.controls['shuffled'][stream])}, with another function in A "
         f"{number(picked.controls['other'][stream])}; above the nearer of the two by "
         f"{_bounds(picked.beyond, picked.beyond_low, picked.beyond_high, stream)}."
     )
     return Claim("carried", statement, verdict, because, ("patched",))
+
+
+def _nothing(steps: Sequence[Step], *, task: bool) -> str:
+    """Why a claim about cuts cannot be judged; empty if it can."""
+    if len(steps) == 1:
+        return f"nothing was cut: {steps[0].reason}."
+    if not steps[0].found.knows:
+        return "A does not know its own answer: f(x_A) is hardly likelier than with shuffled labels."
+    if task and steps[0].found.first_task() is None:
+        return "no layer carries the task even with nothing cut."
+    return ""
 
 
 def _redundant(model: Model, steps: Sequence[Step]) -> Claim:
@@ -80,8 +91,8 @@ def _redundant(model: Model, steps: Sequence[Step]) -> Claim:
             "cut, some layer still carries it, while A's answer remains."
         ),
     )
-    if len(steps) == 1:
-        return undetermined(name, statement, f"nothing was cut: {steps[0].reason}.", "cuts")
+    if nothing := _nothing(steps, task=True):
+        return undetermined(name, statement, nothing, "cuts")
     outcomes = [_still(step, steps[0]) for step in steps[1:]]
     told = [f"with nothing cut the task is {_first(steps[0].found.first_task(), model)}"]
     for step in steps[1:]:
@@ -114,8 +125,8 @@ def _forms_later(model: Model, steps: Sequence[Step]) -> Claim:
         ),
     )
     tables = ("cuts", "patched")
-    if len(steps) == 1:
-        return undetermined(name, statement, f"nothing was cut: {steps[0].reason}.", *tables)
+    if nothing := _nothing(steps, task=True):
+        return undetermined(name, statement, nothing, *tables)
     outcomes, told = [], []
     for step in steps[1:]:
         outcome, words = _later(model, step, steps[0])
@@ -131,16 +142,16 @@ def _later(model: Model, step: Step, clean: Step) -> tuple[bool | None, str]:
     if now is None:
         nowhere = _nowhere(step, step.found.n_streams)
         return (False if nowhere else None), "no layer carries it"
-    where = stream_named(now, model.n_layers)
+    where = the_stream(now, model.n_layers)
     between = [layer for layer in model.anatomy.attending if last < layer < now]
     if not between:
-        return False, f"it is still carried {where}, by what is left up to there"
+        return False, f"it is still carried by {where}, by what is left up to there"
     stays, gone = remains(step.found.own.probability, clean.found.own.probability), _nowhere(step, last + 2)
     if gone and stays is Side.ABOVE:
-        return True, f"it is first carried {where}"
+        return True, f"it is first carried by {where}"
     if stays is Side.BELOW:
-        return False, f"it is first carried {where}, but A's answer fails"
-    return None, f"it is first carried {where}, which is not sure enough"
+        return False, f"it is first carried by {where}, but A's answer fails"
+    return None, f"it is first carried by {where}, which is not sure enough"
 
 
 def _nowhere(step: Step, stop: int) -> bool:
@@ -169,8 +180,8 @@ def _survives(model: Model, steps: Sequence[Step]) -> Claim:
             f"{KEPT_SHARE:.0%} of its probability at the first cut."
         ),
     )
-    if len(steps) == 1:
-        return undetermined(name, statement, f"nothing was cut: {steps[0].reason}.", "cuts")
+    if nothing := _nothing(steps, task=False):
+        return undetermined(name, statement, nothing, "cuts")
     clean, first = steps[0].found.own.probability, steps[1]
     own = first.found.own.probability
     verdict = Verdict.of(remains(own, clean))
@@ -281,7 +292,7 @@ def _repeats(model: Model, clean: Step) -> Claim:
     verdict = Verdict.of(side(float(gap.low), float(gap.high), 0.0))
     before = clean.found.first_task()
     because = (
-        f"x_A has travelled {stream_named(first, model.n_layers)}; from there to the last layer B gives A's answers "
+        f"x_A has travelled by {the_stream(first, model.n_layers)}; from there to the last layer B gives A's answers "
         f"with probability {_mean(copied)} and the task's with {_mean(carried)} (difference "
         f"{_mean(copied - carried)}). "
         f"The task itself is {_first(before, model)}."
@@ -316,11 +327,11 @@ def _parity(model: Model, clean: Step) -> Claim:
     elif there is Side.BELOW and later:
         verdict = Verdict.SUPPORTED
     because = (
-        f"f(x_B) or a x_B is first carried {stream_named(slope, model.n_layers)}; there B's number has the parity of "
-        f"f(x_B) in {_bounds(found.mean, found.low, found.high, slope)} of {found.prompts} problems, above another "
-        f"function by {_bounds(found.beyond, found.beyond_low, found.beyond_high, slope)} (margin {MARGIN})"
+        f"f(x_B) or a x_B is first carried by {the_stream(slope, model.n_layers)}; there B's number has the parity "
+        f"of f(x_B) in {_bounds(found.mean, found.low, found.high, slope)} of {found.prompts} problems, above "
+        f"another function by {_bounds(found.beyond, found.beyond_low, found.beyond_high, slope)} (margin {MARGIN})"
         + (
-            f"; later it is, {stream_named(later[0], model.n_layers)}."
+            f"; later it is, from {the_stream(later[0], model.n_layers)} on."
             if later and there is Side.BELOW
             else "."
         )
@@ -336,23 +347,23 @@ def _looks_back(found: Tables) -> Claim:
             f"{MARGIN} of their attention more than to as many other tokens (most of them do)."
         ),
     )
-    rows, which = found["formers"].rows(), "formers"
-    if not rows:
+    rows, which = [row for row in found["formers"].rows() if row["low"] > 0], "formers"
+    if not found["formers"].rows():
         rows, which = found["task_heads"].rows(), "task_heads"
     if not rows:
-        because = "nothing was cut, and no head surely lowers the answer's logit alone."
+        because = "no head that was cut surely costs the task or the answer anything alone."
         return undetermined(name, statement, because, "formers", "task_heads")
     sides = [side(row["beyond_low"], row["beyond_high"], MARGIN) for row in rows]
     above, below = sides.count(Side.ABOVE), sides.count(Side.BELOW)
     verdict = Verdict.UNDETERMINED
     if 2 * above > len(rows):
         verdict = Verdict.SUPPORTED
-    elif 2 * below >= len(rows):
+    elif 2 * below > len(rows):
         verdict = Verdict.REFUTED
     listed = ", ".join(
         f"{row['head']} ({number(row['attention'])} against {number(row['elsewhere'])})" for row in rows
     )
-    whose = "of the foremost heads of the layers cut first"
+    whose = "of the foremost heads of the layers cut first, where their cut alone costs the task something,"
     if which == "task_heads":
         whose = "of the heads that matter for A's answer, nothing having been cut,"
     because = f"{whose} {above} of {len(rows)} do, {below} surely do not: {listed}."
@@ -370,7 +381,7 @@ def _remaining(step: Step, clean: Step) -> str:
 
 def _first(stream: int | None, model: Model) -> str:
     return (
-        "not carried anywhere" if stream is None else f"first carried {stream_named(stream, model.n_layers)}"
+        "not carried anywhere" if stream is None else f"first carried by {the_stream(stream, model.n_layers)}"
     )
 
 

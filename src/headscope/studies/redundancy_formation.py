@@ -54,9 +54,12 @@ class Formation:
         return evaluate(model, self.written.answers.rows(slice(0, n)), [next_logit("answering")], [put])[0]
 
 
-def layers_before(bench: Bench, stream: int) -> tuple[int, ...]:
-    """The attention layers nearest before a stream, of which every set is cut."""
-    return tuple(layer for layer in bench.model.anatomy.attending if layer < stream)[-MOST_LAYERS:]
+def layers_before(bench: Bench, stream: int, cut: Heads) -> tuple[int, ...]:
+    """The attention layers before a stream of which every set is cut: those once cut, then the nearest others."""
+    before = [layer for layer in bench.model.anatomy.attending if layer < stream]
+    first = {head.layer for head in cut}
+    ranked = sorted(before, key=lambda layer: (layer not in first, -layer))
+    return tuple(sorted(ranked[:MOST_LAYERS]))
 
 
 def game_of_layers(formation: Formation, layers: Sequence[int], progress: Progress) -> Game:

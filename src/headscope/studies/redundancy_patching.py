@@ -128,9 +128,22 @@ class Evidence:
         best = max(TASK, key=lambda name: float(found[name].max()))
         return best, int(found[best].argmax())
 
+    @property
+    def knows(self) -> bool:
+        """Whether A itself answers f(x_A), beyond A with shuffled labels and A about another function.
+
+        The final stream is A's own answer, so this is what it carries.
+        """
+        return self.probability("f(x_A)").carries[-1]
+
     def first_task(self) -> int | None:
         """The first stream that carries f(x_B) or a x_B."""
         return _earliest(self, TASK)
+
+    def last_task(self) -> int | None:
+        """The last stream that carries f(x_B) or a x_B: whatever forms the task comes before it."""
+        carries = [any(pair) for pair in zip(*(self.probability(name).carries for name in TASK), strict=True)]
+        return max((stream for stream, each in enumerate(carries) if each), default=None)
 
     def first_copied(self) -> int | None:
         """The first stream that carries f(x_A) or a x_A: from there on x_A has travelled."""
@@ -141,10 +154,12 @@ def against(kinds: Mapping[str, Tensor], controls: Sequence[str] = CONTROLS) -> 
     """Values [stream, prompt] under the task, by themselves and above each of the controls, prompt by prompt."""
     values = {kind: found.double().numpy().T for kind, found in kinds.items()}
     own = values["task"]
-    found = interval(np.stack([own, *(own - values[control] for control in controls)], axis=1))
+    found = interval(
+        np.stack([own, *(own - values[control] for control in controls)], axis=1), within=(-1.0, 1.0)
+    )
     mean, low, high = (each[1:].min(0) for each in (found.mean, found.low, found.high))
     means = {kind: values[kind].mean(0) for kind in CONTROLS}
-    return Beyond(found.mean[0], found.low[0], found.high[0], means, mean, low, high, found.n)
+    return Beyond(found.mean[0], found.low[0].clip(0.0), found.high[0], means, mean, low, high, found.n)
 
 
 def _earliest(evidence: Evidence, names: Sequence[str]) -> int | None:
@@ -157,15 +172,23 @@ def streams_of(model: Model) -> list[tuple[str, int]]:
     return [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
 
 
-def stream_named(index: int | None, n_layers: int) -> str:
-    """A stream in words.
+def stream_named(index: int, n_layers: int) -> str:
+    """A stream as tables name it.
 
-    >>> stream_named(2, 4), stream_named(4, 4), stream_named(None, 4)
-    ('before layer 2', 'final stream', 'nothing is put in')
+    >>> stream_named(2, 4), stream_named(4, 4)
+    ('before layer 2', 'final stream')
     """
-    if index is None:
-        return "nothing is put in"
     return "final stream" if index == n_layers else f"before layer {index}"
+
+
+def the_stream(index: int, n_layers: int) -> str:
+    """A stream in a sentence.
+
+    >>> the_stream(2, 4), the_stream(4, 4)
+    ('the stream before layer 2', 'the final stream')
+    """
+    name = stream_named(index, n_layers)
+    return f"the {name}" if index == n_layers else f"the stream {name}"
 
 
 def evidence_of(

@@ -34,7 +34,7 @@ def summary(
         f"A answers right in {clean['right']:.0%} of {clean['prompts']} problems (probability "
         f"{number(clean['probability'])}). Moved from A's last position to B's: {_lower(where)}; {travelled}."
     )
-    if task is None and (copied is None or copied == model.n_layers):
+    if not steps[0].found.knows:
         first += " There is nothing here of what this study looks for."
     return (first, *(_line(row, model) for row in found["cuts"].rows()), _verdicts(claims))
 
