@@ -80,10 +80,11 @@ def draw(config: PairsConfig, model: Model) -> Problems:
     context, bare = some(context, keep), some(bare, keep)
     numbers = regimes(context, bare)
     shuffled = context.with_shuffled_labels(config.seed + 2)
-    return Problems(context, bare, shuffled, about_another(context, numbers, config.seed + 3), numbers)
+    other = about_another(context, bare, numbers, config.seed + 3)
+    return Problems(context, bare, shuffled, other, numbers)
 
 
-def about_another(context: Shots, numbers: Mapping[str, Ints], seed: int) -> Shots:
+def about_another(context: Shots, bare: Shots, numbers: Mapping[str, Ints], seed: int) -> Shots:
     """The same inputs and queries with pairs of another function, corrupted as often.
 
     It has another `a` where there is one, and its answers are none of `numbers` where that is possible.
@@ -92,8 +93,11 @@ def about_another(context: Shots, numbers: Mapping[str, Ints], seed: int) -> Sho
     grid, own = context.functions.grid, np.stack(list(numbers.values()), axis=-1)
     slope = grid * np.array([1, 0])
     chosen = []
-    for row, (parameters, query) in enumerate(zip(context.parameters, context.query, strict=True)):
-        answers = np.stack([context.functions.values(each, query) for each in (grid, slope)], axis=-1)
+    for row, parameters in enumerate(context.parameters):
+        asked = (context.query[row], bare.query[row])
+        answers = np.stack(
+            [context.functions.values(each, query) for each in (grid, slope) for query in asked], axis=-1
+        )
         another = (grid != parameters).any(1)
         steeper = another & (grid[:, 0] != parameters[0])
         apart = ~(answers[:, :, None] == own[row]).any((1, 2))
