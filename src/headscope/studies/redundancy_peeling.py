@@ -94,6 +94,7 @@ def layers_to_cut(attending: Sequence[int], cut: Heads, first: int, width: int) 
     At first the `width` nearest before that stream; where none lies between, since what is left of the earlier ones
     suffices, the nearest of those.
 
+    >>> from headscope.vocabulary import Head
     >>> cut = (Head(10, 0), Head(11, 0))
     >>> layers_to_cut(range(32), (), 12, 2)
     [10, 11]
