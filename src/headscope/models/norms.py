@@ -73,7 +73,8 @@ class FrozenNorm:
         middle = stream - stream.mean(dim=-1, keepdim=True) if centred else stream
         linear = middle * gain
         energy = linear.pow(2).sum(dim=-1, keepdim=True)
-        inverse_scale = (normed * linear).sum(dim=-1, keepdim=True) / energy
+        # A stream of zeros (padding is one) has no scale, and takes none: 0 / 0 would refuse the whole norm.
+        inverse_scale = (normed * linear).sum(dim=-1, keepdim=True) / torch.where(energy == 0, 1.0, energy)
         frozen = cls(gain, bias, centred, inverse_scale)
         if not torch.allclose(frozen(stream), normed, rtol=1e-3, atol=1e-3 * float(normed.abs().max())):
             raise UnservedModel(

@@ -17,7 +17,7 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import heads, vectors
+from headscope.studies import heads, redundancy, vectors
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,6 +38,12 @@ STUDIES = {
         heads.run,
         "zoo:induction-2l",
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
+    ),
+    "redundancy": Entry(
+        redundancy.Config,
+        redundancy.run,
+        "zoo:linear-8l",
+        "Where a task learnt from pairs (x, y) forms, and who forms it once that is cut.",
     ),
     "vectors": Entry(
         vectors.Config,
