@@ -1,0 +1,32 @@
+"""Settings of the study `bayes`: those of every study of pairs, and what its own parts are told."""
+
+from dataclasses import dataclass, field
+
+from headscope.errors import BadArgument
+from headscope.studies.pairs import PairsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PairsConfig):
+    """Settings of `headscope study bayes`; the command's options and help come from these fields."""
+
+    n: int = field(default=200, metadata={"help": "problems (prompts) for each estimate"})
+    ridge: float = field(
+        default=1.0, metadata={"help": "strength of the ridge regression that the model is compared with"}
+    )
+    random_sets: int = field(
+        default=20, metadata={"help": "random sets of heads beside the heads that carry pairs"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ridge <= 0:
+            raise BadArgument(f"cannot regress with ridge={self.ridge}: expected a number above 0.")
+        if self.random_sets < 1:
+            raise BadArgument(
+                f"cannot compare with {self.random_sets} random sets of heads: ask for at least 1."
+            )
+
+    def quick(self) -> "Config":
+        """Smaller, for a first look; what was chosen stays as chosen."""
+        return self.smaller({"n": 60, "random_sets": 8})
