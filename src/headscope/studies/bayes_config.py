@@ -14,6 +14,9 @@ class Config(PairsConfig):
     ridge: float = field(
         default=1.0, metadata={"help": "strength of the ridge regression that the model is compared with"}
     )
+    resamples: int = field(
+        default=200, metadata={"help": "resamples of the prompts, for the bounds of what is fitted to curves"}
+    )
     random_sets: int = field(
         default=20, metadata={"help": "random sets of heads beside the heads that carry pairs"}
     )
@@ -22,11 +25,12 @@ class Config(PairsConfig):
         super().__post_init__()
         if self.ridge <= 0:
             raise BadArgument(f"cannot regress with ridge={self.ridge}: expected a number above 0.")
-        if self.random_sets < 1:
-            raise BadArgument(
-                f"cannot compare with {self.random_sets} random sets of heads: ask for at least 1."
-            )
+        for name, fewest in (("resamples", 20), ("random_sets", 1)):
+            if getattr(self, name) < fewest:
+                raise BadArgument(
+                    f"cannot study updates with {name}={getattr(self, name)}: it must be at least {fewest}."
+                )
 
     def quick(self) -> "Config":
         """Smaller, for a first look; what was chosen stays as chosen."""
-        return self.smaller({"n": 60, "random_sets": 8})
+        return self.smaller({"n": 60, "resamples": 60, "random_sets": 8})

@@ -17,7 +17,7 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import heads
+from headscope.studies import bayes, heads
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,6 +38,12 @@ STUDIES = {
         heads.run,
         "zoo:induction-2l",
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
+    ),
+    "bayes": Entry(
+        bayes.Config,
+        bayes.run,
+        "zoo:linear-4l",
+        "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
     ),
 }
 
