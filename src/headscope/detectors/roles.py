@@ -64,9 +64,7 @@ def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
 
 
 _KINDS = (
-    Detector(
-        "x_to_y", x_to_y, "pairs", "shuffled roles", "attends from a y to the x of its own example"
-    ),
+    Detector("x_to_y", x_to_y, "pairs", "shuffled roles", "attends from a y to the x of its own example"),
     Detector(
         "example_to_example",
         example_to_example,

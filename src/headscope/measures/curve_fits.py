@@ -141,7 +141,9 @@ def extrapolate(
         nothing = {"inside": math.nan, "error": math.nan, "resampled": np.full(len(curves) - 1, np.nan)}
         needed = len(family.parameters) + 1
         if fitted < needed or fitted >= len(shots):
-            reason = f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
+            reason = (
+                f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
+            )
             reason += f"{needed}, and shots to predict"
             found.append(Extrapolation(**where, **nothing, fit=None, reason=reason))  # type: ignore[arg-type]
             continue
@@ -190,7 +192,8 @@ def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:
     """
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    means: Array = np.concatenate((np.ones((1, n)), counts)) @ values / n
+    weights = np.concatenate((np.ones((1, n)), counts.astype(np.float64)))
+    means: Array = weights @ values / n
     return means
 
 
@@ -227,7 +230,7 @@ def _descended(family: Family, start: Tensor, at: Tensor, seen: Tensor) -> Tenso
     def closure() -> Tensor:
         search.zero_grad()
         loss = _losses(family, free, at, seen)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     search.step(closure)  # type: ignore[no-untyped-call]

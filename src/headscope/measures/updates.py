@@ -106,7 +106,8 @@ def line_of(log_odds: Array, shots: Array | None = None) -> Line:
     residual = ((y - y.mean() - slope * (x - x.mean())) ** 2).sum()
     r2 = 1 - residual / spread if spread > 0 else math.nan
     bend = (late - early) / abs(slope) if slope else math.nan
-    return Line(*(round(float(value), 12) for value in (slope, r2, bend)), len(x))
+    # Rounding errors would give a line a bend of 1e-16.
+    return Line(round(slope, 12), round(float(r2), 12), round(bend, 12), len(x))
 
 
 def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:

@@ -1,4 +1,4 @@
-"""The study of Bayesian updates: does a model learn from examples (x, y) as Bayes' rule says, and which heads carry it?
+"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and which heads carry it?
 
 In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works
 through the addition of features which are learnt through Bayesian updates; each part of this study puts one of its

@@ -10,13 +10,14 @@ from headscope.studies.pairs import PairsConfig
 class Config(PairsConfig):
     """Settings of `headscope study bayes`; the command's options and help come from these fields."""
 
-    n: int = field(default=200, metadata={"help": "problems (prompts) for each estimate"})
+    n: int = field(default=300, metadata={"help": "problems (prompts) for each estimate"})
     ridge: float = field(
         default=1.0, metadata={"help": "strength of the ridge regression that the model is compared with"}
     )
     resamples: int = field(
         default=200, metadata={"help": "resamples of the prompts, for the bounds of what is fitted to curves"}
     )
+    strongest: int = field(default=3, metadata={"help": "heads of each kind that carry pairs, to be cut"})
     random_sets: int = field(
         default=20, metadata={"help": "random sets of heads beside the heads that carry pairs"}
     )
@@ -25,7 +26,7 @@ class Config(PairsConfig):
         super().__post_init__()
         if self.ridge <= 0:
             raise BadArgument(f"cannot regress with ridge={self.ridge}: expected a number above 0.")
-        for name, fewest in (("resamples", 20), ("random_sets", 1)):
+        for name, fewest in (("resamples", 20), ("strongest", 1), ("random_sets", 1)):
             if getattr(self, name) < fewest:
                 raise BadArgument(
                     f"cannot study updates with {name}={getattr(self, name)}: it must be at least {fewest}."
@@ -33,4 +34,4 @@ class Config(PairsConfig):
 
     def quick(self) -> "Config":
         """Smaller, for a first look; what was chosen stays as chosen."""
-        return self.smaller({"n": 60, "resamples": 60, "random_sets": 8})
+        return self.smaller({"n": 60, "resamples": 60})

@@ -26,7 +26,9 @@ MISFIT_MARGIN = 0.02
 CONTROL_MISFIT = 0.05
 
 EXACT = PRIOR_NAMES["grid"]
-_NO_RISE = "the curve does not clearly rise with examples beyond its control, so there are no updates to judge."
+_NO_RISE = (
+    "the curve does not clearly rise with examples beyond its control, so there are no updates to judge."
+)
 _ONE_LIST = "all prompts show the article's own pairs, so there is one curve and nothing to generalise from."
 _POWERS = ("power", "bounded")
 
@@ -50,7 +52,8 @@ def all_claims(found: Tables, *, article: bool) -> tuple[Claim, ...]:
 
 def _rises(found: Tables) -> Claim:
     statement = (
-        f"The probability of the right answer rises with examples, by over {RISE_MARGIN} more than where their labels "
+        f"The probability of the right answer rises with examples, by over {RISE_MARGIN} more than where their "
+        "labels "
         "are shuffled."
     )
     beyond, plain, shuffled, exact = (
@@ -85,18 +88,22 @@ def _line(found: Tables, nothing: str) -> Claim:
         return undetermined("linear_log_odds", statement, because, *tables)
     because = (
         f"with p = beta + (gamma - beta) A, a straight line in logit A misses the model's curve by "
-        f"{_three(own, 'misfit')} of its mean; {_step(own)}. Log-odds read off p at the {own['points']} shots that allow "
+        f"{_three(own, 'misfit')} of its mean; {_step(own)}. Log-odds read off p at the {own['points']} shots "
+        "that allow "
         f"it have r2 = {number(own['r2'])} and bend by {number(own['bend'])} of their slope."
     )
     if control is None or gap is None:
         why = "the exact posterior, the positive control, is undefined on these prompts."
         return undetermined("linear_log_odds", statement, f"{because} But {why}", *tables)
     because += (
-        f" The exact posterior, the positive control, is missed by {_three(control, 'misfit')}, {_step(control)}; the "
+        f" The exact posterior, the positive control, is missed by {_three(control, 'misfit')}, "
+        f"{_step(control)}; the "
         f"difference is {_three(gap, 'misfit')} (margin {MISFIT_MARGIN}).{_ideal(rows)}"
     )
     if not control["high"] < CONTROL_MISFIT:
-        because += f" The control itself does not stay under {CONTROL_MISFIT}: here even Bayes is no such line."
+        because += (
+            f" The control itself does not stay under {CONTROL_MISFIT}: here even Bayes is no such line."
+        )
         return undetermined("linear_log_odds", statement, because, *tables)
     verdict = _below(side(gap["low"], gap["high"], MISFIT_MARGIN))
     return Claim("linear_log_odds", statement, verdict, because, tables)
@@ -132,7 +139,8 @@ def _families(found: Tables, nothing: str) -> Claim:
         if (own := [r for r in found["extrapolation"].rows(learner=learner) if r["error"] == r["error"]])
     )
     pairs = "; ".join(
-        f"{row['other']} is worse by {_three(row, 'worse')}{' (tied)' if row['tied'] else ''}" for row in judged
+        f"{row['other']} is worse by {_three(row, 'worse')}{' (tied)' if row['tied'] else ''}"
+        for row in judged
     )
     shares = ", ".join(f"{share:.0%}" for share in dict.fromkeys(row["share"] for row in judged))
     because = (
@@ -144,10 +152,13 @@ def _families(found: Tables, nothing: str) -> Claim:
 
 def _near_exact(found: Tables, nothing: str) -> Claim:
     statement = (
-        f"From {AFTER} examples on, the model's probability of the right answer stays within {EXACT_MARGIN} of the exact "
+        f"From {AFTER} examples on, the model's probability of the right answer stays within {EXACT_MARGIN} of "
+        "the exact "
         "posterior's, on average over prompts."
     )
-    row, signed = (_check(found, name) for name in ("distance from exact after 8", "model minus exact after 8"))
+    row, signed = (
+        _check(found, name) for name in ("distance from exact after 8", "model minus exact after 8")
+    )
     if nothing or row["reason"]:
         because = nothing or f"{row['reason']}."
         return undetermined("near_exact", statement, because, "checks", "distances")
@@ -159,8 +170,8 @@ def _near_exact(found: Tables, nothing: str) -> Claim:
         if not each["reason"]
     )
     because = (
-        f"prompt by prompt they differ by {with_bounds(row, 'value')} (margin {EXACT_MARGIN}); on average the "
-        f"model gives {with_bounds(signed, 'value')} more."
+        f"prompt by prompt they differ by {with_bounds(row, 'value')} (margin {EXACT_MARGIN}); the model's minus "
+        f"the exact one is {with_bounds(signed, 'value')} on average."
     )
     if told:
         because += f" Over all numbers, after {last} pairs it is {told}."
@@ -169,7 +180,8 @@ def _near_exact(found: Tables, nothing: str) -> Claim:
 
 def _no_order(found: Tables, nothing: str) -> Claim:
     statement = (
-        f"Updates do not depend on the order of the examples: in another order the answer's probability changes by less "
+        "Updates do not depend on the order of the examples: in another order the answer's probability changes "
+        "by less "
         f"than {ORDER_MARGIN}, up or down."
     )
     row, exact = (_check(found, name) for name in ("change with order", "change with order, exact posterior"))
@@ -177,7 +189,8 @@ def _no_order(found: Tables, nothing: str) -> Claim:
         return undetermined("order", statement, nothing, "checks")
     verdict = _below(side(row["low"], row["high"], ORDER_MARGIN))
     because = (
-        f"after all pairs in a random other order it differs by {with_bounds(row, 'value')}, the exact posterior's by "
+        f"after all pairs in a random other order it differs by {with_bounds(row, 'value')}, the exact "
+        "posterior's by "
         f"{_or_reason(exact)}."
     )
     return Claim("order", statement, verdict, because, ("checks",))
@@ -189,8 +202,10 @@ def summary(found: Tables) -> tuple[str, ...]:
     first, *_, last = found["curve"].rows(learner=MODEL)
     if not beyond["low"] > RISE_MARGIN:
         return (
-            f"The model does not clearly learn from examples: the probability of the right answer is {number(first['p'])} "
-            f"without any and {number(last['p'])} after {last['shots']}, {with_bounds(beyond, 'value')} more than with "
+            "The model does not clearly learn from examples: the probability of the right answer is "
+            f"{number(first['p'])} "
+            f"without any and {number(last['p'])} after {last['shots']}, {with_bounds(beyond, 'value')} more "
+            "than with "
             "shuffled labels. There is nothing here to call an update.",
         )
     return (

@@ -7,6 +7,7 @@ import polars as pl
 from headscope.figures import lines
 from headscope.results.study import Figure
 from headscope.studies.bayes_curve_rows import MODEL
+from headscope.studies.bayes_fits import BELIEF
 from headscope.tables import Table
 
 
@@ -21,23 +22,29 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
             "low",
             "high",
             title="How the right answer grows with examples",
-            caption="Mean probability of the function's value after so many pairs. The exact posteriors see the same "
+            caption="Mean probability of the function's value after so many pairs. The exact posteriors see the "
+            "same "
             "pairs. A regression is sure of its answer, so that its probability is the share of prompts in "
             "which the nearest whole number is right. With shuffled labels there is no function to learn.",
             name="curve",
         )
     ]
-    if _defined(found["log_odds"], "log_odds"):
+    # The posterior's own belief climbs far above what p can show; it would flatten the rest.
+    shown = found["log_odds"]
+    shown = Table(shown.schema, shown.frame.filter(pl.col("learner") != BELIEF))
+    if _defined(shown, "log_odds"):
         figures.append(
             lines(
-                found["log_odds"],
+                shown,
                 "shots",
                 "log_odds",
                 "learner",
                 title="Log-odds of the task",
-                caption="logit A read off the curve with the fitted beta and gamma, where p lies between them and A "
-                "is not within .02 of 0 or 1. The article's update makes it a straight line. Beside it the exact "
-                "posterior's own belief in the true function, and the log-odds of its p, which level off.",
+                caption="logit A read off the curve with the fitted beta and gamma, where p lies between them "
+                "and A "
+                "is not within .02 of 0 or 1: the article's update makes it a straight line. Beside it the "
+                "log-odds of the "
+                "exact p itself, which level off. The table has the posterior's own belief in the function, too.",
                 name="log_odds",
             )
         )
@@ -50,7 +57,8 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
                 "p",
                 "curve",
                 title="Four families of curves, fitted to the first half",
-                caption=f"The model's curve (exp of the mean log-probability) and what each family says: fitted to the "
+                caption="The model's curve (exp of the mean log-probability) and what each family says: fitted "
+                "to the "
                 f"first {fitted} shots, a prediction after them.",
                 name="extrapolation",
             )
@@ -67,7 +75,8 @@ def all_figures(found: Mapping[str, Table]) -> tuple[Figure, ...]:
                 "low",
                 "high",
                 title="Distance from the exact posterior",
-                caption=f"KL divergence of the model's prediction from the exact one, over {over}, after so many pairs.",
+                caption=f"KL divergence of the model's prediction from the exact one, over {over}, after so "
+                "many pairs.",
                 name="distance",
             )
         )

@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from headscope.detectors.roles import NAMES, detect_roles
 from headscope.interventions import mean
 from headscope.interventions.ablations import Mean
 from headscope.measures import joint_log_probability
-from headscope.measures.estimates import estimated
+from headscope.measures.estimates import estimated, estimated_each
 from headscope.models.model import Model
 from headscope.studies import bayes_heads_claims as claims
 from headscope.studies import bayes_tables as tables
@@ -43,7 +41,8 @@ def pair_heads(config: Config, model: Model, progress: Progress) -> Part:
     named = named_heads(detect_roles(model, linear(model, selection), seed=config.seed))
     roles = detect_roles(model, linear(model, estimation), seed=config.seed)
     cut = mean_over_shuffled(config, model)
-    beside = _cut_groups(config, model, estimation, named, cut, progress)
+    groups = strongest(named, config.strongest)
+    beside = _cut_groups(config, model, estimation, groups, cut, progress)
     found = {
         "roles": roles,
         "head_groups": tables.HEAD_GROUPS.table(_group_row(group, each) for group, each in beside.items()),
@@ -54,9 +53,12 @@ def pair_heads(config: Config, model: Model, progress: Progress) -> Part:
         claims=claims.all_claims(found, named),
         figures=claims.all_figures(found),
         notes=(
-            "Heads that carry pairs are named on the prompts of even number and judged on those of odd number. Their "
-            "null has the same distances from queries of another role: a head that looks a fixed number of tokens back "
-            "does as much there. A cut head writes its mean over other prompts whose labels are shuffled"
+            "Heads that carry pairs are named on the prompts of even number and judged on those of odd number. "
+            "Their "
+            "null has the same distances from queries of another role: a head that looks a fixed number of "
+            "tokens back "
+            f"does as much there. Cut are the {config.strongest} strongest of each kind. A cut head writes its "
+            "mean over other prompts whose labels are shuffled"
             + (", position by position." if functions_of(model) else ", over all positions."),
         ),
         summary=claims.summary(named),
@@ -64,13 +66,23 @@ def pair_heads(config: Config, model: Model, progress: Progress) -> Part:
 
 
 def named_heads(table: Table) -> dict[str, tuple[Head, ...]]:
-    """The heads that the table names, by kind, most strongly first; and all of them together."""
+    """The heads that the table names, by kind, most strongly first."""
     found: dict[str, tuple[Head, ...]] = {}
     for name in NAMES:
         rows = table.where(named=True, detector=name).sorted("above_null_low", descending=True).rows()
         if rows:
             found[name] = tuple(Head(row["layer"], row["head"]) for row in rows)
-    if len(found) > 1 and len(set(map(frozenset, found.values()))) > 1:
+    return found
+
+
+def strongest(named: Mapping[str, Sequence[Head]], most: int) -> dict[str, tuple[Head, ...]]:
+    """The first `most` heads of each kind, to be cut; and those of both kinds together, last.
+
+    >>> strongest({"x_to_y": [Head(0, 1), Head(0, 0)], "example_to_example": [Head(1, 0)]}, 1)["both"]
+    (Head(0, 1), Head(1, 0))
+    """
+    found = {kind: tuple(heads[:most]) for kind, heads in named.items()}
+    if len(set(map(frozenset, found.values()))) > 1:
         found[BOTH] = tuple(sorted({head for heads in found.values() for head in heads}))
     return found
 
@@ -88,17 +100,17 @@ def _cut_groups(
     config: Config,
     model: Model,
     shots: Shots,
-    named: Mapping[str, Sequence[Head]],
+    groups: Mapping[str, Sequence[Head]],
     cut: Mean,
     progress: Progress,
 ) -> dict[str, AgainstRandom]:
     """Each group cut together beside random sets; a group of all heads has no such control."""
-    if not named:
+    if not groups:
         return {}
     return against_random_sets(
         model,
         linear(model, shots).answered(),
-        named,
+        groups,
         cut=cut,
         measure=joint_log_probability(),
         control=Control(config.random_sets, config.seed),
@@ -126,15 +138,16 @@ def _cut_curves(
     model: Model, shots: Shots, beside: Mapping[str, AgainstRandom], cut: Mean, progress: Progress
 ) -> Table:
     """The curve over examples clean, with each group cut, and with the random set that hurts most."""
-    cuts: dict[str, Sequence[Head]] = {"nothing": ()}
+    cuts: dict[str, Sequence[Head]] = {"nothing cut": ()}
     for group, each in beside.items():
-        cuts[f"{group.replace('_', ' ')} heads"] = each.picked
+        cuts[claims.cut_name(group)] = each.picked
     if beside and (last := list(beside.values())[-1]).worst:
-        cuts[f"random heads ({len(last.worst)}, the worst set)"] = last.worst
+        cuts[f"{len(last.worst)} random heads cut, the worst set"] = last.worst
     rows = []
     for done, (name, heads) in enumerate(cuts.items()):
         progress("curves without heads", done, len(cuts))
         edits = [mean(list(heads), over=cut.over, per_position=cut.per_position)] if heads else []
-        for shot, p in enumerate(torch.unbind(said_by(model, shots, edits).p, dim=1)):
-            rows.append({"cut": name, "shots": shot, **estimated(p, "p")})
+        p = said_by(model, shots, edits).p
+        for shot, cells in enumerate(estimated_each(p, "p", within=(0.0, 1.0))):
+            rows.append({"cut": name, "shots": shot, **cells})
     return tables.CUT_CURVES.table(rows)

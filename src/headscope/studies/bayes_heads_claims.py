@@ -1,8 +1,8 @@
 """What the heads that carry pairs say: claims, figures and the summary, computed from the tables of `bayes_heads`.
 
 Rules as elsewhere: a head is there if one that was named on one half of the prompts exceeds its null by the margin on
-the other, with a bound for all heads at once; it is not if every single head stays under it. A group of heads matters if
-cutting it costs more than cutting as many random heads does (p at most .05, the picked set counted in).
+the other, with a bound for all heads at once; it is not if every single head stays under it. A group of heads
+matters if cutting it costs more than cutting as many random heads does (p at most .05, the picked set counted in).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from headscope.vocabulary import Head
 Tables = Mapping[str, Table]
 Named = Mapping[str, Sequence[Head]]
 
+_WORDS = {"x_to_y": "from y to x", "example_to_example": "from example to example"}
 _STATED = {
     "x_to_y": "Some heads look from a y to the x of its own example.",
     "example_to_example": "Some heads look from before a y to the y of earlier examples.",
@@ -29,7 +30,8 @@ _STATED = {
 
 def all_claims(found: Tables, named: Named) -> tuple[Claim, ...]:
     """Which heads there are, and whether the curve needs them."""
-    return (*(_presence(found, named, kind) for kind in _STATED), _flattens(found))
+    judged = (_presence, _flattens)
+    return tuple(claim(found, named, kind) for claim in judged for kind in _STATED)
 
 
 def _presence(found: Tables, named: Named, kind: str) -> Claim:
@@ -44,24 +46,27 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
             for row in holding[:6]
         )
         more = "" if len(holding) <= 6 else f" and {len(holding) - 6} more"
-        because = f"{count(len(holding), 'head')} named on one half of the prompts and confirmed on the other: "
+        because = (
+            f"{count(len(holding), 'head')} named on one half of the prompts and confirmed on the other: "
+        )
         because += f"{listed}{more}."
     else:
         best = max(rows, key=lambda row: row["above_null_low"])
         because = (
-            f"No head exceeds its null (shuffled roles) by {NAMED_MARGIN} on both halves of the prompts; the nearest is "
+            f"No head exceeds its null (shuffled roles) by {NAMED_MARGIN} on both halves of the prompts; the "
+            "nearest is "
             f"{best['layer']}.{best['head']} with {number(best['score'])} against {number(best['null'])}."
         )
     return Claim(f"heads_{kind}", _STATED[kind], verdict, because[:1].upper() + because[1:], ("roles",))
 
 
-def _flattens(found: Tables) -> Claim:
-    statement = "Without the heads that carry pairs the curve over examples flattens, more than without as many random heads."
-    name, tables = "heads_flatten", ("head_groups", "cut_curves")
-    rows = found["head_groups"].rows()
+def _flattens(found: Tables, named: Named, kind: str) -> Claim:
+    statement = f"Without its strongest heads {_WORDS[kind]}, the curve flattens more than without as many random heads."
+    name, tables = f"flattens_without_{kind}", ("head_groups", "cut_curves")
+    rows = found["head_groups"].rows(group=kind)
     if not rows:
-        return undetermined(name, statement, "No head was named as one that carries pairs.", *tables)
-    row = rows[-1]  # both kinds together, where there are both
+        return undetermined(name, statement, "No head was named as one of this kind.", *tables)
+    row = rows[0]
     if not row["random_sets"]:
         because = f"The model has no other set of {count(row['size'], 'head')} to compare with."
         return undetermined(name, statement, because, *tables)
@@ -71,17 +76,22 @@ def _flattens(found: Tables) -> Claim:
         verdict = Verdict.REFUTED
     else:
         verdict = Verdict.UNDETERMINED
-    ends = [found["cut_curves"].rows(cut=cut)[-1] for cut in _cuts(found)]
-    told = "; ".join(f"without {row['cut']} {number(row['p'])}" for row in ends)
+    clean, cut = (found["cut_curves"].rows(cut=each)[-1]["p"] for each in ("nothing cut", cut_name(kind)))
     because = (
-        f"Cut together, {row['heads']} lower the answer's log-probability after all pairs by {with_bounds(row, 'damage')} "
+        f"Cut together, {row['heads']} lower the answer's log-probability after all pairs by "
+        f"{with_bounds(row, 'damage')} "
         f"nats; {row['random_sets']} random sets of {row['size']} by {number(row['random_mean'])} on average and "
-        f"{number(row['random_max'])} at most ({row['random_worst']}); p = {row['p']:.3f}. Probability of the right "
-        f"answer then: {told}."
+        f"{number(row['random_max'])} at most ({row['random_worst']}); p = {row['p']:.3f}. The probability of the "
+        f"right answer goes from {number(clean)} to {number(cut)}."
     )
     if row["reason"]:
         because += f" {row['reason'][:1].upper()}{row['reason'][1:]}."
     return Claim(name, statement, verdict, because, tables)
+
+
+def cut_name(group: str) -> str:
+    """What the table of cut curves calls a group of heads."""
+    return f"{group.replace('_', ' ')} heads cut"
 
 
 def _cuts(found: Tables) -> list[str]:
@@ -120,7 +130,8 @@ def all_figures(found: Tables) -> tuple[Figure, ...]:
         "low",
         "high",
         title="The curve without the heads that carry pairs",
-        caption="Mean probability of the function's value after so many pairs, with heads replaced by their mean over "
+        caption="Mean probability of the function's value after so many pairs, with heads replaced by their "
+        "mean over "
         "label-shuffled prompts. The random set is the most damaging of those drawn.",
         name="cut_curves",
     )

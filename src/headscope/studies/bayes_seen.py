@@ -1,4 +1,4 @@
-"""What the first part of the study `bayes` looks at: the model, its controls and the ideal observers, on the same prompts.
+"""What the first part of the study `bayes` looks at: the model, its controls and ideal observers on the same prompts.
 
 In: settings and a model. Out: one value with everything that the curve over examples, the fits and the claims are
 computed from. Nothing is averaged here. The exact posterior is enumerated on the very numbers that are shown,

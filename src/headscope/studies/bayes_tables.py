@@ -1,4 +1,5 @@
-"""The tables of the study `bayes`, first half: curves over examples, what was fitted to them, and heads that carry pairs."""
+"""The tables of the study `bayes`, first half: curves over examples, what was fitted to them, and heads that "
+"carry pairs."""
 
 import polars as pl
 

@@ -18,6 +18,7 @@ from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import bayes, heads
+from headscope.studies.bayes_config import Config as BayesConfig
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,7 +41,7 @@ STUDIES = {
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
     ),
     "bayes": Entry(
-        bayes.Config,
+        BayesConfig,
         bayes.run,
         "zoo:linear-4l",
         "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",

@@ -225,7 +225,13 @@ class Shots:
         return np.random.default_rng(seed).random(self.x.shape).argsort(axis=1)
 
     def _changed(
-        self, how: str, *, seed: int | None = None, queries: Any = None, shots: int | None = None, **values: Ints
+        self,
+        how: str,
+        *,
+        seed: int | None = None,
+        queries: Any = None,
+        shots: int | None = None,
+        **values: Ints,
     ) -> Self:
         said = {"how": how, "seed": seed, "queries": queries, "shots": shots}
         step = {key: value for key, value in said.items() if value is not None}
