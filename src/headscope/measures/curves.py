@@ -46,8 +46,8 @@ class Family:
     p: Callable[[Tensor, Tensor], Tensor]
     spread: tuple[tuple[float, float], ...]
 
-    def curve(self, free: Float[Tensor, "*b parameter"], shots: Tensor) -> Tensor:
-        """p at these shots for free numbers, [..., shot]."""
+    def curve(self, free: Tensor, shots: Tensor) -> Tensor:
+        """p at these shots [shot] for free numbers [..., parameter]: [..., shot]."""
         return self.p(self.constrained(free.clamp(-_FARTHEST, _FARTHEST)), shots)
 
     def named(self, free: Float[Tensor, " parameter"]) -> dict[str, float]:

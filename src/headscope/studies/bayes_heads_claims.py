@@ -61,7 +61,7 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
 
 
 def _flattens(found: Tables, named: Named, kind: str) -> Claim:
-    statement = f"Without its strongest heads {_WORDS[kind]}, the curve flattens more than without as many random heads."
+    statement = f"Without its strongest heads {_WORDS[kind]} the curve flattens more than without as many others."
     name, tables = f"flattens_without_{kind}", ("head_groups", "cut_curves")
     rows = found["head_groups"].rows(group=kind)
     if not rows:
