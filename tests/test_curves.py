@@ -62,9 +62,7 @@ def test_families_by_hand():
 
 def test_the_bayesian_family_is_the_law_with_two_hypotheses():
     gamma, beta, rho, updates = 0.7, 0.1, 0.05, 0.3
-    prior, likelihood = (
-        torch.tensor(pair, dtype=torch.float64) for pair in ((rho, 1 - rho), (gamma, beta))
-    )
+    prior, likelihood = (torch.tensor(pair, dtype=torch.float64) for pair in ((rho, 1 - rho), (gamma, beta)))
     law = bayesian_nll_nats(torch.from_numpy(SHOTS), prior, likelihood, torch.tensor(updates))
     assert_allclose(exactly(BAYESIAN, (gamma, beta, rho, updates)), (-law).exp())
     # A third hypothesis that is like the second changes nothing; one that is better does.
@@ -143,7 +141,9 @@ def test_what_is_identifiable_is_found_and_what_is_not_is_not():
 def test_the_true_family_extrapolates_best_or_is_tied_in_nine_of_ten_seeds(family):
     best, errors = 0, []
     for seed in range(10):
-        found = {each.family: each for each in extrapolate(SHOTS, simulated(family, seed), share=0.5, seed=seed)}
+        found = {
+            each.family: each for each in extrapolate(SHOTS, simulated(family, seed), share=0.5, seed=seed)
+        }
         own = found[family.name]
         nearest = min(found.values(), key=lambda each: each.error)
         best += nearest is own or against(nearest, own).tied

@@ -12,10 +12,10 @@ from numpy.testing import assert_allclose
 import headscope as hs
 from headscope.errors import BadArgument
 from headscope.results.study import Verdict
-from headscope.studies import bayes, bayes_curve_claims, bayes_curve_rows
+from headscope.studies import bayes, bayes_curve_claims, bayes_curve_rows, bayes_heads_claims, bayes_tables
 from headscope.studies.bayes_config import Config
 from headscope.studies.bayes_distances import kl_over_numbers, kl_right_or_not
-from headscope.studies.bayes_fits import BELIEF, LOGIT_P, fit_tables
+from headscope.studies.bayes_fits import BELIEF, DIFFERENCE, LOGIT_P, fit_tables
 from headscope.studies.bayes_heads import strongest
 from headscope.studies.bayes_reading import Said, right_values, said_at_the_end, said_by
 from headscope.studies.bayes_seen import belief_in_the_function, look
@@ -180,8 +180,12 @@ def test_the_exact_posterior_itself_is_a_bayesian(ideal):
         assert claims[name].verdict is Verdict.SUPPORTED, name
     distances = tables["distances"].rows(reference=next(iter(learner.exact)), over="numbers")
     assert_allclose([row["kl"] for row in distances], 0, atol=1e-12)
-    # What the document says is true of the belief and false of p.
     lines = {row["learner"]: row for row in tables["updates"].rows()}
+    # The same prompts are resampled for both, so that two equal curves differ by nothing in any resample.
+    assert [lines[DIFFERENCE][name] for name in ("misfit", "low", "high")] == pytest.approx(
+        [0, 0, 0], abs=1e-9
+    )
+    # What the document says is true of the belief and false of p.
     assert lines[BELIEF]["r2"] > 0.99
     assert lines[LOGIT_P]["r2"] < 0.7
     assert lines[LOGIT_P]["bend"] < -1
@@ -269,6 +273,46 @@ def test_text_is_studied_too(reader):
     merged = found.tables["distances"].rows(over="right or not")
     assert not any(math.isnan(row["kl"]) for row in merged)
     assert any("lower bound" in note for note in found.notes)
+
+
+GROUP = {
+    "group": "x_to_y",
+    "heads": "0.1 1.3",
+    "size": 2,
+    "damage": 3.0,
+    "low": 2.5,
+    "high": 3.5,
+    "random_mean": 1.0,
+    "random_max": 2.0,
+    "random_worst": "0.0 0.2",
+    "random_sets": 20,
+    "p": 1 / 21,
+    "prompts": 50,
+    "reason": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, Verdict.SUPPORTED),
+        ({"low": -0.1}, Verdict.UNDETERMINED),  # no sure damage
+        ({"p": 0.3}, Verdict.UNDETERMINED),  # others do as much
+        ({"p": 0.9, "low": 0.1, "high": 0.5}, Verdict.REFUTED),  # less than others do
+    ],
+)
+def test_cutting_heads_is_judged_beside_random_ones(changed, verdict):
+    curves = [
+        {"cut": cut, "shots": 8, "p": p, "low": p, "high": p, "prompts": 50}
+        for cut, p in (("nothing cut", 0.6), ("x to y heads cut", 0.1))
+    ]
+    found = {
+        "head_groups": bayes_tables.HEAD_GROUPS.table([GROUP | changed]),
+        "cut_curves": bayes_tables.CUT_CURVES.table(curves),
+    }
+    judgement = bayes_heads_claims.flattens(found, "x_to_y")
+    assert judgement.verdict is verdict
+    assert "from 0.60 to 0.10" in judgement.because
 
 
 def test_planted_heads_are_cut_and_named_by_strength():

@@ -26,7 +26,7 @@ from headscope.measures.intervals import Array
 SHARES = (0.05, 0.1, 0.2, 0.5)
 # Two errors of extrapolation that differ by less are the same for any purpose here.
 TIED_NRMSE = 0.01
-_SCREENED, _STARTS, _STEPS = 400, 4, 60
+_SCREENED, _STARTS, _STEPS = 400, 3, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,9 +220,9 @@ def _descended(family: Family, start: Tensor, at: Tensor, seen: Tensor) -> Tenso
     free = start.clone().requires_grad_()
     search = torch.optim.LBFGS(
         [free],
-        max_iter=200,
+        max_iter=100,
         tolerance_grad=1e-10,
-        tolerance_change=1e-13,
+        tolerance_change=1e-11,
         history_size=8,
         line_search_fn="strong_wolfe",
     )

@@ -30,8 +30,8 @@ _STATED = {
 
 def all_claims(found: Tables, named: Named) -> tuple[Claim, ...]:
     """Which heads there are, and whether the curve needs them."""
-    judged = (_presence, _flattens)
-    return tuple(claim(found, named, kind) for claim in judged for kind in _STATED)
+    present = (_presence(found, named, kind) for kind in _STATED)
+    return (*present, *(flattens(found, kind) for kind in _STATED))
 
 
 def _presence(found: Tables, named: Named, kind: str) -> Claim:
@@ -60,8 +60,11 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
     return Claim(f"heads_{kind}", _STATED[kind], verdict, because[:1].upper() + because[1:], ("roles",))
 
 
-def _flattens(found: Tables, named: Named, kind: str) -> Claim:
-    statement = f"Without its strongest heads {_WORDS[kind]} the curve flattens more than without as many others."
+def flattens(found: Tables, kind: str) -> Claim:
+    """Whether cutting the heads of this kind costs more than cutting as many random ones."""
+    statement = (
+        f"Without its strongest heads {_WORDS[kind]} the curve flattens more than without as many others."
+    )
     name, tables = f"flattens_without_{kind}", ("head_groups", "cut_curves")
     rows = found["head_groups"].rows(group=kind)
     if not rows:
