@@ -334,6 +334,11 @@ def test_settings_out_of_range_are_refused(bad):
         Config(**bad)
 
 
+def test_the_articles_pairs_are_asked_as_often_as_they_allow(reader):
+    assert len(Config(article=True).draw(reader)) == 80
+    assert Config(article=True, n=30).n == 30
+
+
 def test_one_pair_is_too_few(model):
     with pytest.raises(BadArgument, match="--shots 2"):
         hs.study("bayes", model=model, shots=1)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from headscope.errors import BadArgument
 from headscope.studies.pairs import PairsConfig
 
+_ARTICLE_QUERIES = 80
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PairsConfig):
@@ -23,6 +25,9 @@ class Config(PairsConfig):
     )
 
     def __post_init__(self) -> None:
+        # The article's pairs leave 87 inputs to ask; the default is more than that.
+        if self.article and self.n == Config.n:
+            object.__setattr__(self, "n", _ARTICLE_QUERIES)
         super().__post_init__()
         if self.ridge <= 0:
             raise BadArgument(f"cannot regress with ridge={self.ridge}: expected a number above 0.")
