@@ -22,8 +22,8 @@ class Detector:
 
     name: str
     key_sets: Callable[[Prompts], KeySets]
-    prompts: Literal["natural", "repeated"]
-    null: Literal["other keys", "nothing repeats"]
+    prompts: Literal["natural", "repeated", "pairs"]
+    null: Literal["other keys", "nothing repeats", "shuffled roles"]
     meaning: str
     # How many tokens back it looks, where that is what defines it: prompts must be longer.
     reach: int = 0

@@ -32,3 +32,18 @@ def estimated(values: Tensor | Array, name: str) -> dict[str, Any]:
     """
     found = interval(np.asarray(values, np.float64))
     return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
+
+
+def estimated_each(
+    values: Tensor | Array, name: str, *, within: tuple[float, float] | None = None
+) -> list[dict[str, Any]]:
+    """The same for every column of [prompt, column], all from the same resampled prompts.
+
+    `within` is the range of a bounded score: bounds are cut off at its ends.
+
+    >>> [row["score"] for row in estimated_each(np.array([[0.0, 1.0]] * 10), "score")]
+    [0.0, 1.0]
+    """
+    found = interval(np.asarray(values, np.float64), within=within)
+    columns = zip(found.mean.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+    return [{name: mean, "low": low, "high": high, "prompts": found.n} for mean, low, high in columns]

@@ -17,7 +17,8 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import heads, redundancy, vectors
+from headscope.studies import bayes, heads, redundancy, vectors
+from headscope.studies.bayes_config import Config as BayesConfig
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,6 +39,12 @@ STUDIES = {
         heads.run,
         "zoo:induction-2l",
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
+    ),
+    "bayes": Entry(
+        BayesConfig,
+        bayes.run,
+        "zoo:linear-4l",
+        "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
     ),
     "redundancy": Entry(
         redundancy.Config,

@@ -138,6 +138,26 @@ class Shots:
         """The same queries about the same functions, with no pairs before them."""
         return self._changed("without_context", x=self.x[:, :0], y=self.y[:, :0])
 
+    def first(self, shots: int) -> Self:
+        """The first `shots` pairs of each example; the query is the input that came next.
+
+        >>> Shots.article().first(1).query.tolist()
+        [86]
+
+        Raises:
+            BadArgument: for more shots than there are.
+        """
+        if not 0 <= shots <= self.x.shape[1]:
+            raise BadArgument(f"cannot take the first {shots} of {self.x.shape[1]} shots.")
+        asked = np.concatenate((self.x, self.query[:, None]), axis=1)[:, shots]
+        return self._changed("first", x=self.x[:, :shots], y=self.y[:, :shots], query=asked, shots=shots)
+
+    def rows(self, chosen: slice) -> Self:
+        """Some of the examples, in their order; see `tasks.split`."""
+        kept = list(range(len(self)))[chosen]
+        parts = {name: getattr(self, name)[kept] for name in ("parameters", "x", "y", "query")}
+        return replace(self, **parts, made_by={**self.made_by, "rows": kept})
+
     def asking(self, queries: int | Sequence[int] | Ints) -> Self:
         """The same pairs with other queries: one for all examples, or one for each.
 
@@ -204,8 +224,16 @@ class Shots:
         """A random order of the shots for every example, int64 [example, shot]."""
         return np.random.default_rng(seed).random(self.x.shape).argsort(axis=1)
 
-    def _changed(self, how: str, *, seed: int | None = None, queries: Any = None, **values: Ints) -> Self:
-        said = {"how": how, "seed": seed, "queries": queries}
+    def _changed(
+        self,
+        how: str,
+        *,
+        seed: int | None = None,
+        queries: Any = None,
+        shots: int | None = None,
+        **values: Ints,
+    ) -> Self:
+        said = {"how": how, "seed": seed, "queries": queries, "shots": shots}
         step = {key: value for key, value in said.items() if value is not None}
         changes = [*self.made_by.get("changes", []), step]
         return replace(self, **values, made_by={**self.made_by, "changes": changes})  # type: ignore[arg-type]

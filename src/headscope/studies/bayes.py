@@ -1,0 +1,69 @@
+"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and which heads carry it?
+
+In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works
+through the addition of features which are learnt through Bayesian updates; each part of this study puts one of its
+statements to the test, with the exact posterior as positive control and label-shuffled prompts as null. The
+parts do not know each other; their order is that of the report.
+"""
+
+from collections.abc import Callable, Sequence
+
+from headscope.errors import BadArgument
+from headscope.models.model import Model
+from headscope.results.provenance import provenance
+from headscope.results.study import Study, Verdict
+from headscope.studies.bayes_config import Config
+from headscope.studies.bayes_curve import curve
+from headscope.studies.bayes_heads import pair_heads
+from headscope.studies.parts import Part
+from headscope.studies.words import count
+from headscope.tables import Table
+from headscope.tasks.linear import linear
+
+Progress = Callable[[str, int, int], None]
+
+# Further parts are joined here.
+PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (curve, pair_heads)
+_FEWEST_SHOTS = 2
+
+
+def run(config: Config, model: Model, progress: Progress = lambda stage, done, of: None) -> Study:
+    """Does the model update like a Bayesian, and on what does that rest?"""
+    shots = config.draw(model)
+    if shots.x.shape[1] < _FEWEST_SHOTS:
+        raise BadArgument(
+            f"cannot study updates with {count(shots.x.shape[1], 'pair')}: labels must be shuffled, so use --shots "
+            f"{_FEWEST_SHOTS} or more."
+        )
+    found = [part(config, model, progress) for part in PARTS]
+    claims = tuple(claim for part in found for claim in part.claims)
+    verdicts = [claim.verdict for claim in claims]
+    tally = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict)
+    return Study(
+        name="bayes",
+        title=f"Bayesian updates in {model.name}",
+        question="Does this model learn from examples as Bayes' rule says, and which heads carry it?",
+        summary=(
+            *(paragraph for part in found for paragraph in part.summary),
+            f"Of {len(claims)} claims on this model: {tally}.",
+        ),
+        claims=claims,
+        tables=joined(found),
+        figures=tuple(figure for part in found for figure in part.figures),
+        notes=tuple(dict.fromkeys(note for part in found for note in part.notes)),
+        provenance=provenance(model, "bayes", config, linear(model, shots)),
+    )
+
+
+def joined(parts: Sequence[Part]) -> dict[str, Table]:
+    """The tables of all parts, in their order.
+
+    Raises:
+        ValueError: if two parts give the same name to a table (a defect).
+    """
+    found: dict[str, Table] = {}
+    for part in parts:
+        if doubled := found.keys() & part.tables.keys():
+            raise ValueError(f"two parts of a study have tables named {sorted(doubled)}")
+        found |= part.tables
+    return found

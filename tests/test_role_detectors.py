@@ -1,0 +1,121 @@
+"""Heads that carry pairs: key sets by hand, a planted head of each kind, and heads that only look so."""
+
+import pytest
+import torch
+
+import headscope as hs
+from headscope.detectors.roles import NAMES, detect_roles, example_to_example, roles_shuffled, x_to_y
+from headscope.interventions import fixed_offset, set_pattern
+from headscope.studies.pairs import PairsConfig
+from headscope.tasks.linear import linear
+from headscope.tasks.prompts import Prompts
+from tests import pair_models
+
+
+def marked(keys):
+    """{query: keys} of the first example."""
+    return {
+        query: keys.pairs[0, query].nonzero().flatten().tolist()
+        for query in keys.queries[0].nonzero().flatten().tolist()
+    }
+
+
+# <bos> x , y ; x , y ; x ,
+PAIRS = Prompts(
+    (tuple(range(11)),),
+    roles={
+        "x": ((1, 5),),
+        "y": ((3, 7),),
+        "before_y": ((2, 6),),
+        "separator": ((2, 4, 6, 8, 10),),
+        "query": ((9,),),
+        "readout": ((10,),),
+    },
+)
+# <bos> ( 2 8 , 5 9 ) ( 4 , 1 1 ) ( 6 ,   with numbers of one or two tokens
+DIGITS = Prompts(
+    (tuple(range(16)),),
+    roles={
+        "x": ((2, 3, 9),),
+        "y": ((5, 6, 11, 12),),
+        "before_y": ((4, 10),),
+        "separator": ((1, 4, 7, 8, 10, 13),),
+        "query": ((14,),),
+        "readout": ((15,),),
+    },
+)
+
+
+def test_key_sets_by_hand():
+    assert marked(x_to_y(PAIRS)) == {3: [1], 7: [5]}
+    assert marked(example_to_example(PAIRS)) == {6: [3], 10: [3, 7]}
+    assert marked(x_to_y(DIGITS)) == {5: [2, 3], 6: [2, 3], 11: [9], 12: [9]}
+    assert marked(example_to_example(DIGITS)) == {10: [5, 6], 15: [5, 6, 11, 12]}
+
+
+def test_the_null_has_the_same_distances_from_other_roles():
+    role = {place: name for name in ("x", "y", "separator", "query") for place in PAIRS.roles[name][0]}
+    drawn = set()
+    for seed in range(20):
+        sets = x_to_y(PAIRS)
+        null = marked(roles_shuffled(sets, PAIRS, seed=seed))
+        assert null
+        for query, keys in null.items():
+            assert role[query] != "y"
+            assert keys == [query - 2]  # x stands two before y
+            assert 0 not in keys  # heads rest on the first token
+            drawn.add(query)
+    # From y at 7; the one at 3 would move onto the first token, and is left out.
+    assert drawn == {4, 5, 6}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> hs.Model:
+    return pair_models.of_number_tokens(tmp_path_factory.mktemp("numbers"))
+
+
+@pytest.fixture(scope="module")
+def prompts(model: hs.Model) -> Prompts:
+    return linear(model, PairsConfig(n=20).draw(model))
+
+
+def pattern_of(sets, length):
+    """Every judged query looks evenly at its keys, every other one at the first token."""
+    pattern = torch.zeros(length, length)
+    pattern[:, 0] = 1.0
+    for query in sets.queries[0].nonzero().flatten().tolist():
+        pattern[query] = sets.pairs[0, query].float() / sets.pairs[0, query].sum()
+    return pattern
+
+
+def named(table):
+    return {(row["detector"], f"{row['layer']}.{row['head']}") for row in table.rows(named=True)}
+
+
+def test_planted_heads_are_named_and_no_others(model, prompts):
+    planted = [
+        set_pattern("0.1", pattern_of(x_to_y(prompts), prompts.longest)),
+        set_pattern("1.2", pattern_of(example_to_example(prompts), prompts.longest)),
+    ]
+    table = detect_roles(model, prompts, interventions=planted)
+    assert named(table) == {("x_to_y", "0.1"), ("example_to_example", "1.2")}
+    (row,) = table.rows(detector="x_to_y", layer=0, head=1)
+    assert row["score"] == pytest.approx(1, abs=1e-5)
+    assert row["null"] < 0.01
+
+
+def test_a_head_that_looks_two_back_everywhere_does_not_carry_pairs(model, prompts):
+    # Its score on y is 1; so is that on the null.
+    table = detect_roles(model, prompts, interventions=[fixed_offset("0.1", 2)])
+    (row,) = table.rows(detector="x_to_y", layer=0, head=1)
+    assert row["score"] == pytest.approx(1, abs=1e-5)
+    assert row["null"] == pytest.approx(1, abs=1e-5)
+    assert not named(table)
+
+
+def test_random_weights_have_no_such_heads_in_either_form(model, prompts, tmp_path):
+    assert not named(detect_roles(model, prompts))
+    text = pair_models.of_text(tmp_path)
+    found = detect_roles(text, linear(text, PairsConfig(n=20).draw(text)))
+    assert not named(found)
+    assert set(found.frame["detector"]) == set(NAMES)

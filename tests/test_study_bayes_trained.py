@@ -1,0 +1,36 @@
+"""The study of Bayesian updates on the model that was trained towards them: what it must see there."""
+
+import pytest
+
+import headscope as hs
+from headscope.results.study import Verdict
+
+
+@pytest.fixture(scope="module")
+def found() -> hs.Study:
+    return hs.study("bayes", model="zoo:linear-4l", quick=True)
+
+
+def test_it_learns_from_examples_and_follows_the_exact_posterior(found: hs.Study) -> None:
+    verdicts = {claim.name: claim.verdict for claim in found.claims}
+    assert verdicts["rises"] is Verdict.SUPPORTED
+    assert verdicts["near_exact"] is not Verdict.REFUTED
+    assert verdicts["order"] is Verdict.SUPPORTED
+    # It was taught by the exact posterior's own data, so it is nearer to that than to one that knows less.
+    last = {row["reference"]: row["kl"] for row in found.tables["distances"].rows(shots=15, over="numbers")}
+    assert last["exact posterior, all functions"] < last["exact posterior, training functions"]
+
+
+def test_it_is_no_regression(found: hs.Study) -> None:
+    last = {row["learner"]: row["right"] for row in found.tables["answers"].rows(shots=15)}
+    assert last["model"] > 0.8
+    assert last["least squares"] < 0.3
+
+
+def test_heads_carry_pairs_and_the_curve_needs_them(found: hs.Study) -> None:
+    verdicts = {claim.name: claim.verdict for claim in found.claims}
+    assert verdicts["heads_x_to_y"] is Verdict.SUPPORTED
+    assert verdicts["heads_example_to_example"] is Verdict.SUPPORTED
+    cut = {row["cut"]: row["p"] for row in found.tables["cut_curves"].rows(shots=15)}
+    assert cut["both heads cut"] < cut["nothing cut"] / 2
+    assert any("large models" in note for note in found.notes)
