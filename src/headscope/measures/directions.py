@@ -80,8 +80,8 @@ def random_signs(draws: int, steps: int, prompts: int, seed: int) -> Array:
 def random_like(vector: Array, count: int, seed: int) -> Array:
     """`count` random directions of the vector's length, [count, model]."""
     drawn = np.random.default_rng(seed).normal(size=(count, len(vector)))
-    found: Array = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * np.linalg.norm(vector)
-    return found
+    lengths = np.linalg.norm(drawn, axis=1, keepdims=True)
+    return np.asarray(drawn / lengths * np.linalg.norm(vector), np.float64)
 
 
 def shared_square(first: Array, second: Array) -> float:
@@ -104,3 +104,19 @@ def _basis(rows: Array) -> Array:
     kept = sizes > 1e-9 * max(float(sizes[0]), 1e-300)
     found: Array = directions[kept]
     return found
+
+
+def share_within(rows: Array, again: Array, space: Array) -> float:
+    """Share of the squared length of `rows` [row, model] that lies in the space that the rows of `space` span.
+
+    `again` are the same rows measured on other examples, so that noise of the measurement, which points the same
+    way as much of the stream does, cancels from the squares. Unlike principal angles this weighs directions by how
+    much is written along them. A random space of m dimensions out of d holds m / d on average; with noise the
+    share may leave 0 to 1. NaN where nothing is written.
+
+    >>> share_within(np.array([[3.0, 1.0]]), np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]]))
+    0.1
+    """
+    basis = _basis(space)
+    total = float((rows * again).sum())
+    return float(((rows @ basis.T) * (again @ basis.T)).sum() / total) if total > 0 else float("nan")

@@ -34,7 +34,11 @@ def slope(values: Array, doses: Array) -> Array:
     """
     centred = doses - doses.mean()
     spread = float((centred**2).sum())
-    return np.asarray(values, np.float64) @ centred / spread if spread > 0 else np.full(values.shape[:-1], np.nan)
+    return (
+        np.asarray(values, np.float64) @ centred / spread
+        if spread > 0
+        else np.full(values.shape[:-1], np.nan)
+    )
 
 
 def linearity(values: Array, doses: Array) -> Array:

@@ -148,12 +148,18 @@ def _judged(
 def _figures(model: Model, table: Table, order: Array) -> tuple[Figure, ...]:
     """The heads that grow most, as lines."""
     chosen = [model.heads[column] for column in np.argsort(-order)[:MOST_LINES]]
-    kept = [row for row in table.rows() if any((h.layer, h.index) == (row["layer"], row["head"]) for h in chosen)]
+    kept = [
+        row for row in table.rows() if any((h.layer, h.index) == (row["layer"], row["head"]) for h in chosen)
+    ]
     named = Schema(
-        table.name, (Column("which", pl.String, "head"), *(c for c in MASS.columns if c.name not in ("layer", "head")))
+        table.name,
+        (Column("which", pl.String, "head"), *(c for c in MASS.columns if c.name not in ("layer", "head"))),
     )
     rows = [
-        {"which": f"{row['layer']}.{row['head']}", **{k: v for k, v in row.items() if k not in ("layer", "head")}}
+        {
+            "which": f"{row['layer']}.{row['head']}",
+            **{k: v for k, v in row.items() if k not in ("layer", "head")},
+        }
         for row in kept
     ]
     even = {row["examples"]: row["even"] for row in kept}
@@ -169,7 +175,7 @@ def _figures(model: Model, table: Table, order: Array) -> tuple[Figure, ...]:
             "low",
             "high",
             title="Attention of the read-out on all examples together",
-            caption=f"The {MOST_LINES} heads at most whose attention grows fastest, beside a head that attends evenly. "
+            caption=f"The {MOST_LINES} heads at most whose attention grows fastest, beside one that attends evenly. "
             "A sum of features needs a straight line through 0; an average a level one.",
             name="attention_on_examples",
         ),

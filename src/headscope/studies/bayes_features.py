@@ -89,7 +89,10 @@ _STATEMENT = (
 
 @dataclass(frozen=True)
 class Found:
-    """Of the functions that estimate: their steps, curves by direction [function, layer, dose], real ones [function, dose]."""
+    """Of some functions: their steps, curves by direction [function, layer, dose], real ones [function, dose].
+
+    `layer` is where they are judged.
+    """
 
     steps: Sequence[Steps]
     curves: Mapping[str, Array]
@@ -137,7 +140,11 @@ def _at(found: Found, layer: int) -> Found:
 
 
 def _told(found: Found, prompts: int) -> Part:
-    tables = {"steps": _steps_table(found), "steering": _steering_table(found), "steering_curve": _curve(found)}
+    tables = {
+        "steps": _steps_table(found),
+        "steering": _steering_table(found),
+        "steering_curve": _curve(found),
+    }
     notes = (
         f"A step d_n is the stream at the read-out with n examples minus with n - 1, less the same with shuffled "
         f"labels, averaged over {prompts} prompts about one function that no other step uses. Of the functions, half "
@@ -157,7 +164,9 @@ def judged(found: Found) -> Claim:
         )
         return undetermined("features_add", _STATEMENT, because, *names)
     layer = found.layer
-    across, same = (np.array([getattr(one, name)[layer] for one in found.steps]) for name in ("across", "same"))
+    across, same = (
+        np.array([getattr(one, name)[layer] for one in found.steps]) for name in ("across", "same")
+    )
     null = float(np.quantile(np.mean([one.null_across[:, layer] for one in found.steps], axis=0), 0.95))
     beyond = _over_functions(across - PARALLEL * same, "beyond")
     parallel = side(beyond["low"], beyond["high"], 0.0)
@@ -242,8 +251,9 @@ def _figures(tables: Mapping[str, Table], layer: int) -> tuple[Figure, ...]:
             group="quantity",
             reference="null_high",
             title="Whether further examples take the same step",
-            caption="Mean cosine of the steps of different examples, beside that of one step measured on two halves "
-            "of its prompts, which is what noise leaves of a perfect agreement. The mark is what noise alone reaches.",
+            caption="Mean cosine of the steps of different examples, beside that of one step measured on two "
+            "halves of its prompts, which is what noise leaves of a perfect agreement. The mark is what noise "
+            "alone reaches.",
             name="steps",
         ),
         lines(

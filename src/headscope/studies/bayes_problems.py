@@ -8,6 +8,7 @@ Not here: running the model (`bayes_reading`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,7 +24,7 @@ FEWEST_SHOTS = 3
 
 @dataclass(frozen=True)
 class Problems:
-    """Where problems come from: `choices` [function, 2] in random order, `shots` pairs, a share `noise` of them wrong."""
+    """Where problems come from: `choices` [function, 2] in random order, `shots` pairs, a share `noise` wrong."""
 
     functions: Functions
     choices: Ints
@@ -92,7 +93,7 @@ def spans_of_examples(prompts: Prompts) -> list[list[tuple[int, ...]]]:
     for x, query in zip(prompts.roles["x"], prompts.roles["query"], strict=True):
         starts = [position for position in x if position - 1 not in x]
         edges = [*starts, query[0]]
-        found.append([tuple(range(*edge)) for edge in zip(edges, edges[1:], strict=False)])
+        found.append([tuple(range(*edge)) for edge in pairwise(edges)])
     return found
 
 
@@ -108,5 +109,3 @@ def with_role(prompts: Prompts, name: str, positions: Sequence[Sequence[int]]) -
     """The prompts with one more role."""
     marked: Role = tuple(tuple(sorted(example)) for example in positions)
     return replace(prompts, roles={**prompts.roles, name: marked})
-
-

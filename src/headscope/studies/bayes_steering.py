@@ -58,9 +58,7 @@ def steered(
     found = {}
     for direction, by_layer in vectors.items():
         count = len(by_layer[0])
-        values = log_odds_under(
-            model, prompts, _cells(by_layer, doses), f"adding {direction}", progress
-        )
+        values = log_odds_under(model, prompts, _cells(by_layer, doses), f"adding {direction}", progress)
         shaped = values.reshape(model.n_layers, count, len(doses), -1)
         found[direction] = shaped.mean(axis=(1, 3))
     differs = swapped != asked.answer
@@ -70,12 +68,15 @@ def steered(
     return {**found, ELSEWHERE: kept.reshape(model.n_layers, len(doses))}
 
 
-def with_examples(model: Model, problems: Problems, functions: Ints, doses: Sequence[int], seed: int) -> Array:
+def with_examples(
+    model: Model, problems: Problems, functions: Ints, doses: Sequence[int], seed: int
+) -> Array:
     """Mean log-odds of each function's answers after so many real examples, [function, dose]."""
     each = np.repeat(functions, QUERIES, axis=0)
     drawn = problems.about(each, shots=max(doses), seed=seed)
     values = [answer_log_odds(model, tasks.linear(model, first_pairs(drawn, dose))) for dose in doses]
-    return np.stack(values, axis=1).reshape(len(functions), QUERIES, len(doses)).mean(1)
+    by_query: Array = np.stack(values, axis=1).reshape(len(functions), QUERIES, len(doses))
+    return by_query.mean(axis=1)
 
 
 def _asked(problems: Problems, function: Ints, seed: int) -> tasks.Shots:

@@ -28,7 +28,7 @@ class Steps:
     """One function's steps: `mean` [site, model] over n; agreement and its nulls by site.
 
     `across` is the mean cosine of different steps, `same` that of a step with itself on other prompts; `share` the
-    first component's share of the steps. `null_across`, `null_share` [draw, site]: the same with prompts' signs flipped.
+    first component's share of the steps. `null_across`, `null_share` [draw, site]: with prompts' signs flipped.
     """
 
     mean: Array
@@ -77,9 +77,7 @@ def agreement_of(values: Array, seed: int, draws: int = DRAWS) -> Steps:
     return Steps(**{**arrays, **nulls})
 
 
-def _differences(
-    model: Model, problems: Problems, functions: Ints, n: int, prompts: int, seed: int
-) -> Array:
+def _differences(model: Model, problems: Problems, functions: Ints, n: int, prompts: int, seed: int) -> Array:
     """d_n prompt by prompt, [function, site, prompt, model]."""
     # Two pairs at least: a single label has no other place to go to.
     drawn = problems.about(np.repeat(functions, prompts, axis=0), shots=max(n, 2), seed=seed)
