@@ -67,8 +67,8 @@ def flipped_means(values: Array, signs: Array) -> Array:
 
     [draw, step, model]: what the steps would be if nothing but noise were there, of this very size and shape.
     """
-    found: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True) / values.shape[1]
-    return found
+    found: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True)
+    return found / values.shape[1]
 
 
 def random_signs(draws: int, steps: int, prompts: int, seed: int) -> Array:

@@ -17,8 +17,8 @@ from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure, Verdict
-from headscope.studies.bayes_problems import first_pairs, spans_of_examples
-from headscope.studies.bayes_reading import Progress, attention_on
+from headscope.studies.bayes_inside import Progress, attention_on
+from headscope.studies.bayes_problems import first_pairs, prompts_each, spans_of_examples
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number, undetermined
@@ -66,7 +66,7 @@ _STATEMENT = (
 
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """How does the attention on examples grow with their number?"""
-    shots = config.draw(model, n=2 * config.n if not config.article else config.n, seed=11)
+    shots = config.draw(model, n=2 * prompts_each(config), seed=11)
     counts = _counts(shots.x.shape[1])
     masses, evens = [], []
     for done, count in enumerate(counts):

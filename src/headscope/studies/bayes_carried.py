@@ -23,8 +23,8 @@ from headscope.measures.probes import Probe, digits, written_along
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure
 from headscope.studies.bayes_features import all_of
-from headscope.studies.bayes_problems import Problems, of_each_example
-from headscope.studies.bayes_reading import Progress, at_positions, stream_sites
+from headscope.studies.bayes_inside import Progress, at_positions, stream_sites
+from headscope.studies.bayes_problems import Problems, of_each_example, prompts_each
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number, undetermined, with_bounds
@@ -100,8 +100,8 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
         empty = {schema.name: schema.table([]) for schema in (CARRIED, OVERLAP)}
         return Part(empty, (undetermined(_NAME, _STATEMENT, because, *empty),))
     groups = np.split(problems.choices, [count // 2, count // 2 + count // 4])
-    places = []
-    for index, (functions, n) in enumerate(zip(groups, (2 * config.n, config.n, config.n), strict=True)):
+    places, each = [], prompts_each(config)
+    for index, (functions, n) in enumerate(zip(groups, (2 * each, each, each), strict=True)):
         progress("streams at the examples", index, 3)
         places.append(_places(model, problems, functions, n, 61 + index))
     training, selection, estimation = places

@@ -24,14 +24,14 @@ from headscope.measures.intervals import Array
 from headscope.measures.readouts import ANSWERING
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure, Verdict
-from headscope.studies.bayes_problems import spans_of_examples, with_pairs, with_role
-from headscope.studies.bayes_reading import (
+from headscope.studies.bayes_inside import (
     LEAST_RISE_NATS,
     Progress,
     answer_log_odds,
     log_odds_under,
     looking_at_labels,
 )
+from headscope.studies.bayes_problems import prompts_each, spans_of_examples, with_pairs, with_role
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number, undetermined, with_bounds
@@ -72,14 +72,14 @@ _STATEMENT = (
 
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """What is left when the read-out no longer sees some of the examples?"""
-    shots = config.draw(model, n=config.n, seed=21)
+    shots = config.draw(model, n=prompts_each(config), seed=21)
     count = shots.x.shape[1]
     order = np.random.default_rng((config.seed, 21)).permuted(
         np.tile(np.arange(count), (len(shots), 1)), axis=1
     )
     doses = np.unique(np.linspace(0, count, min(count, MOST_DOSES) + 1).round().astype(int)).tolist()
     whole = tasks.linear(model, shots)
-    selection = tasks.linear(model, config.draw(model, n=config.n, seed=22))
+    selection = tasks.linear(model, config.draw(model, n=prompts_each(config), seed=22))
     heads = looking_at_labels(model, selection, NAMED_MARGIN)
     clean = answer_log_odds(model, whole)
 

@@ -19,8 +19,8 @@ from headscope.measures.intervals import Array
 from headscope.measures.odds import linearity, slope
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure, Verdict
-from headscope.studies.bayes_problems import Problems
-from headscope.studies.bayes_reading import LEAST_RISE_NATS, Progress
+from headscope.studies.bayes_inside import LEAST_RISE_NATS, Progress
+from headscope.studies.bayes_problems import Problems, prompts_each
 from headscope.studies.bayes_steering import CONTROLS, OWN, REAL, steered, with_examples
 from headscope.studies.bayes_steps import MOST_STEPS, Steps, steps_about
 from headscope.studies.pairs import PairsConfig
@@ -104,12 +104,12 @@ class Found:
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """Are the steps parallel, and do they steer?"""
     problems = Problems.of(config, model)
-    halves = problems.halves(MOST_FUNCTIONS)
+    halves = problems.halves(min(MOST_FUNCTIONS, 10 + prompts_each(config) // 10))
     if min(map(len, halves)) < 2:
         because = "there are fewer than four functions: no other function's step to compare with."
         empty = {schema.name: schema.table([]) for schema in (STEPS, STEERING, CURVE)}
         return Part(empty, (undetermined("features_add", _STATEMENT, because, *empty),))
-    prompts = 2 * max(4, config.n // 8)
+    prompts = 2 * max(4, prompts_each(config) // 8)
     doses = np.arange(min(MOST_STEPS, problems.shots) + 1)
     found = []
     for half, functions in enumerate(halves):

@@ -21,8 +21,8 @@ from headscope.measures.intervals import Array
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure
 from headscope.studies.bayes_features import all_of
-from headscope.studies.bayes_problems import of_each_example, with_role
-from headscope.studies.bayes_reading import LEAST_RISE_NATS, Progress, answer_log_odds, log_odds_under
+from headscope.studies.bayes_inside import LEAST_RISE_NATS, Progress, answer_log_odds, log_odds_under
+from headscope.studies.bayes_problems import of_each_example, prompts_each, with_role
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import count, number, undetermined, with_bounds
@@ -67,11 +67,11 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     if not layers[MLP]:
         because = "this model has no MLPs whose output can be replaced."
         return Part({"places": PLACES.table([])}, (undetermined(_NAME, _STATEMENT, because, "places"),))
-    shots = config.draw(model, n=config.n, seed=41)
+    shots = config.draw(model, n=prompts_each(config), seed=41)
     prompts = _numbered(tasks.linear(model, shots))
-    references = config.draw(model, n=max(config.n, FEWEST_REFERENCES), seed=42).with_shuffled_labels(
-        config.seed
-    )
+    references = config.draw(
+        model, n=max(prompts_each(config), FEWEST_REFERENCES), seed=42
+    ).with_shuffled_labels(config.seed)
     reference = _numbered(tasks.linear(model, references))
     clean = answer_log_odds(model, prompts)
     rise = clean - answer_log_odds(model, tasks.linear(model, shots.without_context()))
@@ -139,7 +139,7 @@ def _numbered(prompts: Prompts) -> Prompts:
 def _to_mean(
     site: tuple[str, int], reference: Prompts, place: str, values: Array
 ) -> tuple[Intervention, ...]:
-    """A site replaced by its means over the reference at a place, for each example; `values` [prompt, position, model]."""
+    """A site replaced by its means over the reference at a place; `values` [prompt, position, model]."""
     if place == AT_READOUT:
         roles: Sequence[str] = ("readout",)
     else:

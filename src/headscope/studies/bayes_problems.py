@@ -3,7 +3,7 @@
 In: the settings of a study of pairs and a model. Out: `Problems`, from which `Shots` about *given* functions are
 drawn (a feature of a task is one function's, so its prompts must be too), some of their pairs, and the positions
 of whole examples in prompts. Functions are split here into those that select and those that estimate.
-Not here: running the model (`bayes_reading`).
+Not here: running the model (`bayes_inside`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from headscope.tasks.functions import Functions, Ints
 from headscope.tasks.prompts import Prompts, Role
 from headscope.tasks.shots import ARTICLE_FUNCTION, Shots
 
-FEWEST_SHOTS = 3
+FEWEST_SHOTS = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Problems:
         """As the settings say; with the article's pairs, functions of its family, its own function first.
 
         Raises:
-            BadArgument: for fewer than three pairs in a prompt.
+            BadArgument: for fewer than two pairs in a prompt.
         """
         pattern = config.draw(model, n=1)
         shots = pattern.x.shape[1]
@@ -67,6 +67,11 @@ class Problems:
         """Up to `most` functions: those that select, and those that estimate."""
         chosen = self.choices[:most]
         return chosen[0::2], chosen[1::2]
+
+
+def prompts_each(config: PairsConfig) -> int:
+    """How many prompts each part takes: a third of those of the curve, since it asks many times as much of each."""
+    return max(12, config.n // 3)
 
 
 def first_pairs(shots: Shots, count: int) -> Shots:

@@ -15,8 +15,8 @@ from headscope.interventions import add
 from headscope.measures.directions import random_like
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
+from headscope.studies.bayes_inside import Progress, answer_log_odds, log_odds_under
 from headscope.studies.bayes_problems import Problems, first_pairs
-from headscope.studies.bayes_reading import Progress, answer_log_odds, log_odds_under
 from headscope.sweeps import Cell
 from headscope.tasks.functions import Ints
 
@@ -75,8 +75,8 @@ def with_examples(
     each = np.repeat(functions, QUERIES, axis=0)
     drawn = problems.about(each, shots=max(doses), seed=seed)
     values = [answer_log_odds(model, tasks.linear(model, first_pairs(drawn, dose))) for dose in doses]
-    by_query: Array = np.stack(values, axis=1).reshape(len(functions), QUERIES, len(doses))
-    return by_query.mean(axis=1)
+    by_query = np.stack(values, axis=1).reshape(len(functions), QUERIES, len(doses))
+    return np.asarray(by_query.mean(axis=1), np.float64)
 
 
 def _asked(problems: Problems, function: Ints, seed: int) -> tasks.Shots:

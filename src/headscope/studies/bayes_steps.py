@@ -14,8 +14,8 @@ from headscope import tasks
 from headscope.measures.directions import agreement, first_share, flipped_means, random_signs
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
+from headscope.studies.bayes_inside import at_readout, stream_sites
 from headscope.studies.bayes_problems import Problems, first_pairs
-from headscope.studies.bayes_reading import at_readout, stream_sites
 from headscope.tasks.functions import Ints
 from headscope.tasks.shots import Shots
 

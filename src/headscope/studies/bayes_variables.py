@@ -25,8 +25,8 @@ from headscope.measures.intervals import Array
 from headscope.measures.odds import log_odds
 from headscope.models.model import Model
 from headscope.results.study import Figure
-from headscope.studies.bayes_problems import first_pairs
-from headscope.studies.bayes_reading import Progress, stream_sites
+from headscope.studies.bayes_inside import Progress, stream_sites
+from headscope.studies.bayes_problems import first_pairs, prompts_each
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number
@@ -69,7 +69,7 @@ class Swap:
 
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """How far does the answer go with the read-out, variable by variable?"""
-    shots = config.draw(model, n=config.n, seed=71)
+    shots = config.draw(model, n=prompts_each(config), seed=71)
     rows = []
     for variable in VARIABLES:
         swap = swapped(shots, variable, config.seed)

@@ -1,7 +1,7 @@
 """Whether an example moves the model more, the surer it makes an observer: the third step of the article's claim 3.
 
 In: a model and the settings of a study of pairs. Out: a Part with correlations between the size of the update by
-the n-th example and confidence (`updates`), and the claim "the update grows with confidence". Sizes: the change of
+the n-th example and confidence (`confidence`), and the claim "the update grows with confidence". Sizes: the change of
 the answer's log-odds, and the norm of the change of what attention adds at the read-out. Confidence: the exact
 posterior's probability of its favourite function, after and before the example, and the model's own |log-odds|
 before it. Both change with n whatever goes on, so they are correlated *within* each n, over prompts; a prompt is
@@ -24,12 +24,13 @@ from headscope.measures.odds import log_odds
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure
 from headscope.studies.bayes_features import all_of
-from headscope.studies.bayes_problems import first_pairs
-from headscope.studies.bayes_reading import LEAST_RISE_NATS, Progress, answer_log_odds, at_readout
+from headscope.studies.bayes_inside import LEAST_RISE_NATS, Progress, answer_log_odds, at_readout
+from headscope.studies.bayes_problems import first_pairs, prompts_each
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number, undetermined, with_bounds
 from headscope.tables import Column, Schema, Table
+from headscope.tasks.linear import functions_of
 from headscope.tasks.shots import Shots
 
 MOST_EXAMPLES = 12
@@ -37,8 +38,8 @@ MARGIN = 0.1
 
 OUTPUT, ATTENTION, EXACT = "change of log-odds", "change of attention's output", "exact observer's change"
 AFTER, BEFORE, MODELS = "certainty after the example", "certainty before it", "model's |log-odds| before it"
-UPDATES = Schema(
-    "updates",
+CONFIDENCE = Schema(
+    "confidence",
     (
         Column("update", pl.String, "size of the update by the n-th example"),
         Column("confidence", pl.String, "what it is compared with"),
@@ -57,7 +58,9 @@ _STATEMENT = (
 
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """Do sure examples move the model more?"""
-    shots = config.draw(model, n=config.n, seed=51)
+    shots = config.draw(model, n=prompts_each(config), seed=51)
+    language = functions_of(model)
+    noise = shots.noise if language is None else language.noise
     last = min(shots.x.shape[1], MOST_EXAMPLES)
     sites = [("attn_out", layer) for layer in model.anatomy.attending]
     known, written, certain, exact = [], [], [], []
@@ -67,8 +70,8 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
         prompts = tasks.linear(model, some)
         known.append(answer_log_odds(model, prompts))
         written.append(at_readout(model, prompts, sites).sum(0))
-        certain.append(_certainty(some))
-        exact.append(_exact_log_odds(some))
+        certain.append(_certainty(some, noise))
+        exact.append(_exact_log_odds(some, noise))
     odds, certainty = np.stack(known, axis=1), np.stack(certain, axis=1)
     moved = np.linalg.norm(np.diff(np.stack(written, axis=1), axis=1), axis=-1)
     sizes = {
@@ -82,10 +85,10 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     null = {(u, c): shared_variation(sizes[u], confidence[c][other]) for u in sizes for c in confidence}
     table = _table(found, null)
     notes = (
-        "The exact posterior has a uniform prior over all functions of the family and expects the share of wrong "
-        "labels that the prompts were drawn with.",
+        f"The exact posterior of the table confidence has a uniform prior over all functions of the family and "
+        f"expects {noise:.0%} wrong labels.",
     )
-    return Part({"updates": table}, (judged(found, odds[:, -1] - odds[:, 0]),), _figures(table), notes)
+    return Part({"confidence": table}, (judged(found, odds[:, -1] - odds[:, 0]),), _figures(table), notes)
 
 
 def judged(found: Mapping[tuple[str, str], Array], rise: Array) -> Claim:
@@ -96,13 +99,13 @@ def judged(found: Mapping[tuple[str, str], Array], rise: Array) -> Claim:
             f"the examples add {with_bounds(worth, 'rise')} nats to the log-odds of the answer: there are no updates "
             f"to speak of (margin {LEAST_RISE_NATS})."
         )
-        return undetermined(_NAME, _STATEMENT, because, "updates")
+        return undetermined(_NAME, _STATEMENT, because, "confidence")
     rows = {update: estimated(found[update, AFTER], "r") for update in (OUTPUT, ATTENTION)}
     if any(row["r"] != row["r"] for row in rows.values()):
         because = (
             "the exact posterior is as sure for every prompt: there is nothing that updates could go with."
         )
-        return undetermined(_NAME, _STATEMENT, because, "updates")
+        return undetermined(_NAME, _STATEMENT, because, "confidence")
     verdict = all_of([side(row["low"], row["high"], MARGIN) for row in rows.values()])
     exact, before = (float(found[key].mean()) for key in ((EXACT, AFTER), (OUTPUT, BEFORE)))
     because = (
@@ -112,32 +115,32 @@ def judged(found: Mapping[tuple[str, str], Array], rise: Array) -> Claim:
         f"{MARGIN}); for an exact observer the first is {number(exact)}. With the certainty before the example "
         f"the model's is {number(before)}."
     )
-    return Claim(_NAME, _STATEMENT, verdict, because, ("updates",))
+    return Claim(_NAME, _STATEMENT, verdict, because, ("confidence",))
 
 
-def _certainty(shots: Shots) -> Array:
+def _certainty(shots: Shots, noise: float) -> Array:
     """The exact posterior's probability of its favourite function, given all pairs, [prompt]."""
     functions = shots.functions
     found = hypothesis_posterior(
         torch.from_numpy(shots.hypotheses),
         torch.from_numpy(shots.y),
         torch.from_numpy(functions.prior("grid")),
-        noise=shots.noise,
+        noise=noise,
         n_answers=functions.n_numbers,
     )
     favourite: Array = found[:, -1].max(-1).values.numpy()
     return favourite
 
 
-def _exact_log_odds(shots: Shots) -> Array:
+def _exact_log_odds(shots: Shots, noise: float) -> Array:
     """The exact observer's log-odds of the answer, [prompt]."""
     answer = torch.from_numpy(shots.answer)[:, None]
-    predicted = exact_predictive(shots, "grid")[:, -1].gather(1, answer)[:, 0]
+    predicted = exact_predictive(shots, "grid", noise=noise)[:, -1].gather(1, answer)[:, 0]
     return log_odds(predicted.log()).numpy()
 
 
 def _table(found: Mapping[tuple[str, str], Array], null: Mapping[tuple[str, str], Array]) -> Table:
-    return UPDATES.table(
+    return CONFIDENCE.table(
         {
             "update": update,
             "confidence": confidence,
@@ -160,6 +163,6 @@ def _figures(table: Table) -> tuple[Figure, ...]:
             title="Whether surer examples move the model more",
             caption="Rank correlation between the size of the update by an example and confidence, over prompts with "
             "equally many examples.",
-            name="updates",
+            name="confidence",
         ),
     )
