@@ -68,13 +68,13 @@ def flipped_means(values: Array, signs: Array) -> Array:
     [draw, step, model]: what the steps would be if nothing but noise were there, of this very size and shape.
     """
     found: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True)
-    return found / values.shape[1]
+    return np.asarray(found / values.shape[1], np.float64)
 
 
 def random_signs(draws: int, steps: int, prompts: int, seed: int) -> Array:
     """Signs +1 and -1 [draw, step, prompt]."""
     drawn = np.random.default_rng(seed).integers(0, 2, (draws, steps, prompts))
-    return 2.0 * drawn - 1.0
+    return np.asarray(2.0 * drawn - 1.0, np.float64)
 
 
 def random_like(vector: Array, count: int, seed: int) -> Array:

@@ -23,8 +23,8 @@ RIDGE = 1e-2
 def digits(numbers: Ints, largest: int) -> Array:
     """Size (0 to 1), parity (+1, -1), and the last digit on two circles, of `numbers` [...]: [..., 6].
 
-    >>> digits(np.array([5]), 10).round(2).tolist()
-    [[0.5, -1.0, -1.0, 0.0, 1.0, 0.0]]
+    >>> digits(np.array([0]), 10).tolist()
+    [[0.0, 1.0, 1.0, 0.0, 1.0, 0.0]]
     """
     size = numbers / max(largest, 1)
     parity = 1.0 - 2.0 * (numbers % 2)

@@ -62,7 +62,12 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     language = functions_of(model)
     noise = shots.noise if language is None else language.noise
     last = min(shots.x.shape[1], MOST_EXAMPLES)
-    sites = [("attn_out", layer) for layer in model.anatomy.attending]
+    sites = [("attn_out", layer) for layer in model.anatomy.attending if model.has("attn_out", layer)]
+    if not sites:
+        because = "what attention adds to the stream is not served on this model."
+        return Part(
+            {"confidence": CONFIDENCE.table([])}, (undetermined(_NAME, _STATEMENT, because, "confidence"),)
+        )
     known, written, certain, exact = [], [], [], []
     for n in range(last + 1):
         progress("updates by each example", n, last + 1)

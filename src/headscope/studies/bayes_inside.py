@@ -46,8 +46,16 @@ def log_odds_under(
 
 
 def stream_sites(model: Model) -> list[tuple[str, int]]:
-    """The residual stream before every layer, and after the last."""
-    return [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
+    """The residual stream before every layer, and after the last.
+
+    Raises:
+        UnservedSite: if the model does not serve one of them.
+    """
+    last = model.n_layers - 1
+    sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", last)]
+    for site, layer in sites:
+        model.require_site(site, layer)
+    return sites
 
 
 def at_readout(model: Model, prompts: Prompts, sites: Sequence[tuple[str, int]]) -> Array:

@@ -61,8 +61,8 @@ _STATEMENT = (
 def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     """What does it cost to replace MLPs by their means, at each kind of place?"""
     layers = {
-        MLP: [index for index, layer in enumerate(model.anatomy.layers) if layer.mlp_term],
-        ATTENTION: list(model.anatomy.attending),
+        component: [layer for layer in range(model.n_layers) if model.has(site, layer)]
+        for component, site in _SITES.items()
     }
     if not layers[MLP]:
         because = "this model has no MLPs whose output can be replaced."
@@ -78,6 +78,8 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
 
     keys, cells = [], []
     for component, own in layers.items():
+        if not own:
+            continue
         sites = [(_SITES[component], layer) for layer in own]
         captured = model.activations(reference, sites)
         for place in (AT_Y, AT_X, AT_COMMA, AT_READOUT):
@@ -115,15 +117,17 @@ def judged(damage: Mapping[tuple[str, str, int], Array], rise: Array) -> Claim:
     margin = MARGIN * worth["rise"]
     more = {place: estimated(at[AT_Y] - at[place], "more") for place in (AT_READOUT, AT_X)}
     verdict = all_of([side(row["low"], row["high"], margin) for row in more.values()])
-    attention = damage[ATTENTION, AT_Y, EVERY_LAYER], damage[ATTENTION, AT_READOUT, EVERY_LAYER]
     cost = {place: with_bounds(estimated(values, "cost"), "cost") for place, values in at.items()}
     because = (
         f"Of {with_bounds(worth, 'rise')} nats that the examples add, MLPs replaced at y cost {cost[AT_Y]}, at the "
         f"read-out {cost[AT_READOUT]}, at x {cost[AT_X]}, before y {cost[AT_COMMA]}: at y "
         f"{with_bounds(more[AT_READOUT], 'more')} more than at the read-out and "
-        f"{with_bounds(more[AT_X], 'more')} more than at x (margin {number(margin)}). Attention replaced costs "
-        f"{number(float(attention[0].mean()))} at y and {number(float(attention[1].mean()))} at the read-out."
+        f"{with_bounds(more[AT_X], 'more')} more than at x (margin {number(margin)})."
     )
+    beside = [damage.get((ATTENTION, place, EVERY_LAYER)) for place in (AT_Y, AT_READOUT)]
+    told = [number(float(values.mean())) for values in beside if values is not None]
+    if told:
+        because += f" Attention replaced costs {' at y and '.join(told)} at the read-out."
     return Claim(_NAME, _STATEMENT, verdict, because, ("places",))
 
 
