@@ -34,11 +34,8 @@ def slope(values: Array, doses: Array) -> Array:
     """
     centred = doses - doses.mean()
     spread = float((centred**2).sum())
-    return (
-        np.asarray(values, np.float64) @ centred / spread
-        if spread > 0
-        else np.full(values.shape[:-1], np.nan)
-    )
+    found = np.asarray(values, np.float64) @ centred
+    return np.asarray(found / spread if spread > 0 else np.full_like(found, np.nan), np.float64)
 
 
 def linearity(values: Array, doses: Array) -> Array:

@@ -3,8 +3,9 @@
 In: a model and the settings of a study of pairs. Out: a Part with what linear probes read at the y of each shown
 pair, by layer (`carried`), how far the directions of x and of y overlap there (`overlap`), and the claim "x is
 carried to y and orthogonal to it". Probes are fitted on some functions and judged on others; of those, half choose
-the layer. Controls: the token itself (layer 0), since y tells something of x; the x of the pair before, which is
-as near at hand to a head that looks at everything; shuffled x; and the y before, which cannot know.
+the layer, the first that nearly has the most. Controls: the token itself (layer 0), since y tells something of x;
+the x of the pair before, which is as near at hand to a head that looks at everything; shuffled x; and the y
+before, which cannot know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ SHOTS = 6
 CARRIED_MARGIN = 0.1
 # Of what x writes, the share in the directions of y may exceed that in random directions by so much.
 OVERLAP_MARGIN = 0.1
+NEAR_BEST = 0.9
 
 OWN, BEFORE, SHUFFLED, EARLIER, COMMA = (
     "its x, at y",
@@ -109,7 +111,7 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
         "selection": _scores(training, selection, config.seed),
         "": _scores(training, estimation, config.seed),
     }
-    chosen = int(_beyond(scores["selection"]).mean(0).argmax())
+    chosen = _first_near_best(_beyond(scores["selection"]).mean(0))
     overlap = OVERLAP.table(_overlaps(training, estimation, chosen, config.seed))
     tables = {"carried": _table(scores[""]), "overlap": overlap}
     return Part(tables, (judged(scores[""], overlap, chosen),), _figures(tables["carried"]))
@@ -167,6 +169,12 @@ def _beyond(scores: Mapping[str, Array]) -> Array:
     """How much more is told of x at y than by the best control, [function, site]."""
     own = scores[OWN]
     return np.minimum(own - own[:, :1], own - np.maximum(scores[BEFORE], scores[SHUFFLED]))
+
+
+def _first_near_best(values: Array) -> int:
+    """The first layer that has most of what any has: what follows there is mixed with what is made of it."""
+    best = float(values.max())
+    return int((values >= best - (1 - NEAR_BEST) * abs(best)).argmax())
 
 
 def _overlaps(training: Places, estimation: Places, chosen: int, seed: int) -> list[dict[str, object]]:

@@ -38,6 +38,7 @@ MARGIN = 0.1
 
 OUTPUT, ATTENTION, EXACT = "change of log-odds", "change of attention's output", "exact observer's change"
 AFTER, BEFORE, MODELS = "certainty after the example", "certainty before it", "model's |log-odds| before it"
+CONFIDENCES = (AFTER, BEFORE, MODELS)
 CONFIDENCE = Schema(
     "confidence",
     (
