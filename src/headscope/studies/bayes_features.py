@@ -251,9 +251,9 @@ def _figures(tables: Mapping[str, Table], layer: int) -> tuple[Figure, ...]:
             group="quantity",
             reference="null_high",
             title="Whether further examples take the same step",
-            caption="Mean cosine of the steps of different examples, beside that of one step measured on two "
-            "halves of its prompts, which is what noise leaves of a perfect agreement. The mark is what noise "
-            "alone reaches.",
+            caption="For the stream before each layer, mean cosine of the steps of different examples, beside "
+            "that of one step measured on two halves of its prompts, which is what noise leaves of a perfect "
+            "agreement. The mark is what noise alone reaches.",
             name="steps",
         ),
         lines(

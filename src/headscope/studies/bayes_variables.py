@@ -85,7 +85,8 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
 
 _NOTE = (
     "Single variables: the stream at the read-out is patched and nothing else. For an answer of several tokens, the "
-    "later ones still read the recipient's prompt, so that even the final stream need not bring the whole answer."
+    "later ones still read the recipient's prompt, so that even the final stream need not bring the whole answer. "
+    "Where positions are learned, a donor with fewer shots brings its own position along, too."
 )
 
 
