@@ -12,6 +12,15 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import Study, Verdict
+from headscope.studies import (
+    bayes_attention,
+    bayes_carried,
+    bayes_confidence,
+    bayes_edges,
+    bayes_features,
+    bayes_mlps,
+    bayes_variables,
+)
 from headscope.studies.bayes_config import Config
 from headscope.studies.bayes_curve import curve
 from headscope.studies.bayes_heads import pair_heads
@@ -22,8 +31,18 @@ from headscope.tasks.linear import linear
 
 Progress = Callable[[str, int, int], None]
 
-# Further parts are joined here.
-PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (curve, pair_heads)
+# In the order of the report: what is learned, by which heads, and what that looks like inside.
+PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (
+    curve,
+    pair_heads,
+    bayes_features.part,
+    bayes_attention.part,
+    bayes_edges.part,
+    bayes_carried.part,
+    bayes_mlps.part,
+    bayes_confidence.part,
+    bayes_variables.part,
+)
 _FEWEST_SHOTS = 2
 
 
@@ -42,7 +61,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
     return Study(
         name="bayes",
         title=f"Bayesian updates in {model.name}",
-        question="Does this model learn from examples as Bayes' rule says, and which heads carry it?",
+        question="Does this model learn from examples as Bayes' rule says, which heads carry it, and do features add?",
         summary=(
             *(paragraph for part in found for paragraph in part.summary),
             f"Of {len(claims)} claims on this model: {tally}.",

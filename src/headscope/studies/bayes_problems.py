@@ -1,0 +1,116 @@
+"""Problems about chosen functions, for the parts of the Bayes study that look inside the model.
+
+In: the settings of a study of pairs and a model. Out: `Problems`, from which `Shots` about *given* functions are
+drawn (a feature of a task is one function's, so its prompts must be too), some of their pairs, and the positions
+of whole examples in prompts. Functions are split here into those that select and those that estimate.
+Not here: running the model (`bayes_inside`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from headscope.errors import BadArgument, PromptError
+from headscope.models.model import Model
+from headscope.studies.pairs import PairsConfig
+from headscope.tasks.functions import Functions, Ints
+from headscope.tasks.prompts import Prompts, Role
+from headscope.tasks.shots import ARTICLE_FUNCTION, Shots
+
+FEWEST_SHOTS = 2
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Where problems come from: `choices` [function, 2] in random order, `shots` pairs, a share `noise` wrong."""
+
+    functions: Functions
+    choices: Ints
+    shots: int
+    noise: float
+    seed: int
+
+    @classmethod
+    def of(cls, config: PairsConfig, model: Model) -> "Problems":
+        """As the settings say; with the article's pairs, functions of its family, its own function first.
+
+        Raises:
+            BadArgument: for fewer than two pairs in a prompt.
+        """
+        pattern = config.draw(model, n=1)
+        shots = pattern.x.shape[1]
+        if shots < FEWEST_SHOTS:
+            raise BadArgument(
+                f"cannot study how examples add up with shots={shots}: it must be at least {FEWEST_SHOTS}."
+            )
+        known = pattern.functions.among("grid" if config.article else config.among)  # type: ignore[arg-type]
+        order = np.random.default_rng(config.seed).permutation(len(known))
+        choices = known[order]
+        if config.article:
+            own = (choices == ARTICLE_FUNCTION).all(1)
+            choices = np.concatenate((choices[own], choices[~own]))
+        return cls(pattern.functions, choices, shots, pattern.noise, config.seed)
+
+    def about(self, parameters: Ints, *, shots: int, seed: int) -> Shots:
+        """One problem about each of the functions `parameters` [example, 2], with fresh inputs and noise."""
+        generator = np.random.default_rng((self.seed, seed))
+        inputs = self.functions.draw_inputs(len(parameters), shots + 1, generator)
+        true = self.functions.values(parameters[:, None], inputs[:, :-1])
+        y = self.functions.corrupt(true, self.noise, generator)
+        made_by = {"shots": shots, "n": len(parameters), "noise": self.noise, "seed": [self.seed, seed]}
+        told = {**made_by, "functions": parameters.tolist()}
+        return Shots(self.functions, parameters, inputs[:, :-1], y, inputs[:, -1], self.noise, told)
+
+    def halves(self, most: int) -> tuple[Ints, Ints]:
+        """Up to `most` functions: those that select, and those that estimate."""
+        chosen = self.choices[:most]
+        return chosen[0::2], chosen[1::2]
+
+
+def prompts_each(config: PairsConfig) -> int:
+    """How many prompts each part takes: a third of those of the curve, since it asks many times as much of each."""
+    return max(12, config.n // 3)
+
+
+def first_pairs(shots: Shots, count: int) -> Shots:
+    """The same problems with only their first `count` pairs."""
+    return with_pairs(shots, np.tile(np.arange(count), (len(shots), 1)))
+
+
+def with_pairs(shots: Shots, kept: Ints) -> Shots:
+    """The same problems with only the pairs `kept` [example, pair], in that order."""
+    x, y = (np.take_along_axis(values, kept, axis=1) for values in (shots.x, shots.y))
+    changes = [*shots.made_by.get("changes", []), {"how": "with_pairs", "kept": kept.tolist()}]
+    return replace(shots, x=x, y=y, made_by={**shots.made_by, "changes": changes})
+
+
+def spans_of_examples(prompts: Prompts) -> list[list[tuple[int, ...]]]:
+    """The positions of each shown pair of each prompt, from its x to what stands before the next.
+
+    Raises:
+        PromptError: for prompts without the roles of `tasks.linear`.
+    """
+    if not {"x", "query"} <= set(prompts.roles):
+        raise PromptError("cannot tell examples apart: build the prompts with hs.tasks.linear.")
+    found = []
+    for x, query in zip(prompts.roles["x"], prompts.roles["query"], strict=True):
+        starts = [position for position in x if position - 1 not in x]
+        edges = [*starts, query[0]]
+        found.append([tuple(range(*edge)) for edge in pairwise(edges)])
+    return found
+
+
+def of_each_example(prompts: Prompts, role: str) -> list[list[tuple[int, ...]]]:
+    """The positions of a role ("x", "y", ...) within each shown pair of each prompt."""
+    return [
+        [tuple(p for p in span if p in marked) for span in spans]
+        for spans, marked in zip(spans_of_examples(prompts), map(set, prompts.roles[role]), strict=True)
+    ]
+
+
+def with_role(prompts: Prompts, name: str, positions: Sequence[Sequence[int]]) -> Prompts:
+    """The prompts with one more role."""
+    marked: Role = tuple(tuple(sorted(example)) for example in positions)
+    return replace(prompts, roles={**prompts.roles, name: marked})
