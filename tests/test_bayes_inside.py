@@ -12,19 +12,21 @@ import headscope as hs
 from headscope import tasks
 from headscope.measures.odds import linearity
 from headscope.results.study import Verdict
-from headscope.studies import bayes_confidence, bayes_edges, bayes_mlps
-from headscope.studies.bayes_edges import HIDDEN, READOUT, REMOVED
-from headscope.studies.bayes_features import Found, judged
-from headscope.studies.bayes_inside import (
+from headscope.studies.bayes_parts import confidence as bayes_confidence
+from headscope.studies.bayes_parts import edges as bayes_edges
+from headscope.studies.bayes_parts import mlps as bayes_mlps
+from headscope.studies.bayes_parts.edges import HIDDEN, READOUT, REMOVED
+from headscope.studies.bayes_parts.features import Found, judged
+from headscope.studies.bayes_parts.inside import (
     answer_log_odds,
     at_readout,
     attention_on,
     looking_at_labels,
     stream_sites,
 )
-from headscope.studies.bayes_problems import spans_of_examples
-from headscope.studies.bayes_steering import CONTROLS, OWN
-from headscope.studies.bayes_steps import agreement_of
+from headscope.studies.bayes_parts.problems import spans_of_examples
+from headscope.studies.bayes_parts.steering import CONTROLS, OWN
+from headscope.studies.bayes_parts.steps import agreement_of
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from tests import pair_models
@@ -34,7 +36,7 @@ PARTS = ("features", "attention", "edges", "carried", "mlps", "confidence", "var
 
 
 def part_of(name: str) -> Callable[..., Part]:
-    found: Callable[..., Part] = importlib.import_module(f"headscope.studies.bayes_{name}").part
+    found: Callable[..., Part] = importlib.import_module(f"headscope.studies.bayes_parts.{name}").part
     return found
 
 

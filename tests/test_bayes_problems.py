@@ -6,14 +6,14 @@ import pytest
 import headscope as hs
 from headscope import tasks
 from headscope.errors import BadArgument, PromptError
-from headscope.studies.bayes_problems import (
+from headscope.studies.bayes_parts.problems import (
     Problems,
     first_pairs,
     of_each_example,
     spans_of_examples,
     with_pairs,
 )
-from headscope.studies.bayes_variables import SHOTS, arrived, swapped
+from headscope.studies.bayes_parts.variables import SHOTS, arrived, swapped
 from headscope.studies.pairs import PairsConfig
 from tests import pair_models
 

@@ -12,13 +12,17 @@ from numpy.testing import assert_allclose
 import headscope as hs
 from headscope.errors import BadArgument
 from headscope.results.study import Verdict
-from headscope.studies import bayes, bayes_curve_claims, bayes_curve_rows, bayes_heads_claims, bayes_tables
-from headscope.studies.bayes_config import Config
-from headscope.studies.bayes_distances import kl_over_numbers, kl_right_or_not
-from headscope.studies.bayes_fits import BELIEF, DIFFERENCE, LOGIT_P, fit_tables
-from headscope.studies.bayes_heads import strongest
-from headscope.studies.bayes_reading import Said, right_values, said_at_the_end, said_by
-from headscope.studies.bayes_seen import belief_in_the_function, look
+from headscope.studies import bayes
+from headscope.studies.bayes_parts import curve_claims as bayes_curve_claims
+from headscope.studies.bayes_parts import curve_rows as bayes_curve_rows
+from headscope.studies.bayes_parts import heads_claims as bayes_heads_claims
+from headscope.studies.bayes_parts import tables as bayes_tables
+from headscope.studies.bayes_parts.config import Config
+from headscope.studies.bayes_parts.distances import kl_over_numbers, kl_right_or_not
+from headscope.studies.bayes_parts.fits import BELIEF, DIFFERENCE, LOGIT_P, fit_tables
+from headscope.studies.bayes_parts.heads import strongest
+from headscope.studies.bayes_parts.reading import Said, right_values, said_at_the_end, said_by
+from headscope.studies.bayes_parts.seen import belief_in_the_function, look
 from headscope.studies.parts import Part
 from headscope.tasks.functions import Functions
 from headscope.tasks.linear import linear

@@ -13,8 +13,9 @@ from headscope.detectors import detect
 from headscope.results import folder
 from headscope.results.folder import save
 from headscope.results.study import Verdict
-from headscope.studies import heads, heads_claims, registry
-from headscope.studies.heads_claims import share_of_gap
+from headscope.studies import heads, registry
+from headscope.studies.heads_parts import claims as heads_claims
+from headscope.studies.heads_parts.claims import share_of_gap
 from headscope.sweeps.controls import random_sets
 from tests import planted, tiny
 

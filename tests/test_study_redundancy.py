@@ -14,14 +14,15 @@ from headscope.cli.main import build
 from headscope.errors import BadArgument, HeadscopeError
 from headscope.models.run import Run
 from headscope.results.study import Study, Verdict
-from headscope.studies import redundancy, redundancy_tables
+from headscope.studies import redundancy
 from headscope.studies.redundancy import Config, bench_of
-from headscope.studies.redundancy_cuts import as_many_at_random, heads_among, parse, written
-from headscope.studies.redundancy_heads import Growth
-from headscope.studies.redundancy_patching import CONTROLS, MARGIN, against, evidence_of
-from headscope.studies.redundancy_peeling import Bench, layers_to_cut, remains
-from headscope.studies.redundancy_problems import REGIMES, Problems, draw
-from headscope.studies.redundancy_prompts import any_number, exactly, nearly, said
+from headscope.studies.redundancy_parts import tables as redundancy_tables
+from headscope.studies.redundancy_parts.cuts import as_many_at_random, heads_among, parse, written
+from headscope.studies.redundancy_parts.heads import Growth
+from headscope.studies.redundancy_parts.patching import CONTROLS, MARGIN, against, evidence_of
+from headscope.studies.redundancy_parts.peeling import Bench, layers_to_cut, remains
+from headscope.studies.redundancy_parts.problems import REGIMES, Problems, draw
+from headscope.studies.redundancy_parts.prompts import any_number, exactly, nearly, said
 from headscope.studies.registry import entry
 from headscope.sweeps.takeover import direct_effects
 from headscope.tasks.linear import EVERYDAY

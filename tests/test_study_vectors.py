@@ -13,12 +13,14 @@ import headscope as hs
 from headscope.cli import main
 from headscope.errors import BadArgument
 from headscope.results.study import Verdict
-from headscope.studies import vectors, vectors_claims, vectors_notes
-from headscope.studies import vectors_tables as tables
+from headscope.studies import vectors
 from headscope.studies.pairs import PairsConfig
-from headscope.studies.vectors_heads import example_to_example, indirect_effects, overlap
-from headscope.studies.vectors_problems import halves_of_functions
-from headscope.studies.vectors_reach import (
+from headscope.studies.vectors_parts import claims as vectors_claims
+from headscope.studies.vectors_parts import notes as vectors_notes
+from headscope.studies.vectors_parts import tables
+from headscope.studies.vectors_parts.heads import example_to_example, indirect_effects, overlap
+from headscope.studies.vectors_parts.problems import halves_of_functions
+from headscope.studies.vectors_parts.reach import (
     OWN,
     TASK,
     best_layer,
@@ -27,7 +29,7 @@ from headscope.studies.vectors_reach import (
     reached,
     task_vectors,
 )
-from headscope.studies.vectors_values import (
+from headscope.studies.vectors_parts.values import (
     at_readout,
     head_outputs,
     means_by,

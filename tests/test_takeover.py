@@ -7,8 +7,8 @@ from torch.testing import assert_close
 import headscope as hs
 from headscope.measures.direct_effect import logit_direction
 from headscope.models.norms import FrozenNorm
-from headscope.studies import heads_tables
-from headscope.studies.heads_tables import self_repair_table
+from headscope.studies.heads_parts import tables as heads_tables
+from headscope.studies.heads_parts.tables import self_repair_table
 from headscope.sweeps.takeover import Component, direct_effects, runs_after
 from tests import planted, tiny
 

@@ -12,18 +12,10 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import Study, Verdict
-from headscope.studies import (
-    bayes_attention,
-    bayes_carried,
-    bayes_confidence,
-    bayes_edges,
-    bayes_features,
-    bayes_mlps,
-    bayes_variables,
-)
-from headscope.studies.bayes_config import Config
-from headscope.studies.bayes_curve import curve
-from headscope.studies.bayes_heads import pair_heads
+from headscope.studies.bayes_parts import attention, carried, confidence, edges, features, mlps, variables
+from headscope.studies.bayes_parts.config import Config
+from headscope.studies.bayes_parts.curve import curve
+from headscope.studies.bayes_parts.heads import pair_heads
 from headscope.studies.parts import Part
 from headscope.studies.words import count
 from headscope.tables import Table
@@ -35,13 +27,13 @@ Progress = Callable[[str, int, int], None]
 PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (
     curve,
     pair_heads,
-    bayes_features.part,
-    bayes_attention.part,
-    bayes_edges.part,
-    bayes_carried.part,
-    bayes_mlps.part,
-    bayes_confidence.part,
-    bayes_variables.part,
+    features.part,
+    attention.part,
+    edges.part,
+    carried.part,
+    mlps.part,
+    confidence.part,
+    variables.part,
 )
 _FEWEST_SHOTS = 2
 

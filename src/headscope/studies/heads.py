@@ -28,9 +28,11 @@ from headscope.models.model import Model
 from headscope.results.example import attention_example
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Study
-from headscope.studies import heads_claims, heads_figures, heads_notes
-from headscope.studies import heads_tables as tables
-from headscope.studies.heads_redundancy import stand_ins
+from headscope.studies.heads_parts import claims as heads_claims
+from headscope.studies.heads_parts import figures as heads_figures
+from headscope.studies.heads_parts import notes as heads_notes
+from headscope.studies.heads_parts import tables
+from headscope.studies.heads_parts.redundancy import stand_ins
 from headscope.sweeps import Cell, each_head, evaluate
 from headscope.sweeps.controls import Control, against_random_sets
 from headscope.sweeps.ordered import cell_values, damages

@@ -4,8 +4,9 @@ In: a model that reads pairs (x, y). Out: a Study. A shows pairs of a function a
 before it. The stream of A's last position is put at B's, layer by layer, and B's answer says what had formed: the
 task (B says f(x_B)), its slope, or A's own answer. Then attention layers that formed it are cut in A, and the same is
 asked again, until nothing carries the task or A fails. Source: the article on redundant heads that
-`tasks.shots` quotes, with controls, intervals and many functions. What counts as carried stands in
-`redundancy_patching`, how the rounds go in `redundancy_peeling`, what the claims are in `redundancy_claims`.
+`tasks.shots` quotes, with controls, intervals and many functions. What counts as carried stands
+in `redundancy_parts.patching`, how the rounds go in `redundancy_parts.peeling`, what the claims are in
+`redundancy_parts.claims`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +20,17 @@ from headscope.models.model import Model
 from headscope.results.example import attention_example
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Study
-from headscope.studies import redundancy_claims, redundancy_figures, redundancy_words
-from headscope.studies import redundancy_formation as formation
-from headscope.studies import redundancy_heads as of_heads
-from headscope.studies import redundancy_tables as tables
 from headscope.studies.pairs import PairsConfig
-from headscope.studies.redundancy_cuts import At, By, Heads, Scissors, checked, heads_among, parse
-from headscope.studies.redundancy_patching import unpatched
-from headscope.studies.redundancy_peeling import Bench, Progress, Step, as_listed, peeled, remains
-from headscope.studies.redundancy_problems import Problems, draw
-from headscope.studies.redundancy_prompts import Written, any_number
+from headscope.studies.redundancy_parts import claims as redundancy_claims
+from headscope.studies.redundancy_parts import figures as redundancy_figures
+from headscope.studies.redundancy_parts import formation, tables
+from headscope.studies.redundancy_parts import heads as of_heads
+from headscope.studies.redundancy_parts import words as redundancy_words
+from headscope.studies.redundancy_parts.cuts import At, By, Heads, Scissors, checked, heads_among, parse
+from headscope.studies.redundancy_parts.patching import unpatched
+from headscope.studies.redundancy_parts.peeling import Bench, Progress, Step, as_listed, peeled, remains
+from headscope.studies.redundancy_parts.problems import Problems, draw
+from headscope.studies.redundancy_parts.prompts import Written, any_number
 from headscope.sweeps import redundancy_tables as set_tables
 from headscope.sweeps.redundancy import Options, Redundancy, redundancy_of
 from headscope.tables import Schema, Table

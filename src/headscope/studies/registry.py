@@ -18,7 +18,7 @@ from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import bayes, heads, redundancy, vectors
-from headscope.studies.bayes_config import Config as BayesConfig
+from headscope.studies.bayes_parts.config import Config as BayesConfig
 
 Progress = Callable[[str, int, int], None]
 

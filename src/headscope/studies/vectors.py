@@ -16,15 +16,17 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import Study
-from headscope.studies import vectors_claims, vectors_figures, vectors_notes
-from headscope.studies import vectors_tables as tables
 from headscope.studies.pairs import PairsConfig
-from headscope.studies.vectors_carry import carry_function, carry_task
-from headscope.studies.vectors_heads import judged_kind
-from headscope.studies.vectors_problems import Problems, halves_of_functions
-from headscope.studies.vectors_ranks import cut_heads, rank_heads
-from headscope.studies.vectors_reach import mean_heads
-from headscope.studies.vectors_values import plain_outcomes
+from headscope.studies.vectors_parts import claims as vectors_claims
+from headscope.studies.vectors_parts import figures as vectors_figures
+from headscope.studies.vectors_parts import notes as vectors_notes
+from headscope.studies.vectors_parts import tables
+from headscope.studies.vectors_parts.carry import carry_function, carry_task
+from headscope.studies.vectors_parts.heads import judged_kind
+from headscope.studies.vectors_parts.problems import Problems, halves_of_functions
+from headscope.studies.vectors_parts.ranks import cut_heads, rank_heads
+from headscope.studies.vectors_parts.reach import mean_heads
+from headscope.studies.vectors_parts.values import plain_outcomes
 from headscope.sweeps.controls import Control
 from headscope.tables import Table
 from headscope.tasks import linear

@@ -1,0 +1,1 @@
+"""The study of Bayesian updates, in parts: the plan is `studies.bayes`."""

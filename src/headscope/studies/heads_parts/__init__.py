@@ -1,0 +1,1 @@
+"""The study of heads, in parts: the plan is `studies.heads`."""

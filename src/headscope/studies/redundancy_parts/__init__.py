@@ -1,0 +1,1 @@
+"""The study of redundancy, in parts: the plan is `studies.redundancy`."""
