@@ -4,7 +4,7 @@ In: a model and the settings of a study of pairs. Out: a Part with, by layer, ho
 examples are (`steps`), what adding j of them to a run without examples does (`steering`, `steering_curve`), and
 the claim "features add". A step is one function's (a, b), so functions are the unit of every interval, and half
 of them choose the layer that the other half is judged on. Source: the article "Redundant Attention Heads ..."
-(2024), claim 2; steps and controls as in `bayes_steps` and `bayes_steering`.
+(2024), claim 2; steps and controls as in `bayes_parts.steps` and `bayes_parts.steering`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the heads that carry pairs say: claims, figures and the summary, computed from the tables of `bayes_heads`.
+"""What the heads that carry pairs say: claims, figures and the summary, computed from the tables of `heads`.
 
 Rules as elsewhere: a head is there if one that was named on one half of the prompts exceeds its null by the margin on
 the other, with a bound for all heads at once; it is not if every single head stays under it. A group of heads

@@ -3,7 +3,7 @@
 In: the settings of a study of pairs and a model. Out: `Problems`, from which `Shots` about *given* functions are
 drawn (a feature of a task is one function's, so its prompts must be too), some of their pairs, and the positions
 of whole examples in prompts. Functions are split here into those that select and those that estimate.
-Not here: running the model (`bayes_inside`).
+Not here: running the model (`bayes_parts.inside`).
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ In: settings and a model. Out: `Problems`, numbers alone. A asks x_A after pairs
 another x, x_B, of the same function, with nothing before it. What B may answer once something of A is put into it
 are the four regimes of `tasks.shots.regimes`; a problem in which two of them are the same number is left out, and
 so are a = 1 and b = 0 where there are others. Two controls share A's inputs and its query: its labels *shuffled*,
-and pairs of *another* function. How they are written for a model is `redundancy_prompts`' business.
+and pairs of *another* function. How they are written for a model is `redundancy_parts.prompts`' business.
 """
 
 from collections.abc import Mapping, Sequence
