@@ -48,7 +48,8 @@ peers: $(VENV)/.dev
 	$(PIP) -e '.[bench]'
 
 studies: $(VENV)/.run
-	$(BIN)/headscope study heads --quick --out runs/studies/heads
+	for name in $$($(BIN)/python -c 'from headscope.studies.registry import STUDIES; print(*STUDIES)'); do \
+	  $(BIN)/headscope study $$name --quick --out runs/studies/$$name || exit 1; done
 
 families: $(VENV)/.dev
 	$(BIN)/python -m tests.families.survey --fresh --out docs
