@@ -214,6 +214,14 @@ def test_cells_that_change_nothing_are_not_run(monkeypatch):
     torch.testing.assert_close(found[0][0], base, rtol=1e-5, atol=1e-6)
 
 
+def test_a_cell_whose_first_edit_changes_nothing_still_has_its_later_ones():
+    """Its stream is that of the base run where it enters; the head that it cuts two layers on is not."""
+    model, given = tiny.opened("llama"), prompts()
+    same = hs.patch(("resid_pre", 0), source=model.run(given, capture="resid_pre"), positions=3)
+    cells = [Cell((same, hs.zero(f"2.{head}"))) for head in range(4)]
+    resumed(model, given, cells, logit_difference(), [])
+
+
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v"]
 
 
