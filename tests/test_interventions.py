@@ -321,7 +321,7 @@ def test_what_is_remembered_is_bounded():
     def make(name):
         return model.remember(name, lambda: made.append(name) or torch.zeros(100))  # 400 bytes
 
-    model.memory_bytes = 4 * 900
+    model.memory_bytes = 8 * 900
     for name in ("a", "b", "a", "c"):  # a is used again: b is the oldest when c comes
         make(name)
     assert made == ["a", "b", "c"]
