@@ -259,7 +259,7 @@ def test_random_weights_show_nothing(study):
 def test_the_study_is_whole(study, model, tmp_path):
     for each in study.claims:
         assert set(each.tables) <= set(study.tables)
-        assert not each.because[0].islower()
+        assert not each.because[0].islower(), each
     assert {figure.name for figure in study.figures} >= {"curve", "distance", "extrapolation", "roles"}
     json.dumps(study.to_json(), allow_nan=False)
     out = tmp_path / "run"

@@ -17,7 +17,7 @@ from headscope.studies.bayes_parts.config import Config
 from headscope.studies.bayes_parts.curve import curve
 from headscope.studies.bayes_parts.heads import pair_heads
 from headscope.studies.parts import Part
-from headscope.studies.words import count
+from headscope.studies.words import as_sentences, count
 from headscope.tables import Table
 from headscope.tasks.linear import linear
 
@@ -47,7 +47,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
             f"{_FEWEST_SHOTS} or more."
         )
     found = [part(config, model, progress) for part in PARTS]
-    claims = tuple(claim for part in found for claim in part.claims)
+    claims = as_sentences(claim for part in found for claim in part.claims)
     verdicts = [claim.verdict for claim in claims]
     tally = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict)
     return Study(

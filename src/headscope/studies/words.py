@@ -4,7 +4,8 @@ In: values and rows of tables. Out: words. Every study speaks in the same way: t
 "undefined" where there is no number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from headscope.results.study import Claim, Verdict
@@ -40,3 +41,8 @@ def count(many: int, what: str) -> str:
 def undetermined(name: str, statement: str, because: str, *tables: str) -> Claim:
     """A claim that these numbers cannot decide."""
     return Claim(name, statement, Verdict.UNDETERMINED, because, tables)
+
+
+def as_sentences(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """The claims, what decided each beginning as a sentence does."""
+    return tuple(replace(claim, because=claim.because[:1].upper() + claim.because[1:]) for claim in claims)

@@ -7,7 +7,6 @@ prompts.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from headscope.measures import Side, side
@@ -47,7 +46,7 @@ def all_claims(found: Tables, *, article: bool) -> tuple[Claim, ...]:
         _near_exact(found, _ONE_LIST if article else ""),
         _no_order(found, nothing),
     )
-    return tuple(replace(claim, because=claim.because[:1].upper() + claim.because[1:]) for claim in claims)
+    return claims
 
 
 def _rises(found: Tables) -> Claim:

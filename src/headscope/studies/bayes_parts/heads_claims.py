@@ -57,7 +57,7 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
             "nearest is "
             f"{best['layer']}.{best['head']} with {number(best['score'])} against {number(best['null'])}."
         )
-    return Claim(f"heads_{kind}", _STATED[kind], verdict, because[:1].upper() + because[1:], ("roles",))
+    return Claim(f"heads_{kind}", _STATED[kind], verdict, because, ("roles",))
 
 
 def flattens(found: Tables, kind: str) -> Claim:

@@ -5,7 +5,6 @@ upper bounds stay below it, and *undetermined* otherwise: a wide interval is nev
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.heads_parts.redundancy import in_words
 from headscope.studies.heads_parts.tables import NEAR_ZERO_LOGITS, written
-from headscope.studies.words import count, number, undetermined, with_bounds
+from headscope.studies.words import as_sentences, count, number, undetermined, with_bounds
 from headscope.sweeps.controls import SIGNIFICANT
 from headscope.tables import Table
 from headscope.vocabulary import Head
@@ -55,7 +54,7 @@ def all_claims(found: Tables, named: Groups) -> tuple[Claim, ...]:
         _redundant(found),
         _backed_up(found),
     )
-    return tuple(replace(claim, because=claim.because[:1].upper() + claim.because[1:]) for claim in claims)
+    return as_sentences(claims)
 
 
 def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Claim:

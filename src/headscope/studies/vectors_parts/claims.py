@@ -8,7 +8,7 @@ answer is carried is judged at the chosen layer alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from headscope.measures import Side, side
@@ -38,7 +38,7 @@ from headscope.studies.vectors_parts.tables import (
     beyond,
     largest,
 )
-from headscope.studies.words import count, number, undetermined, with_bounds
+from headscope.studies.words import as_sentences, count, number, undetermined, with_bounds
 from headscope.tables import Table
 
 MARGIN = 0.1
@@ -84,7 +84,7 @@ def all_claims(found: Tables, n_layers: int) -> tuple[Claim, ...]:
         _different_heads(found),
         _matter_more(found),
     )
-    return tuple(replace(claim, because=claim.because[:1].upper() + claim.because[1:]) for claim in claims)
+    return as_sentences(claims)
 
 
 def pairs_help(found: Tables) -> bool:
