@@ -226,8 +226,7 @@ def test_a_curve_that_minds_the_order_is_refuted(ideal):
 
 def test_one_list_of_examples_settles_nothing_about_curves(ideal):
     claims = by_name(bayes_curve_claims.all_claims(ideal[2], article=True))
-    assert claims["rises"].verdict is Verdict.SUPPORTED
-    for name in ("linear_log_odds", "bayesian_extrapolates", "near_exact"):
+    for name in ("rises", "linear_log_odds", "bayesian_extrapolates", "near_exact", "order"):
         assert claims[name].verdict is Verdict.UNDETERMINED
         assert "article" in claims[name].because
 
@@ -307,8 +306,8 @@ GROUP = {
 )
 def test_cutting_heads_is_judged_beside_random_ones(changed, verdict):
     curves = [
-        {"cut": cut, "shots": 8, "p": p, "low": p, "high": p, "prompts": 50}
-        for cut, p in (("nothing cut", 0.6), ("x to y heads cut", 0.1))
+        {"cut": cut, "shots": shots, "p": p, "low": p, "high": p, "prompts": 50}
+        for cut, shots, p in (("nothing cut", 0, 0.02), ("nothing cut", 8, 0.6), ("x to y heads cut", 8, 0.1))
     ]
     found = {
         "head_groups": bayes_tables.HEAD_GROUPS.table([GROUP | changed]),
@@ -317,6 +316,19 @@ def test_cutting_heads_is_judged_beside_random_ones(changed, verdict):
     judgement = bayes_heads_claims.flattens(found, "x_to_y")
     assert judgement.verdict is verdict
     assert "from 0.60 to 0.10" in judgement.because
+
+
+def test_without_a_curve_nothing_flattens():
+    curves = [
+        {"cut": "nothing cut", "shots": shots, "p": 0.02, "low": 0.02, "high": 0.02, "prompts": 50}
+        for shots in (0, 8)
+    ]
+    found = {
+        "head_groups": bayes_tables.HEAD_GROUPS.table([GROUP | {"p": 0.9, "low": -0.5, "high": -0.1}]),
+        "cut_curves": bayes_tables.CUT_CURVES.table(curves),
+    }
+    judgement = bayes_heads_claims.flattens(found, "x_to_y")
+    assert (judgement.verdict, "nothing to flatten" in judgement.because) == (Verdict.UNDETERMINED, True)
 
 
 def test_planted_heads_are_cut_and_named_by_strength():

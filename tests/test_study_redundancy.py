@@ -279,7 +279,7 @@ def test_peeling_finds_both_copies(found: Study) -> None:
     assert [row["first_copied"] for row in rows] == [5, 5, None]
     assert [row["right"] for row in rows] == [1.0, 1.0, pytest.approx(0, abs=0.1)]
     assert [row["remains"] for row in rows] == ["remains", "remains", "fails"]
-    assert rows[-1]["reason"] == "no layer carries the task"
+    assert rows[-1]["reason"] == "no layer clearly carries the task on the prompts that choose"
     decided = verdicts(found)
     for name in ("carried", "redundant", "forms_later", "survives", "layers_stand_in", "repeats"):
         assert decided[name] == "supported", name
@@ -347,6 +347,15 @@ def test_listed_heads_are_cut_and_nothing_else(twice: hs.Model) -> None:
     assert [(row["cut"], row["first_task"]) for row in rows] == [("nothing", 2), ("heads 1.0 3.0", None)]
     assert rows[1]["reason"] == "what was listed is cut"
     assert verdicts(study)["survives"] == "refuted"
+
+
+def test_a_cut_behind_the_task_says_nothing_of_what_forms_it(twice: hs.Model) -> None:
+    """The task is carried before layer 2 already; layer 5 is cut, and one head of layer 1 that does nothing."""
+    study = hs.study("redundancy", model=twice, quick=True, n=10, draws=1, cut="5, 1.1")
+    decided = verdicts(study)
+    for name in ("redundant", "forms_later", "survives"):
+        assert decided[name] == "undetermined", name
+        assert "need not have formed it" in next(c.because for c in study.claims if c.name == name)
     one = hs.study("redundancy", model=twice, quick=True, n=10, draws=1, cut="1.0", by="mean")
     # The mean over shuffled labels still marks every function a little, and the other copy all of the true one.
     assert [row["remains"] for row in one.tables["cuts"].rows()] == ["remains", "remains"]

@@ -55,8 +55,14 @@ class PairsConfig:
     def __post_init__(self) -> None:
         for name, fewest in (("n", 10), ("seed", 0), ("shots", 0)):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise BadArgument(f"cannot study pairs with {name}={value!r}: it must be a whole number.")
             if value is not None and value < fewest:
                 raise BadArgument(f"cannot study pairs with {name}={value}: it must be at least {fewest}.")
+        if not isinstance(self.noise, int | float | None):
+            raise BadArgument(
+                f"cannot study pairs with noise={self.noise!r}: it must be a number from 0 to 1."
+            )
         check_noise(self.noise or 0.0)
         if self.among not in get_args(Which):
             raise UnknownName.among("set of functions", self.among, get_args(Which))
@@ -117,7 +123,7 @@ def _articles(n: int, seed: int) -> Shots:
 def _range(name: str, written: str | None) -> tuple[int, int] | None:
     if written is None:
         return None
-    match = _RANGE.fullmatch(written.strip())
+    match = _RANGE.fullmatch(written.strip()) if isinstance(written, str) else None
     if match is None:
         raise BadArgument(
             f"cannot read {name}={written!r}: write a range of whole numbers, for example 1..5."

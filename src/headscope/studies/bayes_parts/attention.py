@@ -139,8 +139,8 @@ def _judged(
         f"Of the heads that put {LEAST_MASS} or more on the examples, {model.heads[picked]} grew most on one half of "
         f"the prompts; on the other its attention goes with the number of examples to the power "
         f"{number(own['growth'])} [{number(own['low'])}, {number(own['high'])}] (1: a sum, 0: an average; margin "
-        f"{GROWTH_MARGIN}), up to {number(mass[:, picked].mean())}. All such heads together reach "
-        f"{number(highest)} at most."
+        f"{GROWTH_MARGIN}), up to {number(mass[:, picked].mean())}. The power of no such head "
+        f"exceeds {number(highest)}, with bounds for all at once."
     )
     return Claim(_NAME, _STATEMENT, verdict, because, tables)
 

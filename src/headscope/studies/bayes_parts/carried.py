@@ -168,7 +168,12 @@ def _scores(training: Places, judged_on: Places, seed: int) -> dict[str, Array]:
 def _beyond(scores: Mapping[str, Array]) -> Array:
     """How much more is told of x at y than by the best control, [function, site]."""
     own = scores[OWN]
-    return np.minimum(own - own[:, :1], own - np.maximum(scores[BEFORE], scores[SHUFFLED]))
+    # A control that is worse than the mean knows nothing: it counts as 0, or being less bad would count as reading.
+    return np.minimum(own - _known(own[:, :1]), own - _known(np.maximum(scores[BEFORE], scores[SHUFFLED])))
+
+
+def _known(scores: Array) -> Array:
+    return np.maximum(scores, 0.0)
 
 
 def _first_near_best(values: Array) -> int:
@@ -221,7 +226,7 @@ def judged(scores: Mapping[str, Array], overlap: Table, chosen: int) -> Claim:
         "the x before": scores[BEFORE][:, chosen],
         "shuffled x": scores[SHUFFLED][:, chosen],
     }
-    more = {name: interval(own[:, chosen] - values) for name, values in controls.items()}
+    more = {name: interval(own[:, chosen] - _known(values)) for name, values in controls.items()}
     least = min(more, key=lambda name: float(more[name].mean))
     # Not carried anywhere, or only not where the other functions said: the second refutes nothing.
     highest = max(float(interval(_beyond(scores)[:, site]).high) for site in range(own.shape[1]))
@@ -240,7 +245,9 @@ def judged(scores: Mapping[str, Array], overlap: Table, chosen: int) -> Claim:
         f"beyond {least}, the nearest control, {number(float(more[least].mean))} [{number(float(more[least].low))}, "
         f"{number(float(more[least].high))}] (margin {CARRIED_MARGIN})."
     )
-    if carried is Side.ABOVE:
+    if carried is Side.ABOVE and row["within"] != row["within"]:
+        because += " How that lies to the directions of y is undefined with so few pairs."
+    elif carried is Side.ABOVE:
         because += (
             f" Of what x writes there, {with_bounds(row, 'within')} lies in the directions of y, in random ones "
             f"{number(row['random'])} would (margin {OVERLAP_MARGIN} more)."

@@ -7,6 +7,7 @@ prompts.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from headscope.measures import Side, side
@@ -39,12 +40,18 @@ def all_claims(found: Tables, *, article: bool) -> tuple[Claim, ...]:
     rises = _rises(found)
     nothing = "" if rises.verdict is Verdict.SUPPORTED else _NO_RISE
     one_list = nothing or (_ONE_LIST if article else "")
+    if article:
+        rises = replace(
+            rises,
+            verdict=Verdict.UNDETERMINED,
+            because=f"{rises.because} But {_ONE_LIST} Bounds are over queries.",
+        )
     claims = (
         rises,
         _line(found, one_list),
         _families(found, one_list),
         _near_exact(found, _ONE_LIST if article else ""),
-        _no_order(found, nothing),
+        _no_order(found, one_list),
     )
     return claims
 
@@ -158,6 +165,9 @@ def _near_exact(found: Tables, nothing: str) -> Claim:
     row, signed = (
         _check(found, name) for name in ("distance from exact after 8", "model minus exact after 8")
     )
+    ideal = _check(found, "rise, exact posterior")
+    if not nothing and not row["reason"] and not ideal["low"] > RISE_MARGIN:
+        nothing = "the exact posterior itself does not clearly rise with these examples: there is nothing to follow."
     if nothing or row["reason"]:
         because = nothing or f"{row['reason']}."
         return undetermined("near_exact", statement, because, "checks", "distances")

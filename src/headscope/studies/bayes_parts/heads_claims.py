@@ -13,6 +13,7 @@ from headscope.detectors import NAMED_MARGIN
 from headscope.figures import head_grid, lines
 from headscope.measures import Side, side
 from headscope.results.study import Claim, Figure, Verdict
+from headscope.studies.bayes_parts.curve_claims import RISE_MARGIN
 from headscope.studies.words import count, number, undetermined, with_bounds
 from headscope.sweeps.controls import SIGNIFICANT
 from headscope.tables import Table
@@ -53,8 +54,8 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
     else:
         best = max(rows, key=lambda row: row["above_null_low"])
         because = (
-            f"No head exceeds its null (shuffled roles) by {NAMED_MARGIN} on both halves of the prompts; the "
-            "nearest is "
+            f"No head surely exceeds its null (shuffled roles) by {NAMED_MARGIN} on both halves of the prompts; the "
+            "nearest is head "
             f"{best['layer']}.{best['head']} with {number(best['score'])} against {number(best['null'])}."
         )
     return Claim(f"heads_{kind}", _STATED[kind], verdict, because, ("roles",))
@@ -69,7 +70,12 @@ def flattens(found: Tables, kind: str) -> Claim:
     rows = found["head_groups"].rows(group=kind)
     if not rows:
         return undetermined(name, statement, "No head was named as one of this kind.", *tables)
-    row = rows[0]
+    row, curve = rows[0], [each["p"] for each in found["cut_curves"].rows(cut="nothing cut")]
+    if not curve[-1] - curve[0] > RISE_MARGIN:
+        because = (
+            f"The curve goes from {number(curve[0])} to {number(curve[-1])}: there is nothing to flatten."
+        )
+        return undetermined(name, statement, because, *tables)
     if not row["random_sets"]:
         because = f"The model has no other set of {count(row['size'], 'head')} to compare with."
         return undetermined(name, statement, because, *tables)
@@ -107,7 +113,7 @@ def summary(named: Named) -> tuple[str, ...]:
         return ("No head is named as one that carries pairs, from y to x or from example to example.",)
     kinds = {kind: " ".join(map(str, heads)) for kind, heads in named.items() if kind in _STATED}
     listed = "; ".join(f"{kind.replace('_', ' ')}: {heads}" for kind, heads in kinds.items())
-    return (f"Heads that carry pairs: {listed}.",)
+    return (f"Heads named on half of the prompts by where they look: {listed}.",)
 
 
 def all_figures(found: Tables) -> tuple[Figure, ...]:

@@ -17,7 +17,7 @@ from headscope.results.study import Claim, Verdict
 from headscope.studies.redundancy_parts.cuts import written
 from headscope.studies.redundancy_parts.heads import MATTERS_LOGITS
 from headscope.studies.redundancy_parts.patching import MARGIN, Evidence, the_stream
-from headscope.studies.redundancy_parts.peeling import KEPT_SHARE, Step, remains
+from headscope.studies.redundancy_parts.peeling import KEPT_SHARE, Step, aside, remains, takes_away
 from headscope.studies.redundancy_parts.problems import COPIED, TASK
 from headscope.studies.redundancy_parts.prompts import exactly, nearly
 from headscope.studies.words import count, number, undetermined, with_bounds
@@ -76,9 +76,9 @@ def _nothing(steps: Sequence[Step], *, task: bool) -> str:
     if len(steps) == 1:
         return f"nothing was cut: {steps[0].reason}."
     if not steps[0].found.knows:
-        return "A does not know its own answer: f(x_A) is hardly likelier than with shuffled labels."
+        return "A's own answer f(x_A) is not clearly likelier than with shuffled labels."
     if task and steps[0].found.first_task() is None:
-        return "no layer carries the task even with nothing cut."
+        return "no layer clearly carries the task even with nothing cut."
     return ""
 
 
@@ -86,14 +86,13 @@ def _redundant(model: Model, steps: Sequence[Step]) -> Claim:
     name, statement = (
         "redundant",
         (
-            "The task is formed in more places than one: with the attention just before the first layer that "
-            "carries it "
-            "cut, some layer still carries it, while A's answer remains."
+            "The task is formed in more places than one: with the attention just before the first layer that carries "
+            "it cut, some layer still carries it, while A's answer remains."
         ),
     )
-    if nothing := _nothing(steps, task=True):
+    if nothing := _nothing(steps, task=True) or aside(model, steps):
         return undetermined(name, statement, nothing, "cuts")
-    outcomes = [_still(step, steps[0]) for step in steps[1:]]
+    outcomes = [_still(step, steps[0]) for step in steps[1:] if takes_away(model, step, steps[0])]
     told = [f"with nothing cut the task is {_first(steps[0].found.first_task(), model)}"]
     for step in steps[1:]:
         told.append(
@@ -119,18 +118,18 @@ def _forms_later(model: Model, steps: Sequence[Step]) -> Claim:
     name, statement = (
         "forms_later",
         (
-            "Once that attention is cut, a later layer forms the task: nothing carries it up to the cut any "
-            "more, a later "
-            "layer behind attention that is left does, and A's answer remains."
+            "Once that attention is cut, a later layer forms the task: nothing carries it up to the cut any more, a "
+            "later layer behind attention that is left does, and A's answer remains."
         ),
     )
     tables = ("cuts", "patched")
-    if nothing := _nothing(steps, task=True):
+    if nothing := _nothing(steps, task=True) or aside(model, steps):
         return undetermined(name, statement, nothing, *tables)
     outcomes, told = [], []
     for step in steps[1:]:
         outcome, words = _later(model, step, steps[0])
-        outcomes.append(outcome)
+        if takes_away(model, step, steps[0]):
+            outcomes.append(outcome)
         told.append(f"with {written(model, step.heads)} cut {words}")
     return Claim(name, statement, _any_of(outcomes), "; ".join(told) + ".", tables)
 
@@ -141,7 +140,7 @@ def _later(model: Model, step: Step, clean: Step) -> tuple[bool | None, str]:
     now = step.found.first_task()
     if now is None:
         nowhere = _nowhere(step, step.found.n_streams)
-        return (False if nowhere else None), "no layer carries it"
+        return (False if nowhere else None), "no layer clearly carries it"
     where = the_stream(now, model.n_layers)
     between = [layer for layer in model.anatomy.attending if last < layer < now]
     if not between:
@@ -180,9 +179,10 @@ def _survives(model: Model, steps: Sequence[Step]) -> Claim:
             f"{KEPT_SHARE:.0%} of its probability at the first cut."
         ),
     )
-    if nothing := _nothing(steps, task=False):
+    if nothing := _nothing(steps, task=False) or aside(model, steps):
         return undetermined(name, statement, nothing, "cuts")
-    clean, first = steps[0].found.own.probability, steps[1]
+    clean = steps[0].found.own.probability
+    first = next(step for step in steps[1:] if takes_away(model, step, steps[0]))
     own = first.found.own.probability
     verdict = Verdict.of(remains(own, clean))
     told = []
@@ -227,11 +227,12 @@ def _backed_up(found: Tables) -> Claim:
 
 def _layers_stand_in(found: Tables) -> Claim:
     statement = (
-        "The layers that form the task stand in for each other: cut together they cost B's f(x_B) more than one "
-        "by one "
-        f"in sum, by over {INTERACTION_SHARE:.0%} of that sum."
+        "The layers that form the task stand in for each other: cut together they cost B's f(x_B) more than one by "
+        f"one in sum, by over {INTERACTION_SHARE:.0%} of that sum."
     )
-    nothing = "no layer carries the task, or fewer than two with attention come before the one that does."
+    nothing = (
+        "no layer clearly carries the task, or fewer than two with attention come before the one that does."
+    )
     return _stand_in("layers_stand_in", statement, "layers", nothing, found)
 
 
@@ -365,7 +366,8 @@ def _looks_back(found: Tables) -> Claim:
     )
     whose = "of the foremost heads of the layers cut first, where their cut alone costs the task something,"
     if which == "task_heads":
-        whose = "of the heads that matter for A's answer, nothing having been cut,"
+        verdict = Verdict.UNDETERMINED  # other heads than the claim is about
+        whose = "no head that was cut surely forms the task; of the heads that matter for A's answer"
     because = f"{whose} {above} of {len(rows)} do, {below} surely do not: {listed}."
     return Claim(name, statement, verdict, because, (which,))
 
@@ -381,7 +383,9 @@ def _remaining(step: Step, clean: Step) -> str:
 
 def _first(stream: int | None, model: Model) -> str:
     return (
-        "not carried anywhere" if stream is None else f"first carried by {the_stream(stream, model.n_layers)}"
+        "not clearly carried anywhere"
+        if stream is None
+        else f"first carried by {the_stream(stream, model.n_layers)}"
     )
 
 

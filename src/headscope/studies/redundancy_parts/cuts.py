@@ -74,7 +74,7 @@ def parse(text: str) -> tuple[int | Head, ...]:
     Raises:
         BadArgument: for anything else, or nothing.
     """
-    words = re.split(r"[\s,]+", text.strip())
+    words = re.split(r"[\s,]+", text.strip()) if isinstance(text, str) else [""]
     if not all(re.fullmatch(r"\d+(\.\d+)?", word) for word in words):
         raise BadArgument(f"cannot cut {text!r}: write layers (10,11) or heads (10.5 10.7), numbered from 0.")
     return tuple(Head.parse(word) if "." in word else int(word) for word in words)

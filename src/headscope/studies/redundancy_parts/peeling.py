@@ -16,7 +16,8 @@ from headscope.measures import Side, interval, side
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.studies.redundancy_parts.cuts import Heads, Scissors, as_many_at_random, heads_among
-from headscope.studies.redundancy_parts.patching import Evidence, evidence_of
+from headscope.studies.redundancy_parts.patching import MARGIN, Evidence, evidence_of
+from headscope.studies.redundancy_parts.problems import TASK
 from headscope.studies.redundancy_parts.prompts import Written
 
 # A's answer fails once its probability is surely below this share of what it was, and stays while surely above.
@@ -62,7 +63,7 @@ def peeled(bench: Bench, *, rounds: int, width: int, draws: int, seed: int, prog
         clean = steps[0].chosen_on if steps else chosen_on
         following: Heads = ()
         if first is None:
-            reason = "no layer carries the task"
+            reason = "no layer clearly carries the task on the prompts that choose"
         elif remains(chosen_on.own.probability, clean.own.probability) is Side.BELOW:
             reason = "A itself fails"
         elif len(steps) == rounds:
@@ -120,3 +121,26 @@ def _step(
     others = as_many_at_random(bench.model, heads, count=draws, seed=seed) if heads else []
     controls = tuple(bench.evidence(bench.estimation, other) for other in others)
     return Step(heads, new, chosen_on, found, controls, reason)
+
+
+def aside(model: Model, steps: Sequence[Step]) -> str:
+    """Why cuts that were listed say nothing of what forms the task; empty if one of them takes that away."""
+    if any(takes_away(model, step, steps[0]) for step in steps[1:]):
+        return ""
+    return (
+        "what was cut neither takes all attention of the layer just before the first stream that carries the task, "
+        f"nor costs that stream {MARGIN} of the task's probability: it need not have formed it."
+    )
+
+
+def takes_away(model: Model, step: Step, clean: Step) -> bool:
+    """Whether a cut takes what forms the task first: the attention just before it, or what the stream owes to it."""
+    firsts = {each for each in (clean.chosen_on.first_task(), clean.found.first_task()) if each is not None}
+    for stream in firsts:
+        before = [layer for layer in model.anatomy.attending if layer < stream]
+        if before and {head for head in model.heads if head.layer == before[-1]} <= set(step.heads):
+            return True
+        pairs = [(clean.found.probability(name), step.found.probability(name)) for name in TASK]
+        if max(float(was.mean[stream] - now.mean[stream]) for was, now in pairs) > MARGIN:
+            return True
+    return False

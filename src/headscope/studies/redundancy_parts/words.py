@@ -15,7 +15,7 @@ from headscope.studies.redundancy_parts.heads import (
     MATTERS_LOGITS,
     unserved_direct_effects,
 )
-from headscope.studies.redundancy_parts.patching import MARGIN, stream_named
+from headscope.studies.redundancy_parts.patching import MARGIN, stream_named, the_stream
 from headscope.studies.redundancy_parts.peeling import KEPT_SHARE, Bench, Step
 from headscope.studies.words import count, number
 from headscope.tables import Table
@@ -28,14 +28,16 @@ def summary(
     """What a reader should know after ten seconds, and the table of cuts."""
     clean = found["cuts"].rows(step=0)[0]
     task, copied = steps[0].found.first_task(), steps[0].found.first_copied()
-    where = "No layer carries the task" if task is None else f"The task is carried {_from(task, model)}"
+    where = "No layer clearly carries the task"
+    if task is not None:
+        where = f"The task is first carried by {the_stream(task, model.n_layers)}"
     travelled = "A's answer by none" if copied is None else f"x_A has travelled {_from(copied, model)}"
     first = (
         f"A answers right in {clean['right']:.0%} of {clean['prompts']} problems (probability "
         f"{number(clean['probability'])}). Moved from A's last position to B's: {_lower(where)}; {travelled}."
     )
     if not steps[0].found.knows:
-        first += " There is nothing here of what this study looks for."
+        first += " A's answer is not clearly likelier than with shuffled labels: nothing here can be judged."
     return (first, *(_line(row, model) for row in found["cuts"].rows()), _verdicts(claims))
 
 
@@ -55,14 +57,17 @@ def _line(row: Mapping[str, Any], model: Model) -> str:
     """One line of the article's table."""
 
     def first(name: str) -> str:
-        return "never" if row[name] is None else stream_named(row[name], model.n_layers)
+        return "nowhere clearly" if row[name] is None else stream_named(row[name], model.n_layers)
 
+    near = (
+        "first_copied" if row["first_near_copied"] is None else "first_near_copied"
+    )  # exact is near as well
     ended = f" Nothing more was cut: {row['reason']}." if row["reason"] else ""
     return (
         f"Cut in A: {row['cut']}. A is right in {row['right']:.0%}, near in {row['near']:.0%} (probability "
         f"{number(row['probability'])}, {row['remains']}). B first gives a x_B: {first('first_slope')}; f(x_B): "
         f"{first('first_task')}; A's answer f(x_A): {first('first_copied')}, a number near it: "
-        f"{first('first_near_copied')}.{ended}"
+        f"{first(near)}.{ended}"
     )
 
 
@@ -93,6 +98,8 @@ def notes(bench: Bench, steps: Sequence[Step], *, article: bool) -> tuple[str, .
         f"surely lowers the answer's logit by {MATTERS_LOGITS}; it is a backup if it surely grew by {GREW_SHARE} "
         "of its "
         f"attention or {GREW_LOGITS} logits. A later layer that reads the same again is no backup.",
+        "What grows is judged by that margin alone, not against what grows on label-shuffled prompts or under other "
+        "cuts: part of it may be what any cut does to later attention.",
         f"Cut: all heads named, by {bench.scissors.by}, at {place} of A. Heads that matter, and "
         "sets of them, are "
         "cut at the same positions by their mean over label-shuffled prompts; self-repair is measured with zero.",

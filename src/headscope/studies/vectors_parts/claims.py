@@ -292,7 +292,7 @@ def summary(model: Model, found: Tables, claims: Sequence[Claim]) -> tuple[str, 
         )
     else:
         second = (
-            "Pairs do not help it, so there is no task that a vector could carry: nothing was to be found."
+            "Pairs do not clearly help it, so there is no task to judge a vector by: nothing was to be found."
         )
     verdicts = [claim.verdict for claim in claims]
     third = (
