@@ -2,8 +2,8 @@
 
 In: a model. Out: pairs of modules and functions to put in their place (`replay.replaced`). GPT-2 and its
 descendants compute the tanh form of GELU in seven elementwise steps, each of which goes through memory; torch
-has it as one kernel, which differs by rounding alone. On a CPU that is a fourteenth of the time of a sweep
-(`python bench/sweeps.py a`). In half precision each step rounds, so there the model's own steps are kept.
+has it as one kernel, which differs by rounding alone. In half precision each step rounds, so there the model's own
+steps are kept.
 """
 
 from collections.abc import Callable
