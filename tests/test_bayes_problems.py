@@ -11,7 +11,6 @@ from headscope.studies.bayes_parts.problems import (
     first_pairs,
     of_each_example,
     spans_of_examples,
-    with_pairs,
 )
 from headscope.studies.bayes_parts.variables import SHOTS, arrived, swapped
 from headscope.studies.pairs import PairsConfig
@@ -71,7 +70,7 @@ def test_problems_of_the_article_begin_with_its_own_function(reader: hs.Model) -
 
 def test_some_pairs_are_kept_in_their_order(model: hs.Model) -> None:
     shots = PairsConfig(n=10, shots=4).draw(model)
-    kept = with_pairs(shots, np.tile([3, 1], (10, 1)))
+    kept = shots.keeping(np.tile([3, 1], (10, 1)))
     assert (kept.x == shots.x[:, [3, 1]]).all()
     assert (kept.y == shots.y[:, [3, 1]]).all()
     assert (first_pairs(shots, 2).x == shots.x[:, :2]).all()

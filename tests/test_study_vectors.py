@@ -15,6 +15,7 @@ from headscope.errors import BadArgument
 from headscope.results.study import Verdict
 from headscope.studies import vectors
 from headscope.studies.pairs import PairsConfig
+from headscope.studies.sites import at_readout
 from headscope.studies.vectors_parts import claims as vectors_claims
 from headscope.studies.vectors_parts import notes as vectors_notes
 from headscope.studies.vectors_parts import tables
@@ -30,7 +31,6 @@ from headscope.studies.vectors_parts.reach import (
     task_vectors,
 )
 from headscope.studies.vectors_parts.values import (
-    at_readout,
     head_outputs,
     means_by,
     plain_outcomes,

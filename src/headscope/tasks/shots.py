@@ -136,7 +136,7 @@ class Shots:
 
     def without_context(self) -> Self:
         """The same queries about the same functions, with no pairs before them."""
-        return self._changed("without_context", x=self.x[:, :0], y=self.y[:, :0])
+        return self.changed({"how": "without_context"}, x=self.x[:, :0], y=self.y[:, :0])
 
     def first(self, shots: int) -> Self:
         """The first `shots` pairs of each example; the query is the input that came next.
@@ -150,13 +150,24 @@ class Shots:
         if not 0 <= shots <= self.x.shape[1]:
             raise BadArgument(f"cannot take the first {shots} of {self.x.shape[1]} shots.")
         asked = np.concatenate((self.x, self.query[:, None]), axis=1)[:, shots]
-        return self._changed("first", x=self.x[:, :shots], y=self.y[:, :shots], query=asked, shots=shots)
+        return self.changed(
+            {"how": "first", "shots": shots}, x=self.x[:, :shots], y=self.y[:, :shots], query=asked
+        )
 
-    def rows(self, chosen: slice) -> Self:
-        """Some of the examples, in their order; see `tasks.split`."""
-        kept = list(range(len(self)))[chosen]
+    def rows(self, chosen: slice | Sequence[int] | Ints) -> Self:
+        """Some of the examples: a slice, or by number and in that order."""
+        kept = np.arange(len(self))[chosen if isinstance(chosen, slice) else np.asarray(chosen, np.int64)]
         parts = {name: getattr(self, name)[kept] for name in ("parameters", "x", "y", "query")}
-        return replace(self, **parts, made_by={**self.made_by, "rows": kept})
+        return self.changed({"how": "rows", "rows": kept.tolist()}, **parts)
+
+    def keeping(self, kept: Ints) -> Self:
+        """The same problems with only the pairs `kept` [example, pair], in that order.
+
+        >>> Shots.article().keeping(np.array([[2, 0]])).x.tolist()
+        [[13, 28]]
+        """
+        x, y = (np.take_along_axis(values, kept, axis=1) for values in (self.x, self.y))
+        return self.changed({"how": "keeping", "kept": kept.tolist()}, x=x, y=y)
 
     def asking(self, queries: int | Sequence[int] | Ints) -> Self:
         """The same pairs with other queries: one for all examples, or one for each.
@@ -169,7 +180,9 @@ class Shots:
             raise BadArgument(
                 f"cannot ask {len(given)} queries of {len(self)} examples: give one, or one per example."
             )
-        return self._changed("asking", query=np.broadcast_to(given, (len(self),)), queries=given.tolist())
+        return self.changed(
+            {"how": "asking", "queries": given.tolist()}, query=np.broadcast_to(given, (len(self),))
+        )
 
     def asking_anew(self, seed: int) -> Self:
         """The same pairs with other queries, uniform over the inputs that an example neither shows nor asks.
@@ -188,7 +201,8 @@ class Shots:
                 "queries with asking()."
             )
         drawn = np.random.default_rng(seed).random(free.shape)
-        return self._changed("asking_anew", query=inputs[np.where(free, drawn, -1.0).argmax(1)], seed=seed)
+        chosen = inputs[np.where(free, drawn, -1.0).argmax(1)]
+        return self.changed({"how": "asking_anew", "seed": seed}, query=chosen)
 
     def with_shuffled_labels(self, seed: int) -> Self:
         """The control without a function: every y moves to another x of its own example.
@@ -206,13 +220,13 @@ class Shots:
         around = self._orders(seed)
         moved = np.empty_like(self.y)
         np.put_along_axis(moved, np.roll(around, 1, axis=1), np.take_along_axis(self.y, around, 1), 1)
-        return self._changed("with_shuffled_labels", y=moved, seed=seed)
+        return self.changed({"how": "with_shuffled_labels", "seed": seed}, y=moved)
 
     def permuted(self, seed: int) -> Self:
         """The control for order: the same pairs of each example in another, random order."""
         order = self._orders(seed)
         x, y = (np.take_along_axis(values, order, 1) for values in (self.x, self.y))
-        return self._changed("permuted", x=x, y=y, seed=seed)
+        return self.changed({"how": "permuted", "seed": seed}, x=x, y=y)
 
     def recipe(self) -> Mapping[str, Any]:
         """Functions with their prior, and how the numbers were drawn and changed."""
@@ -224,18 +238,9 @@ class Shots:
         """A random order of the shots for every example, int64 [example, shot]."""
         return np.random.default_rng(seed).random(self.x.shape).argsort(axis=1)
 
-    def _changed(
-        self,
-        how: str,
-        *,
-        seed: int | None = None,
-        queries: Any = None,
-        shots: int | None = None,
-        **values: Ints,
-    ) -> Self:
-        said = {"how": how, "seed": seed, "queries": queries, "shots": shots}
-        step = {key: value for key, value in said.items() if value is not None}
-        changes = [*self.made_by.get("changes", []), step]
+    def changed(self, step: Mapping[str, Any], **values: Ints) -> Self:
+        """With other numbers in some fields; `step` says what was done, for the record."""
+        changes = [*self.made_by.get("changes", []), dict(step)]
         return replace(self, **values, made_by={**self.made_by, "changes": changes})  # type: ignore[arg-type]
 
 

@@ -31,7 +31,7 @@ from headscope.studies.bayes_parts.inside import (
     log_odds_under,
     looking_at_labels,
 )
-from headscope.studies.bayes_parts.problems import prompts_each, spans_of_examples, with_pairs, with_role
+from headscope.studies.bayes_parts.problems import prompts_each, spans_of_examples, with_role
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number, undetermined, with_bounds
@@ -86,7 +86,7 @@ def part(config: PairsConfig, model: Model, progress: Progress) -> Part:
     left = []
     for done, dose in enumerate(doses):
         progress("examples taken from the prompt", done, len(doses))
-        fewer = with_pairs(shots, np.sort(order[:, dose:], axis=1))
+        fewer = shots.keeping(np.sort(order[:, dose:], axis=1))
         left.append(answer_log_odds(model, tasks.linear(model, fewer)))
     found = {REMOVED: np.stack(left, axis=1)}
     marked = _marked(whole, order, doses)

@@ -5,7 +5,7 @@ whole answer, all its tokens together, so that models of number tokens and of te
 number l is the residual stream before layer l, the last one the final stream.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.odds import log_odds
 from headscope.models.model import Model
+from headscope.studies import sites as sites_at
 from headscope.studies.bayes_parts.problems import with_role
 from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.ordered import cell_values
@@ -58,32 +59,20 @@ def stream_sites(model: Model) -> list[tuple[str, int]]:
     return sites
 
 
-def at_readout(model: Model, prompts: Prompts, sites: Sequence[tuple[str, int]]) -> Array:
-    """Sites of the stream at the read-out, [site, prompt, model]."""
-    return at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])[:, :, 0]
+def at_readout(model: Model, prompts: Prompts, sites: Sequence[sites_at.Site]) -> Array:
+    """Sites of the stream at the read-out, float64 [site, prompt, model]."""
+    return _stacked(sites_at.at_readout(model, prompts, sites))
 
 
 def at_positions(
-    model: Model,
-    prompts: Prompts,
-    sites: Sequence[tuple[str, int]],
-    positions: Sequence[Sequence[int]],
+    model: Model, prompts: Prompts, sites: Sequence[sites_at.Site], positions: Sequence[Sequence[int]]
 ) -> Array:
     """Sites of the stream at equally many positions of each prompt, float64 [site, prompt, position, model]."""
-    wanted = torch.tensor([list(each) for each in positions])
-    bytes_each = prompts.longest * model.d_model * 8 * (len(sites) + 4)
-    step = max(1, model.memory_bytes // (4 * bytes_each))
-    parts = []
-    for start in range(0, len(prompts), step):
-        rows = slice(start, min(start + step, len(prompts)))
-        captured = model.activations(prompts.rows(rows), sites)
-        at = wanted[rows, :, None]
-        found = []
-        for site in sites:
-            value = captured[site].float().cpu()
-            found.append(value.gather(1, at.expand(-1, -1, value.shape[-1])))
-        parts.append(torch.stack(found))
-    return torch.cat(parts, dim=1).double().numpy()
+    return _stacked(sites_at.at_positions(model, prompts, sites, positions))
+
+
+def _stacked(found: Mapping[sites_at.Site, torch.Tensor]) -> Array:
+    return torch.stack(list(found.values())).double().cpu().numpy()
 
 
 def attention_on(model: Model, prompts: Prompts, keys: Sequence[Sequence[int]]) -> tuple[Array, Array]:

@@ -76,14 +76,7 @@ def prompts_each(config: PairsConfig) -> int:
 
 def first_pairs(shots: Shots, count: int) -> Shots:
     """The same problems with only their first `count` pairs."""
-    return with_pairs(shots, np.tile(np.arange(count), (len(shots), 1)))
-
-
-def with_pairs(shots: Shots, kept: Ints) -> Shots:
-    """The same problems with only the pairs `kept` [example, pair], in that order."""
-    x, y = (np.take_along_axis(values, kept, axis=1) for values in (shots.x, shots.y))
-    changes = [*shots.made_by.get("changes", []), {"how": "with_pairs", "kept": kept.tolist()}]
-    return replace(shots, x=x, y=y, made_by={**shots.made_by, "changes": changes})
+    return shots.keeping(np.tile(np.arange(count), (len(shots), 1)))
 
 
 def spans_of_examples(prompts: Prompts) -> list[list[tuple[int, ...]]]:

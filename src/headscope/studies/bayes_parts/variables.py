@@ -108,7 +108,7 @@ def swapped(shots: Shots, variable: str, seed: int) -> Swap | None:
             queries.append(query)
     if not kept:
         return None
-    recipient = _rows_of(shots, np.array(kept))
+    recipient = shots.rows(np.array(kept))
     changed = np.array(parameters, np.int64)
     true = shots.functions.values(changed[:, None], recipient.x)
     # A wrong label is wrong for either function, and stays what it is.
@@ -128,12 +128,6 @@ def _others(shots: Shots, row: int, variable: str) -> Ints:
     grid = shots.functions.grid.tolist()
     same = [(c, d) for c, d in grid if (d == b and c != a if variable == "a" else c == a and d != b)]
     return np.array([(*each, query) for each in same], np.int64).reshape(-1, 3)
-
-
-def _rows_of(shots: Shots, kept: Ints) -> Shots:
-    chosen = {name: getattr(shots, name)[kept] for name in ("parameters", "x", "y", "query")}
-    changes = [*shots.made_by.get("changes", []), {"how": "rows", "kept": kept.tolist()}]
-    return replace(shots, **chosen, made_by={**shots.made_by, "changes": changes})
 
 
 def _moved(model: Model, swap: Swap, variable: str, progress: Progress) -> tuple[Array, Array]:

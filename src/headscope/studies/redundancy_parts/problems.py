@@ -7,8 +7,8 @@ so are a = 1 and b = 0 where there are others. Two controls share A's inputs and
 and pairs of *another* function. How they are written for a model is `redundancy_parts.prompts`' business.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -48,7 +48,7 @@ class Problems:
         """Some of the examples."""
         index = list(range(len(self))[chosen])
         parts = (self.context, self.bare, self.shuffled, self.other)
-        context, bare, shuffled, other = (some(part, index) for part in parts)
+        context, bare, shuffled, other = (part.rows(index) for part in parts)
         numbers = {name: values[index] for name, values in self.numbers.items()}
         return type(self)(context, bare, shuffled, other, numbers)
 
@@ -77,7 +77,7 @@ def draw(config: PairsConfig, model: Model) -> Problems:
             f"{len(keep)} of {many} problems f(x_B), a x_B, f(x_A) and a x_A are four numbers, and at least "
             f"{2 * FEWEST} are needed. Choose other ranges of a, b or x, or another family."
         )
-    context, bare = some(context, keep), some(bare, keep)
+    context, bare = context.rows(keep), bare.rows(keep)
     numbers = regimes(context, bare)
     shuffled = context.with_shuffled_labels(config.seed + 2)
     other = about_another(context, bare, numbers, config.seed + 3)
@@ -107,13 +107,7 @@ def about_another(context: Shots, bare: Shots, numbers: Mapping[str, Ints], seed
     y = context.functions.corrupt(
         context.functions.values(parameters[:, None], context.x), context.noise, generator
     )
-    return _changed(context, {"how": "about_another", "seed": seed}, parameters=parameters, y=y)
-
-
-def some(shots: Shots, index: Sequence[int]) -> Shots:
-    """Some of the examples, in the given order."""
-    parts = {name: getattr(shots, name)[index] for name in ("parameters", "x", "y", "query")}
-    return _changed(shots, {"how": "rows", "rows": list(index)}, **parts)
+    return context.changed({"how": "about_another", "seed": seed}, parameters=parameters, y=y)
 
 
 def _telling(context: Shots, numbers: Mapping[str, Ints]) -> Bools:
@@ -125,8 +119,3 @@ def _telling(context: Shots, numbers: Mapping[str, Ints]) -> Bools:
         if (keep & enough).any():
             keep = keep & enough
     return keep
-
-
-def _changed(shots: Shots, step: Mapping[str, object], **values: Ints) -> Shots:
-    changes = [*shots.made_by.get("changes", []), dict(step)]
-    return replace(shots, **values, made_by={**shots.made_by, "changes": changes})  # type: ignore[arg-type]

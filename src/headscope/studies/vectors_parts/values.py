@@ -14,15 +14,14 @@ from torch import Tensor
 from headscope.measures import Measure, ReadOut
 from headscope.measures.readouts import ANSWERING
 from headscope.models.model import Model
+from headscope.studies.sites import at_readout
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.execute import chunks
 from headscope.sweeps.ordered import cell_values
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head, Positions
 
 Progress = Callable[[int, int], None]
-Site = tuple[str, int]
 # Outcomes come in this order.
 ACCURACY, PROBABILITY = 0, 1
 _FIRST = 4.0
@@ -73,18 +72,6 @@ def outcomes(
 def plain_outcomes(model: Model, prompts: Prompts) -> Tensor:
     """The same with nothing changed, float64 [measure, problem]."""
     return unpacked(evaluate(model, prompts.answered(), [whole_answer()])[0])
-
-
-def at_readout(model: Model, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """Sites at the last position of every prompt, float32 [prompt, ...]; a few prompts are run at a time."""
-    parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    for rows in chunks(model, prompts):
-        some = prompts.rows(rows)
-        found = model.activations(some, sites)
-        last = torch.tensor(some.ends, device=model.device) - 1
-        for site, part in parts.items():
-            part.append(found[site][torch.arange(len(some), device=model.device), last].float())
-    return {site: torch.cat(part) for site, part in parts.items()}
 
 
 def streams(model: Model, prompts: Prompts) -> Tensor:
