@@ -1,6 +1,7 @@
 """Sites of a model at some positions of each prompt: what studies read of streams and head outputs.
 
-In: a model, prompts, sites, positions. Out: float32 values on the model's device, no more prompts being run at a time than fit.
+In: a model, prompts, sites, positions. Out: float32 values on the model's device; no more prompts run at a time than
+fit into memory.
 """
 
 from collections.abc import Sequence
