@@ -61,7 +61,7 @@ def study() -> Study:
         name="synthetic",
         title=f"A study of {HOSTILE}",
         question="Does the page hold?",
-        summary=("Head 0.3 scores 0.494 nats.",),
+        answer=("Head 0.3 scores 0.494 nats.",),
         claims=(
             Claim("one", "It holds.", Verdict.SUPPORTED, "0.494 is above 0.1.", ("by_head",)),
             Claim("two", "It falls.", Verdict.REFUTED, "It did not.", ("scores",)),

@@ -70,7 +70,7 @@ def test_copies_in_one_layer_are_no_backups_and_do_not_interact(found):
 def test_random_weights_show_nothing():
     study = hs.study("heads", model=tiny.opened("mistral", seed=4), quick=True)
     assert not any(claim.verdict is Verdict.SUPPORTED for claim in study.claims)
-    assert "nothing of the kind" in study.summary[0]
+    assert "nothing of the kind" in study.answer[0]
 
 
 def test_the_folder_is_whole_and_carries_what_it_says(found, tmp_path):

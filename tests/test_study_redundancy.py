@@ -396,13 +396,13 @@ def test_random_weights_show_nothing(numbers: hs.Model, text: hs.Model, settings
         study = hs.study("redundancy", model=model, quick=True, n=10, draws=1, **settings)
         assert not any(claim.verdict is Verdict.SUPPORTED for claim in study.claims)
         assert verdicts(study)["carried"] == "refuted"
-        assert "nothing here" in study.summary[0]
+        assert "nothing here" in study.answer[0]
         assert study.tables["patched"].rows()
 
 
 def test_the_articles_own_prompts(text: hs.Model) -> None:
     study = hs.study("redundancy", model=text, quick=True, article=True, n=10)
-    assert "y = 2x + 3" not in study.summary[0]
+    assert "y = 2x + 3" not in study.answer[0]
     assert any("twelve pairs" in note for note in study.notes)
     assert any("several tokens" in note for note in study.notes)
     assert any("a in 1..5" in note for note in study.notes)

@@ -461,7 +461,7 @@ def test_an_answer_that_is_carried_is_no_task(tmp_path):
 def test_random_weights_show_nothing(make, seed, tmp_path):
     study = hs.study("vectors", model=make(tmp_path, seed=seed), seed=seed, **SMALL)
     assert {one.verdict for one in study.claims} == {Verdict.UNDETERMINED}
-    assert "nothing was to be found" in study.summary[1]
+    assert "nothing was to be found" in study.answer[1]
     kinds = [set(row["heads"].split()) for row in study.tables["ablations"].rows()]
     assert len(kinds) < 2 or not kinds[0] & kinds[1]
     for name, table in study.tables.items():

@@ -7,7 +7,7 @@ stay NaN; the column beside them gives the reason where there is one.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,38 @@ class Column:
     dtype: type[pl.DataType]
     meaning: str
     unit: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured: its column's name, what it means, its unit, and the range that no bound may leave.
+
+    `within` is the range of single values and so of their mean; None where there is none.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+    within: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.within is not None and not self.within[0] < self.within[1]:
+            raise ValueError(f"quantity {self.name!r}: the range {self.within} is empty")
+
+    @property
+    def column(self) -> Column:
+        return Column(self.name, pl.Float64, self.meaning, self.unit)
+
+    def difference(self) -> "Quantity":
+        """The difference of two such values: its range is as wide as the span, on both sides of 0.
+
+        >>> Quantity("accuracy", "share of right answers", within=(0.0, 1.0)).difference().within
+        (-1.0, 1.0)
+        """
+        if self.within is None:
+            return self
+        span = self.within[1] - self.within[0]
+        return replace(self, within=(-span, span))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,18 @@ disk, and from which tables take their keys.
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from headscope.errors import BadArgument, UnknownName
+
+# What long work calls now and then: the stage that it is in, how much of it is done, and of how much.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, of: int) -> None:
+    """The progress of who does not want to know."""
 
 
 @dataclass(frozen=True, order=True)

@@ -78,7 +78,7 @@ def show(result: Study, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({**result.to_json(), "report": str(report)})
         return
-    for paragraph in result.summary:
+    for paragraph in (*result.answer, *result.details):
         stdout.print(paragraph, markup=False)
     stdout.print()
     for claim in result.claims:

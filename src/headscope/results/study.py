@@ -6,8 +6,9 @@ A *claim* ends as supported, refuted or undetermined, with the numbers that deci
 computing (studies) and drawing (figures, report).
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -33,10 +34,37 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class EvidenceRow:
+    """One comparison behind a verdict: what was compared with which margin, and on which side it lies.
+
+    `role` is "need", "positive control", "null" or "test". `low` and `high` are the bounds that decided, in the
+    unit of the quantity, corrected for how many cells or tests were looked at together. `comparison` says what was
+    wanted ("above", "below", "within", "p at most") of `margin`. `side` is "yes", "no" or "unclear": whether the
+    comparison surely holds, surely fails, or neither. `over` names the unit of independence, `n` counts it.
+    `reason` says why there is no number; empty where there is one.
+    """
+
+    role: str
+    what: str
+    quantity: str
+    unit: str
+    estimate: float
+    low: float
+    high: float
+    comparison: str
+    margin: float
+    side: str
+    over: str
+    n: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Claim:
     """One statement, its verdict, and the numbers that decided it.
 
-    `because` is a sentence computed from the tables named in `tables`, control and null included.
+    `evidence` are the comparisons that decided, `because` is a sentence rendered from them, `tables` names the
+    tables in which the numbers stand beside others.
     """
 
     name: str
@@ -44,6 +72,17 @@ class Claim:
     verdict: Verdict
     because: str
     tables: tuple[str, ...] = ()
+    evidence: tuple[EvidenceRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A paper or article whose claims a study puts to the test."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
 
 
 @dataclass(frozen=True)
@@ -78,17 +117,23 @@ class AttentionExample:
 class Study:
     """What a study found.
 
-    `summary` are the paragraphs that a reader sees first, computed from the numbers; `notes` are
-    assumptions and limits; `provenance` says what it takes to run it again.
+    `answer` is what a reader sees first: one or two plain sentences that answer the question and name the
+    circuit, computed from the numbers; `lead` names the figure beside it. `details` are the paragraphs after them,
+    `notes` assumptions and limits; `terms` explain words before they are used; `sources` are the papers whose
+    claims are tested; `provenance` says what it takes to run it again.
     """
 
     name: str
     title: str
     question: str
-    summary: tuple[str, ...]
+    answer: tuple[str, ...]
     claims: tuple[Claim, ...]
     tables: Mapping[str, Table]
     figures: tuple[Figure, ...]
+    lead: str = ""
+    details: tuple[str, ...] = ()
+    terms: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
     attention: tuple[AttentionExample, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -99,13 +144,16 @@ class Study:
             "study": self.name,
             "title": self.title,
             "question": self.question,
-            "summary": list(self.summary),
+            "answer": list(self.answer),
+            "details": list(self.details),
+            "sources": [asdict(source) for source in self.sources],
             "claims": [
                 {
                     "name": claim.name,
                     "statement": claim.statement,
                     "verdict": str(claim.verdict),
                     "because": claim.because,
+                    "evidence": [_without_nan(asdict(row)) for row in claim.evidence],
                     "tables": list(claim.tables),
                 }
                 for claim in self.claims
@@ -117,3 +165,8 @@ class Study:
             "notes": list(self.notes),
             "provenance": dict(self.provenance),
         }
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what is undefined becomes None, and `reason` says why."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

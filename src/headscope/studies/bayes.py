@@ -55,7 +55,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         title=f"Bayesian updates in {model.name}",
         question="Does this model learn from examples as Bayes' rule says, which heads carry it, do features "
         "add?",
-        summary=(
+        answer=(
             *(paragraph for part in found for paragraph in part.summary),
             f"Of {len(claims)} claims on this model: {tally}.",
         ),

@@ -108,7 +108,7 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
         title=f"Task vectors and function vectors of {model.name}",
         question="Does a single vector carry a task learnt from examples, which heads make it, and are those "
         "the induction heads?",
-        summary=vectors_claims.summary(model, found, claims),
+        answer=vectors_claims.summary(model, found, claims),
         claims=claims,
         tables=found,
         figures=vectors_figures.all_figures(found),
