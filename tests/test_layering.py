@@ -27,6 +27,7 @@ ORDER = [
     ["sweeps"],
     ["results"],
     ["figures"],
+    ["evidence"],
     ["report"],
     ["studies"],
     ["explorer"],

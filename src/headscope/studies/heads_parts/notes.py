@@ -29,7 +29,7 @@ def notes(model: Model, prompts: DetectorPrompts, n: int, gap: int) -> tuple[str
     ]
     if model.bos_token_id is None:
         found.append("The model names no BOS token: “to BOS” means to the first token of the prompt here.")
-    estimating = len(halves(prompts.natural)[1])
+    estimating = len(halves(prompts.natural).estimation)
     if estimating < n:
         found.append(
             f"The text is short: it gives {len(prompts.natural)} natural prompts in all, {estimating} instead of {n} "

@@ -89,7 +89,7 @@ def induction_scores(model: Model, half: Problems, *, n: int, seed: int, part: i
     """Both induction scores; `part` 0 or 1 says which half of `2 n` repeated prompts is read."""
     found: dict[str, Induction] = {}
     try:
-        shown = halves(default_prompts(model, n=2 * n, seed=seed))[part]
+        shown = tuple(halves(default_prompts(model, n=2 * n, seed=seed)))[part]
         found[PREFIX] = _scored(model, detector("induction"), shown.repeated, shown.unrepeated)
     except HeadscopeError as error:
         found[PREFIX] = Induction({}, np.zeros((0, 0)), str(error))

@@ -1,0 +1,138 @@
+"""One verdict rule for every claim: needs, positive control, null, tests, in this order.
+
+In: a statement and its tests. Out: a `Claim` with its verdict, the rows that decided, and a sentence rendered from
+them. The rule:
+
+    a need is unmet, a selection is empty, a value is NaN     undetermined, with that reason
+    the positive control does not pass                        undetermined: what must show it does not
+    a null passes                                             undetermined: the control shows it too
+    all tests are surely on their side                        supported
+    one test is surely on the other side (Holm over tests)    refuted
+    else                                                      undetermined
+
+All tests must hold, so that a claim is supported without a correction; any single one refutes it, so that the bound
+of a refutation is that of level 1 - .05 / (number of tests), the first step of Holm's procedure. Not done here:
+judging a single comparison (evidence.comparisons).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headscope.evidence.comparisons import LEVEL, Judged
+from headscope.figures.words import number
+from headscope.results.study import Claim, EvidenceRow, Verdict
+
+MOST_WORDS = 25
+_UNITLESS = ("", "share", "probability", "cosine")
+_COMPARED = {"above": "above", "below": "below", "within": "within ±", "p at most": "at most"}
+
+
+def claim(
+    name: str,
+    statement: str,
+    *,
+    tests: Sequence[Judged],
+    needs: Sequence[Judged] = (),
+    positive_control: Judged | None = None,
+    null: Judged | Sequence[Judged] | None = None,
+    tables: Sequence[str] = (),
+) -> Claim:
+    """Judge a statement of at most 25 words; `tables` names those in which its numbers stand.
+
+    `needs` are what must hold before anything can be said; `positive_control` is the same test on what must show the
+    effect; `null` the same test with the structure removed and everything else kept.
+
+    Raises:
+        ValueError: for a statement that is too long, or no test (a defect of the author).
+    """
+    if len(statement.split()) > MOST_WORDS or not tests:
+        raise ValueError(f"claim {name!r}: a statement of at most {MOST_WORDS} words, and at least one test")
+    nulls = () if null is None else tuple(null) if isinstance(null, Sequence) else (null,)
+    controls = () if positive_control is None else (positive_control,)
+    no_level = 1 - (1 - LEVEL) / len(tests)
+    rows = {
+        "need": [each.row("need") for each in needs],
+        "positive control": [each.row("positive control") for each in controls],
+        "null": [each.row("null") for each in nulls],
+        "test": [each.row("test", no_level) for each in tests],
+    }
+    verdict, sentence = _verdict(rows)
+    evidence = tuple(row for listed in rows.values() for row in listed)
+    return Claim(name, statement, verdict, sentence, tuple(tables), evidence)
+
+
+def claims_per(axis: str, values: Sequence[Any], make: Callable[[Any], Claim]) -> tuple[Claim, ...]:
+    """One claim with a verdict of its own for each value of an axis (each model, each head): "name:value"."""
+    made = [(value, make(value)) for value in values]
+    return tuple(
+        Claim(f"{one.name}:{value}", one.statement, one.verdict, one.because, one.tables, one.evidence)
+        for value, one in made
+    )
+
+
+def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
+    for row in rows["need"]:
+        if row.side != "yes":
+            return Verdict.UNDETERMINED, f"Not judged: {told(row)}."
+    for role in ("test", "positive control", "null"):
+        for row in rows[role]:
+            if math.isnan(row.estimate):
+                return Verdict.UNDETERMINED, f"Not judged: {told(row)}."
+    for row in rows["positive control"]:
+        if row.side != "yes":
+            return Verdict.UNDETERMINED, f"What must show it does not: {told(row)}."
+    for row in rows["null"]:
+        if row.side == "yes":
+            return Verdict.UNDETERMINED, f"The control shows it too: {told(row)}."
+    tests = rows["test"]
+    failed = [row for row in tests if row.side == "no"]
+    unclear = [row for row in tests if row.side == "unclear"]
+    if failed:
+        return Verdict.REFUTED, f"{_capital(told(failed[0]))}."
+    if unclear:
+        return Verdict.UNDETERMINED, f"It is unclear whether it holds: {told(unclear[0])}."
+    more = ", and so do the other tests" if len(tests) > 1 else ""
+    return (
+        Verdict.SUPPORTED,
+        f"{_capital(told(min(tests, key=_room)))}{', which holds' + more if more else ''}.",
+    )
+
+
+def told(row: EvidenceRow) -> str:
+    """A comparison in words, with at most four numbers.
+
+    >>> row = EvidenceRow("test", "rise", "rise", "nats", 1.5, 1.25, 1.75, "above", 0.5, "yes", "prompts", 20)
+    >>> told(row)
+    'rise 1.50 [1.25, 1.75] nats (margin: above 0.50)'
+    """
+    if math.isnan(row.estimate):
+        return f"{row.what} is undefined, {row.reason}" if row.reason else f"{row.what} is undefined"
+    unit = "" if row.unit in _UNITLESS else f" {row.unit}"
+    if row.comparison == "p at most":
+        why = f"; {row.reason}" if row.reason else ""
+        return f"{row.what} p = {row.estimate:.3f} (margin: at most {row.margin:.3g}{why})"
+    if math.isnan(row.low) and math.isnan(row.high):
+        return f"{row.what} {number(row.estimate)}{unit}, {row.reason or 'without bounds'}"
+    estimate, low, high, margin = _written(row.estimate, row.low, row.high, row.margin)
+    return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
+
+
+def _written(*values: float) -> list[str]:
+    """Numbers of one kind with two decimals, never "-0.00"; with more where all of them are small."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    decimals = 2 if largest == 0 or largest >= 0.095 else 1 - math.floor(math.log10(largest))
+    return [f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values]
+
+
+def _room(row: EvidenceRow) -> float:
+    """How far beyond its margin a test that holds lies, in widths of its interval: the least is told."""
+    if row.comparison == "p at most" or not row.high > row.low:
+        return math.inf
+    beyond = row.low - row.margin if row.comparison == "above" else row.margin - row.high
+    return beyond / (row.high - row.low)
+
+
+def _capital(sentence: str) -> str:
+    """A sentence with its first letter large, unless it begins with a symbol (x_A, f(x), 1.3)."""
+    return sentence if sentence[1:2] in "_(." else sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,84 @@
+"""Figures of samples: lines over an axis, and bars with intervals.
+
+In: samples, and which of their axes is drawn how. Out: a finished Figure. The numbers are those of
+`evidence.tables.table`; `name` is the table that the page shows beside the picture. Pictures of what is no sample
+(grids of heads, attention, drawn puzzles) are made by `figures` from tables.
+"""
+
+from dataclasses import replace
+
+from headscope import figures
+from headscope.evidence.tables import Several, table
+from headscope.measures.samples import Cells
+from headscope.results.study import Figure
+from headscope.tables import Column
+
+
+def lines(
+    samples: Several,
+    x: str,
+    *,
+    colour: str | None = None,
+    name: str,
+    title: str,
+    caption: str,
+    log_x: bool = False,
+) -> Figure:
+    """Means over the axis `x` with their bounds as bands, one line for each value of the axis `colour`."""
+    value = _first(samples).quantity.name
+    return figures.lines(
+        table(samples, name),
+        x,
+        value,
+        colour,
+        "low",
+        "high",
+        log_x=log_x,
+        title=title,
+        caption=caption,
+        name=f"{name}-{x}",
+    )
+
+
+def bars(
+    samples: Several,
+    label: str,
+    *,
+    colour: str | None = None,
+    reference: Cells | None = None,
+    name: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Means with whiskers, one row for each value of the axis `label`, split by the axis `colour`.
+
+    `reference` is what each bar is compared with (a null, the clean value): a stroke on it, named by its quantity.
+    """
+    value = _first(samples).quantity.name
+    beside = () if reference is None else (reference,)
+    return figures.bars_with_intervals(
+        table(samples, name, beside=beside),
+        label,
+        value,
+        "low",
+        "high",
+        group=colour,
+        reference=None if reference is None else reference.quantity.name,
+        title=title,
+        caption=caption,
+        name=f"{name}-{label}",
+    )
+
+
+def _first(samples: Several) -> Cells:
+    return samples if isinstance(samples, Cells) else samples[0]
+
+
+def joined(samples: Cells, name: Column, *axes: str) -> Cells:
+    """Several axes of samples as one, their values written one after the other, for a legend or a label."""
+    places = [samples.axis(axis) for axis in axes]
+    kept = [i for i in range(len(samples.axes)) if i not in places]
+    cells = tuple(
+        (" ".join(str(cell[i]) for i in places), *(cell[i] for i in kept)) for cell in samples.cells
+    )
+    return replace(samples, axes=(name, *(samples.axes[i] for i in kept)), cells=cells)

@@ -1,0 +1,121 @@
+"""Tables of samples: one row per cell, with its coordinates, mean, bounds and number of units.
+
+In: samples (or statistics), and what stands beside them. Out: a Table whose columns are declared by the quantity and
+the axes, so that no table is written by hand and a column means the same in all of them. Several samples with the
+same axes make one table.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from headscope.measures.samples import Cells, Samples
+from headscope.tables import Column, Schema, Table
+
+Several = Cells | Sequence[Cells]
+
+
+def table(
+    samples: Several,
+    name: str,
+    *,
+    beside: Sequence[Cells] = (),
+    more: Mapping[Column, Mapping[Any, Any]] | None = None,
+) -> Table:
+    """Every cell by itself: coordinates, mean, `low`, `high` (95% bounds) and units; a reason where any cell has one.
+
+    `beside` are further estimates whose mean stands in a column of its quantity's name: of the same cell, or of its
+    only one. `more` has further columns, by the cell's coordinates.
+    """
+    listed = _listed(samples)
+    bounded = [(each, each.estimate()) for each in listed]
+    rows = [
+        (each, cell, (found.mean[i], found.low[i], found.high[i]), int(each.n[i]))
+        for each, found in bounded
+        for i, cell in enumerate(each.cells)
+    ]
+    return _made(listed, name, rows, "by itself", beside, more or {})
+
+
+def joint_table(
+    samples: Samples,
+    name: str,
+    *,
+    beside: Sequence[Cells] = (),
+    more: Mapping[Column, Mapping[Any, Any]] | None = None,
+) -> Table:
+    """The same with bounds that hold for all cells at once."""
+    found = samples.together()
+    told = {cell: str(why) for cell, why in zip(samples.cells, found.reason, strict=True) if why}
+    samples = replace(samples, reasons={**told, **samples.reasons})
+    rows = [
+        (samples, cell, (found.mean[i], found.low[i], found.high[i]), found.n)
+        for i, cell in enumerate(samples.cells)
+    ]
+    return _made([samples], name, rows, "for all rows at once", beside, more or {})
+
+
+def _made(
+    listed: Sequence[Cells],
+    name: str,
+    rows: Sequence[tuple[Cells, tuple[Any, ...], tuple[float, float, float], int]],
+    bounds: str,
+    beside: Sequence[Cells],
+    more: Mapping[Column, Mapping[Any, Any]],
+) -> Table:
+    first = listed[0]
+    quantity, over = first.quantity, first.over
+    units = Column(over.replace(" ", "_"), pl.Int64, f"{over} behind the mean")
+    reasoned = any(each.reasons for each in listed)
+    columns = [
+        *first.axes,
+        quantity.column,
+        Column("low", pl.Float64, f"lower 95% bound over {over}, {bounds}", quantity.unit),
+        Column("high", pl.Float64, f"upper 95% bound over {over}, {bounds}", quantity.unit),
+        *(each.quantity.column for each in beside),
+        *more,
+        units,
+        *([REASON] if reasoned else []),
+    ]
+    made = []
+    for each, cell, (mean, low, high), n in rows:
+        row = dict(zip((axis.name for axis in first.axes), map(_plain, cell), strict=True))
+        row |= {quantity.name: float(mean), "low": float(low), "high": float(high), units.name: n}
+        row |= {other.quantity.name: _beside(other, first, cell) for other in beside}
+        row |= {
+            column.name: values.get(cell, values.get(cell[0] if cell else ()))
+            for column, values in more.items()
+        }
+        if reasoned:
+            row["reason"] = each.reasons.get(cell, "") if math.isnan(mean) or math.isnan(low) else ""
+        made.append(row)
+    return Schema(name, tuple(columns)).table(made)
+
+
+REASON = Column("reason", pl.String, "why there is no number; empty where there is one")
+
+
+def _listed(samples: Several) -> Sequence[Cells]:
+    listed = [samples] if isinstance(samples, Cells) else list(samples)
+    first = listed[0]
+    for each in listed[1:]:
+        if [a.name for a in each.axes] != [
+            a.name for a in first.axes
+        ] or each.quantity.name != first.quantity.name:
+            raise ValueError(f"{first.quantity.name!r} and {each.quantity.name!r} do not fit into one table")
+    return listed
+
+
+def _beside(other: Cells, first: Cells, cell: tuple[Any, ...]) -> float:
+    """The mean of the cell of `other` that has these coordinates on the axes that both have; NaN if it has none."""
+    shared = {axis.name: cell[first.axis(axis.name)] for axis in other.axes}
+    chosen = other.only(**shared)
+    return float(chosen.point[0]) if len(chosen) == 1 else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """A coordinate as a table holds it."""
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,348 @@
+"""Samples: values of one quantity by unit of independence, in cells with named coordinates.
+
+In: one value per unit (prompt, function, document, puzzle, training seed) for each cell (a layer, a head, a role, a
+checkpoint, or several of these together). Out: the same, sliced, subtracted, split, and bounded: means with intervals
+over units, cell by cell or for all cells at once. A unit is what could have come out otherwise independently of the
+others; rows that share a document or a function are one unit.
+
+Cells are listed, not a grid, so that axes may be ragged (models with checkpoints of their own). A value that is NaN
+leaves its cell undefined, unless `leave_out` says that units without a value do not count there. *Ratio samples* hold
+a sum and a count per unit: their mean is the sum of sums over the sum of counts, and units with more rows weigh more.
+What is no mean of units (a change point, kappa, an exponent) is `measures.statistics`. Not done here: verdicts.
+"""
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headscope.measures.intervals import Array, Estimate, interval
+from headscope.measures.maxima import Simultaneous, simultaneous
+from headscope.specs import digest
+from headscope.tables import Column, Quantity
+from headscope.tasks.split import ESTIMATION, SELECTION, Split
+from headscope.vocabulary import Head
+
+Coordinates = tuple[Any, ...]
+# Not typing.Self, which the run-time checks of the tests do not take.
+C = TypeVar("C", bound="Cells")
+S = TypeVar("S", bound="Samples")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cells:
+    """What every kind of estimate has: a quantity, named coordinates, and a list of cells.
+
+    `axes` are columns: name, type and meaning of each coordinate; `cells` has one coordinate per axis. `over` names
+    the unit of independence, in the plural. `reasons` says of cells why they are undefined.
+    """
+
+    quantity: Quantity
+    axes: tuple[Column, ...] = ()
+    cells: tuple[Coordinates, ...] = ((),)
+    over: str = "prompts"
+    reasons: Mapping[Coordinates, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def axis(self, name: str) -> int:
+        """Which place in every cell's coordinates an axis has."""
+        names = [axis.name for axis in self.axes]
+        if name not in names:
+            raise KeyError(f"{self.quantity.name!r} has the axes {names}, not {name!r}")
+        return names.index(name)
+
+    def coordinates(self, name: str) -> tuple[Any, ...]:
+        """The values of one axis, each once, in the order of the cells."""
+        place = self.axis(name)
+        return tuple(dict.fromkeys(cell[place] for cell in self.cells))
+
+    def only(self: C, **where: Any) -> C:
+        """The cells whose coordinate is this value, one of these (a list, tuple or set), or passes this function."""
+        return self._taken([i for i, cell in enumerate(self.cells) if self._fits(cell, where)])
+
+    def at(self: C, **where: Any) -> C:
+        """The cells with these coordinates; the axes that are fixed are dropped."""
+        kept = [i for i, axis in enumerate(self.axes) if axis.name not in where]
+        chosen = self.only(**where)
+        cells = tuple(tuple(cell[i] for i in kept) for cell in chosen.cells)
+        reasons = {
+            short: self.reasons[long]
+            for short, long in zip(cells, chosen.cells, strict=True)
+            if long in self.reasons
+        }
+        return replace(chosen, axes=tuple(self.axes[i] for i in kept), cells=cells, reasons=reasons)
+
+    def by(self: C, name: str) -> dict[Any, C]:
+        """One for each value of an axis, which is dropped."""
+        return {value: self.at(**{name: value}) for value in self.coordinates(name)}
+
+    def labelled(self: C, axis: Column, value: Any) -> C:
+        """With one more axis, in front, on which every cell has this value."""
+        reasons = {(value, *cell): reason for cell, reason in self.reasons.items()}
+        cells = tuple((value, *cell) for cell in self.cells)
+        return replace(self, axes=(axis, *self.axes), cells=cells, reasons=reasons)
+
+    def measured_as(self: C, quantity: Quantity) -> C:
+        """The same numbers under another name."""
+        return replace(self, quantity=quantity)
+
+    def because(self: C, reason: str, **where: Any) -> C:
+        """With a reason for the cells (those with these coordinates) that are undefined."""
+        named = {cell: reason for cell in self.only(**where).cells}
+        return replace(self, reasons={**self.reasons, **named})
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """Mean (or statistic) and bounds of every cell by itself, [cell]; NaN where undefined."""
+        raise NotImplementedError
+
+    @property
+    def point(self) -> Array:
+        """Mean (or statistic) of every cell without bounds, [cell]."""
+        raise NotImplementedError
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        """Units behind each cell."""
+        raise NotImplementedError
+
+    def _fits(self, cell: Coordinates, where: Mapping[str, Any]) -> bool:
+        for name, wanted in where.items():
+            value = cell[self.axis(name)]
+            if callable(wanted):
+                fits = bool(wanted(value))
+            else:
+                fits = (
+                    value in wanted
+                    if isinstance(wanted, list | tuple | set | frozenset | range)
+                    else value == wanted
+                )
+            if not fits:
+                return False
+        return True
+
+    def _taken(self: C, chosen: list[int]) -> C:
+        """Those cells, in that order; subclasses take their arrays along."""
+        cells = tuple(self.cells[i] for i in chosen)
+        return replace(self, cells=cells, reasons={c: self.reasons[c] for c in cells if c in self.reasons})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples(Cells):
+    """`values` [unit, cell] of a quantity.
+
+    `counts` [unit, cell], where given, makes them ratio samples: `values` are sums over so many rows. `units` tells
+    the units apart: two samples are paired where these agree.
+    """
+
+    values: Array
+    counts: Array | None = None
+    units: tuple[Hashable, ...] = ()
+    leave_out: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", self.units or tuple(range(len(self.values))))
+        if self.values.shape != (len(self.units), len(self.cells)):
+            raise ValueError(
+                f"samples of {self.quantity.name!r}: {self.values.shape} values for {len(self.units)} "
+                f"{self.over} and {len(self.cells)} cells"
+            )
+
+    @classmethod
+    def of(
+        cls: type[S], quantity: Quantity, axes: Sequence[Column], values: Mapping[Any, Any], **kwargs: Any
+    ) -> S:
+        """From one array [unit] per cell, by coordinates: a tuple, or a single value where there is one axis."""
+        cells = tuple(key if isinstance(key, tuple) else (key,) for key in values)
+        arrays = [np.asarray(each, np.float64) for each in values.values()]
+        units = len(arrays[0]) if arrays else len(kwargs.get("units", ()))
+        stacked = np.stack(arrays, axis=1) if arrays else np.empty((units, 0))
+        return cls(quantity=quantity, axes=tuple(axes), cells=cells, values=stacked, **kwargs)
+
+    @classmethod
+    def one(cls: type[S], quantity: Quantity, values: Any, **kwargs: Any) -> S:
+        """A single cell, from [unit]."""
+        return cls(quantity=quantity, values=np.asarray(values, np.float64)[:, None], **kwargs)
+
+    @classmethod
+    def grid(
+        cls: type[S], quantity: Quantity, axes: Mapping[Column, Iterable[Any]], values: Any, **kwargs: Any
+    ) -> S:
+        """Every combination of coordinates, from [unit, axis, axis, ...]."""
+        array = np.asarray(values, np.float64)
+        cells = tuple(product(*(tuple(along) for along in axes.values())))
+        flat = array.reshape(len(array), len(cells))
+        return cls(quantity=quantity, axes=tuple(axes), cells=cells, values=flat, **kwargs)
+
+    @classmethod
+    def ratio(
+        cls: type[S],
+        quantity: Quantity,
+        axes: Sequence[Column],
+        sums: Mapping[Any, Any],
+        counts: Mapping[Any, Any],
+        **kwargs: Any,
+    ) -> S:
+        """Ratio samples, from a sum and a count per unit for every cell."""
+        counted = cls.of(quantity, axes, {cell: counts[cell] for cell in sums}, **kwargs)
+        return replace(cls.of(quantity, axes, sums, **kwargs), counts=counted.values)
+
+    @property
+    def linear(self) -> Array:
+        """Values [unit, cell] whose plain mean is the cell's mean, and whose spread is that of the mean.
+
+        Of ratio samples their linear part (Taylor's): ratio + (sum - ratio * count) / mean count.
+        """
+        if self.counts is None:
+            return self.values
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = self.values.sum(0) / self.counts.sum(0)
+            linear: Array = ratio + (self.values - ratio * self.counts) / self.counts.mean(0)
+        return linear
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each cell, [cell]."""
+        if not self.leave_out:
+            plain: Array = self.linear.mean(0)
+            return plain
+        known = ~np.isnan(self.linear)
+        sums, nothing = np.nansum(self.linear, 0), np.full(len(self), np.nan)
+        mean: Array = np.divide(sums, known.sum(0), out=nothing, where=known.any(0))
+        return mean
+
+    @property
+    def point(self) -> Array:
+        return self.mean
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        units: NDArray[np.int64] = np.full(len(self), len(self.units))
+        return np.count_nonzero(~np.isnan(self.linear), axis=0) if self.leave_out else units
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        within = self.quantity.within
+        if not self.leave_out or not np.isnan(self.linear).any():
+            return interval(self.linear, level=level, within=within)
+        rows = np.full((3, len(self)), np.nan)
+        for cell, column in enumerate(self.linear.T):
+            known = column[~np.isnan(column)]
+            if len(known):
+                bounded = interval(known, level=level, within=within)
+                rows[:, cell] = bounded.mean, bounded.low, bounded.high
+        return Estimate(rows[0], rows[1], rows[2], len(self.units))
+
+    def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
+        """Bounds that hold for all cells at once, and p values of "the mean is at most `above`"."""
+        return simultaneous(self.linear, margin=above, level=level, within=self.quantity.within)
+
+    def __sub__(self, other: "Samples") -> "Samples":
+        """Paired by unit, cell by cell (or every cell minus the one of `other`); the range widens."""
+        if self.units != other.units:
+            raise ValueError(
+                f"{self.quantity.name!r} and {other.quantity.name!r} are of different {self.over}: their difference "
+                "is not paired (measures.statistics.unpaired)"
+            )
+        if len(other) != 1 and self.cells != other.cells:
+            raise ValueError(f"{self.quantity.name!r} minus {other.quantity.name!r}: the cells differ")
+        values, leave_out = self.linear - other.linear, self.leave_out or other.leave_out
+        return replace(
+            self, quantity=self.quantity.difference(), values=values, counts=None, leave_out=leave_out
+        )
+
+    def __neg__(self) -> "Samples":
+        within = self.quantity.within
+        quantity = replace(self.quantity, within=None if within is None else (-within[1], -within[0]))
+        return replace(self, quantity=quantity, values=-self.values)
+
+    def changed(self, quantity: Quantity, change: Callable[[Array], Any]) -> "Samples":
+        """Another quantity of the same units and cells: `change` of all values [unit, cell]."""
+        return replace(
+            self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None
+        )
+
+    def rows(self: S, chosen: slice | NDArray[Any] | Sequence[int]) -> S:
+        """Some of the units."""
+        places = np.arange(len(self.units))[chosen]
+        counts = None if self.counts is None else self.counts[places]
+        units = tuple(self.units[place] for place in places)
+        return replace(self, values=self.values[places], counts=counts, units=units)
+
+    def halves(self: S) -> Split[S]:
+        """Units of even place select, those of odd place estimate."""
+        return Split(self.rows(SELECTION), self.rows(ESTIMATION))
+
+    def halves_by_hash(self: S) -> Split[S]:
+        """Each unit in the half that its own name decides, whatever else is in the sample or comes later."""
+        first = np.array([int(digest(unit), 16) % 2 == 0 for unit in self.units], bool)
+        return Split(self.rows(first), self.rows(~first))
+
+    def best(self, name: str, *, above: float | None = None) -> Any:
+        """The coordinate on this axis of the cell with the largest mean; None if none is defined, or over `above`."""
+        mean = np.where(np.isnan(self.mean), -np.inf, self.mean)
+        if not len(mean) or mean.max() == -np.inf or (above is not None and not mean.max() > above):
+            return None
+        return self.cells[int(mean.argmax())][self.axis(name)]
+
+    def named(self: S, *, above: float) -> S:
+        """The cells whose mean surely exceeds a margin, by a bound that holds for all cells at once."""
+        return self._taken(np.flatnonzero(self.together(above=above).at_least > above).tolist())
+
+    def _taken(self: S, chosen: list[int]) -> S:
+        counts = None if self.counts is None else self.counts[:, chosen]
+        # The base changes the cells alone; checked again only once the values fit.
+        bare = Cells._taken(
+            Cells(quantity=self.quantity, axes=self.axes, cells=self.cells, reasons=self.reasons), chosen
+        )
+        return replace(
+            self, cells=bare.cells, reasons=bare.reasons, values=self.values[:, chosen], counts=counts
+        )
+
+
+class Tally:
+    """Ratio samples filled while streaming: unit by unit, a sum and a count for each cell."""
+
+    def __init__(self, quantity: Quantity, axes: Sequence[Column], *, over: str = "documents") -> None:
+        self._made_of = (quantity, tuple(axes), over)
+        self._sums: dict[Hashable, dict[Coordinates, tuple[float, float]]] = {}
+
+    def add(self, unit: Hashable, sums: Mapping[Any, float | int], counts: Mapping[Any, float | int]) -> None:
+        """Add rows of a unit, which may come in several pieces."""
+        own = self._sums.setdefault(unit, {})
+        for key, value in sums.items():
+            cell = key if isinstance(key, tuple) else (key,)
+            total, count = own.get(cell, (0.0, 0.0))
+            own[cell] = (total + float(value), count + float(counts[key]))
+
+    def samples(self) -> Samples:
+        """What was added; a unit without rows in a cell counts nothing there."""
+        quantity, axes, over = self._made_of
+        cells = tuple(dict.fromkeys(cell for own in self._sums.values() for cell in own))
+        listed = np.array([[own.get(cell, (0.0, 0.0)) for cell in cells] for own in self._sums.values()])
+        listed = listed.reshape(len(self._sums), len(cells), 2)
+        return Samples(
+            quantity=quantity,
+            axes=axes,
+            cells=cells,
+            over=over,
+            values=listed[..., 0],
+            counts=listed[..., 1],
+            units=tuple(self._sums),
+        )
+
+
+LAYER = Column("layer", pl.Int64, "layer, from 0")
+HEAD = Column("head", pl.String, "head, as layer.index, both from 0")
+
+
+def over_heads(quantity: Quantity, heads: Collection[Head], values: Any, **kwargs: Any) -> Samples:
+    """Samples of heads, from [unit, head]: cells with the axes `layer` and `head` ("1.4")."""
+    cells = tuple((head.layer, str(head)) for head in heads)
+    return Samples(
+        quantity=quantity, axes=(LAYER, HEAD), cells=cells, values=np.asarray(values, np.float64), **kwargs
+    )

@@ -1,0 +1,223 @@
+"""Estimates that are no mean of units: statistics by resampling units, and differences of unpaired samples.
+
+In: samples (measures.samples), and a function of their means over units: a change point, an exponent, kappa, a
+share of variance, an area under a curve. Out: cells with an estimate and percentile bounds, from fitting again on
+resampled units (Efron & Tibshirani 1993, chapter 13). Samples of the same units are resampled together, those of
+different units apart. Unpaired differences (two sets of training seeds) have Welch's t interval, which needs no
+pairing and holds for five values of each where they are about normal. Not done here: means (measures.samples).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from headscope.measures.intervals import Array, Estimate
+from headscope.measures.samples import Cells, Coordinates, Samples
+from headscope.tables import Quantity
+
+RESAMPLES = 400
+
+
+class Means(NamedTuple):
+    """What a statistic is computed from: the coordinates of cells along the axes it is over, and their means."""
+
+    at: tuple[Coordinates, ...]
+    value: Array
+
+    @property
+    def x(self) -> Array:
+        """The coordinates of a single axis, as numbers."""
+        return np.array([cell[0] for cell in self.at], np.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Statistic(Cells):
+    """`value` [cell] of a statistic and `draws` [resample, cell] of it on resampled units; `count` units behind it.
+
+    `drawn_from` names the units and the seed: draws of the same are paired.
+    """
+
+    value: Array
+    draws: Array
+    count: int
+    drawn_from: Any = None
+
+    @property
+    def point(self) -> Array:
+        return self.value
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        return np.full(len(self), self.count)
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        tail = (1 - level) / 2
+        known = np.isfinite(self.draws)
+        low, high = (
+            np.array([_quantile(d[k], q) for d, k in zip(self.draws.T, known.T, strict=True)])
+            for q in (tail, 1 - tail)
+        )
+        bounds = np.stack([low, high])
+        # A statistic that often does not exist on resamples has no bounds: what is left would look too sure.
+        bounds[:, known.mean(0) < level] = np.nan
+        if self.quantity.within is not None:
+            bounds = bounds.clip(*self.quantity.within)
+        return Estimate(self.value, bounds[0], bounds[1], self.count)
+
+    def __sub__(self, other: "Statistic") -> "Statistic":
+        """Resample by resample where both were drawn from the same units; the range widens."""
+        if self.drawn_from != other.drawn_from or self.draws.shape[0] != other.draws.shape[0]:
+            raise ValueError(f"{self.quantity.name!r}: the statistics were drawn from different {self.over}")
+        return replace(
+            self,
+            quantity=self.quantity.difference(),
+            value=self.value - other.value,
+            draws=self.draws - other.draws,
+        )
+
+    def _taken(self, chosen: list[int]) -> "Statistic":
+        taken = super()._taken(chosen)
+        return replace(taken, value=self.value[chosen], draws=self.draws[:, chosen])
+
+
+def _quantile(values: Array, share: float) -> float:
+    return float(np.quantile(values, share)) if len(values) else math.nan
+
+
+def statistic(
+    function: Callable[..., float],
+    *samples: Samples,
+    over: str | Sequence[str],
+    quantity: Quantity,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Statistic:
+    """`function(means, ...)` of one or several samples along the axes `over`, for each cell of the other axes.
+
+    `function` gets one `Means` for each of `samples` and returns a number, NaN where there is none. The samples must
+    share the axes that are left.
+
+    >>> from headscope.tables import Column
+    >>> import polars as pl
+    >>> step = Column("step", pl.Int64, "training step")
+    >>> score = Samples.grid(Quantity("score", "a score"), {step: [1, 2, 4]}, np.array([[0.0, 1.0, 1.0]] * 8))
+    >>> rise = Quantity("rise", "first step with a score above .5")
+    >>> statistic(lambda means: means.x[means.value > 0.5][0], score, over="step", quantity=rise).value
+    array([2.])
+    """
+    along = (over,) if isinstance(over, str) else tuple(over)
+    first = samples[0]
+    left = [axis for axis in first.axes if axis.name not in along]
+    cells = tuple(dict.fromkeys(tuple(cell[first.axis(axis.name)] for axis in left) for cell in first.cells))
+    parts = [
+        [each.at(**dict(zip((a.name for a in left), cell, strict=True))) for each in samples]
+        for cell in cells
+    ]
+    counts = _counts_of(samples, resamples, seed)
+    value = [function(*(Means(part.cells, part.mean) for part in own)) for own in parts]
+    draws = [
+        [
+            function(*(Means(p.cells, _weighted(p, c[r])) for p, c in zip(own, counts, strict=True)))
+            for own in parts
+        ]
+        for r in range(resamples)
+    ]
+    return Statistic(
+        quantity=quantity,
+        axes=tuple(left),
+        cells=cells,
+        over=first.over,
+        value=np.array(value, np.float64),
+        draws=np.array(draws, np.float64).reshape(resamples, len(cells)),
+        count=min(len(each.units) for each in samples),
+        drawn_from=(tuple(each.units for each in samples), seed),
+    )
+
+
+def _counts_of(samples: Sequence[Samples], resamples: int, seed: int) -> list[Array]:
+    """How often each unit is drawn, [resample, unit], for every sample; the same where units are the same."""
+    generator, known = np.random.default_rng(seed), {}
+    for each in samples:
+        n = len(each.units)
+        if each.units not in known:
+            known[each.units] = generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    return [known[each.units] for each in samples]
+
+
+def _weighted(part: Samples, counts: Array) -> Array:
+    """The cells' means with every unit counted so often."""
+    if part.counts is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio: Array = counts @ part.values / (counts @ part.counts)
+        return ratio
+    if not part.leave_out:
+        plain: Array = counts @ part.values / counts.sum()
+        return plain
+    known = ~np.isnan(part.values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rest: Array = counts @ np.where(known, part.values, 0.0) / (counts @ known)
+    return rest
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unpaired(Cells):
+    """The mean of `first` minus that of `second`, whose units have nothing to do with each other."""
+
+    first: Samples
+    second: Samples
+
+    @property
+    def point(self) -> Array:
+        difference: Array = self.first.mean - self.second.mean
+        return difference
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        fewest: NDArray[np.int64] = np.minimum(self.first.n, self.second.n)
+        return fewest
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """Welch's t interval; NaN where neither side varies or a side has fewer than two values."""
+        columns = zip(self.first.linear.T, self.second.linear.T, strict=True)
+        rows = np.array([_welch(a[~np.isnan(a)], b[~np.isnan(b)], level) for a, b in columns]).reshape(-1, 3)
+        if self.quantity.within is not None:
+            rows[:, 1:] = rows[:, 1:].clip(*self.quantity.within)
+        return Estimate(rows[:, 0], rows[:, 1], rows[:, 2], int(self.n.min(initial=0)))
+
+    def _taken(self, chosen: list[int]) -> "Unpaired":
+        taken = super()._taken(chosen)
+        return replace(taken, first=self.first._taken(chosen), second=self.second._taken(chosen))
+
+
+def unpaired(first: Samples, second: Samples) -> Unpaired:
+    """The difference of two samples of different units, cell by cell; the range widens."""
+    if first.cells != second.cells:
+        raise ValueError(f"{first.quantity.name!r} minus {second.quantity.name!r}: the cells differ")
+    return Unpaired(
+        quantity=first.quantity.difference(),
+        axes=first.axes,
+        cells=first.cells,
+        over=first.over,
+        first=first,
+        second=second,
+    )
+
+
+def _welch(first: Array, second: Array, level: float) -> tuple[float, float, float]:
+    if min(len(first), len(second)) < 1:
+        return math.nan, math.nan, math.nan
+    difference = float(first.mean() - second.mean())
+    if min(len(first), len(second)) < 2:
+        return difference, math.nan, math.nan
+    squares = [values.var(ddof=1) / len(values) for values in (first, second)]
+    if not sum(squares) > 0:
+        return difference, math.nan, math.nan
+    parts = (square**2 / (len(values) - 1) for square, values in zip(squares, (first, second), strict=True))
+    freedom = sum(squares) ** 2 / sum(parts)
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(squares))
+    return difference, difference - reach, difference + reach

@@ -1,0 +1,182 @@
+"""What a study is written with: a plan of questions, a context to answer them in, parts that answers are.
+
+A study is a folder: `plan.py` holds a `Plan` (what is asked, with which settings, in which order), and every question
+is one file with a function `question(ctx) -> Part`. Questions do not know each other; what several need is a function
+of the context, computed once (`ctx.once`). The plan runs them, joins their parts, and makes the Study record. Not
+done here: anything about numbers (measures, evidence), pages (report).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
+
+from headscope.errors import BadArgument, UnknownName
+from headscope.models.model import Model
+from headscope.results.provenance import provenance
+from headscope.results.study import AttentionExample, Claim, Figure, Source, Study
+from headscope.tables import Table
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Progress, silent
+
+T = TypeVar("T")
+MISSING = dataclasses.MISSING
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    quick: Any = MISSING,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A field of settings: its default, its help, its value in a quick run, and what values it takes."""
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": tuple(choices)}
+    return field(default=default, metadata={"help": help, "quick": quick, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a study: the command's options, their help and their checks come from the fields.
+
+    Raises:
+        BadArgument, UnknownName: for a value that a field does not take, before anything runs.
+    """
+
+    doing: ClassVar[str] = "study a model"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value is not None or type(None) not in get_args(hints[each.name]):
+                self._check(each, value, hints[each.name])
+
+    def _check(self, each: "dataclasses.Field[Any]", value: Any, hint: Any) -> None:
+        told = f"cannot {self.doing} with {each.name}={value!r}: "
+        types = get_args(hint) or (hint,)
+        if int in types and not (isinstance(value, int) and not isinstance(value, bool)):
+            raise BadArgument(f"{told}it must be a whole number.")
+        if float in types and not isinstance(value, int | float):
+            raise BadArgument(f"{told}it must be a number.")
+        limits = each.metadata
+        if limits.get("choices") and value not in limits["choices"]:
+            raise UnknownName.among(each.name, value, limits["choices"])
+        if limits.get("at_least") is not None and not value >= limits["at_least"]:
+            raise BadArgument(f"{told}it must be at least {limits['at_least']}.")
+        if limits.get("above") is not None and not value > limits["above"]:
+            raise BadArgument(f"{told}it must be above {limits['above']}.")
+        if limits.get("at_most") is not None and not value <= limits["at_most"]:
+            raise BadArgument(f"{told}it must be at most {limits['at_most']}.")
+
+    def quick(self) -> Self:
+        """Smaller, for a first look; what was chosen stays as chosen."""
+        smaller = {
+            each.name: each.metadata["quick"]
+            for each in dataclasses.fields(self)
+            if each.metadata.get("quick", MISSING) is not MISSING and getattr(self, each.name) == each.default
+        }
+        return dataclasses.replace(self, **smaller)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(eq=False)
+class Context(Generic[S]):
+    """What every question is answered in: one model or several, settings, and whom to tell how far it is."""
+
+    settings: S
+    models: tuple[Model, ...]
+    progress: Progress = silent
+    _known: dict[Callable[..., Any], Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model, or the first of several."""
+        return self.models[0]
+
+    def once(self, function: Callable[[Any], T]) -> T:
+        """`function(ctx)`, computed when it is first asked for."""
+        if function not in self._known:
+            self._known[function] = function(self)
+        result: T = self._known[function]
+        return result
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """The progress of one stage, for what counts its own steps."""
+        return partial(self.progress, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What the answer to one question holds, in the order of the report.
+
+    `says` are sentences for the reader after the answer of the study; `notes` assumptions and limits.
+    """
+
+    tables: Sequence[Table] = ()
+    claims: Sequence[Claim] = ()
+    figures: Sequence[Figure] = ()
+    says: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    attention: Sequence[AttentionExample] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Generic[S]):
+    """A study: who asks what of which model, and how it is introduced.
+
+    `answer(ctx, parts)` gives the one or two sentences that a reader sees first; `lead` names the figure beside them;
+    `prompts(ctx)` are those that the record describes. `shown_on` is the model that the study shows itself on.
+    """
+
+    name: str
+    help: str
+    title: str
+    question: str
+    settings: type[S]
+    shown_on: str
+    questions: tuple[Callable[[Any], Part], ...]
+    answer: Callable[[Any, Mapping[str, Claim]], Sequence[str]]
+    prompts: Callable[[Any], Iterable[Prompts]]
+    lead: str = ""
+    sources: tuple[Source, ...] = ()
+    terms: Mapping[str, str] = field(default_factory=dict)
+    context: type[Context[Any]] = Context
+
+    def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
+        """Answer the questions about a model."""
+        ctx = self.context(settings, (model,), progress)
+        parts = [question(ctx) for question in self.questions]
+        claims = [claim for part in parts for claim in part.claims]
+        return Study(
+            name=self.name,
+            title=f"{self.title}: {model.name}",
+            question=self.question,
+            answer=tuple(self.answer(ctx, {claim.name: claim for claim in claims})),
+            claims=tuple(claims),
+            tables=_joined(parts),
+            figures=tuple(figure for part in parts for figure in part.figures),
+            lead=self.lead,
+            details=tuple(sentence for part in parts for sentence in part.says),
+            terms=self.terms,
+            sources=self.sources,
+            attention=tuple(example for part in parts for example in part.attention),
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            provenance=provenance(model, self.name, settings, *self.prompts(ctx)),
+        )
+
+
+def _joined(parts: Sequence[Part]) -> dict[str, Table]:
+    """The tables of all parts by name, in their order."""
+    tables: dict[str, Table] = {}
+    for table in (table for part in parts for table in part.tables):
+        if table.name in tables:
+            raise ValueError(f"two parts of a study have tables named {table.name!r}")
+        tables[table.name] = table
+    return tables
