@@ -19,6 +19,7 @@ from headscope.cli.common import (
 )
 from headscope.results.folder import check_free
 from headscope.results.study import Study, Verdict
+from headscope.studies.context import Plan
 from headscope.studies.registry import STUDIES, Entry, study
 
 Out = Annotated[Path | None, typer.Option(help="Folder for tables, figures and report.html.")]
@@ -36,10 +37,10 @@ def register(app: typer.Typer, name: str, text: str) -> None:
     app.add_typer(group, name=name, help=text)
 
 
-def verb(name: str, found: Entry) -> Any:
+def verb(name: str, found: Entry | Plan[Any]) -> Any:
     """The command of one study; its options are the fields of the study's configuration."""
 
-    @with_fields(found.config)
+    @with_fields(found.settings)
     @with_fields(Opening, into="opening")
     @guarded
     def run(
@@ -54,7 +55,7 @@ def verb(name: str, found: Entry) -> Any:
     ) -> None:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
-        found.config(**settings)  # refuses numbers out of range before the model is opened
+        found.settings(**settings)  # refuses numbers out of range before the model is opened
         loaded = opened(model, opening)
         with progress_bar(quiet) as progress:
             how = {name: value for name, value in opening.items() if name != "memory"}

@@ -8,14 +8,15 @@ redundant heads themselves, whose prompts then differ in the query alone.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 
-from headscope.errors import BadArgument, UnknownName
+from headscope.errors import BadArgument
 from headscope.models.model import Model
-from headscope.tasks.functions import Functions, Which, check_noise
+from headscope.studies.context import Settings, setting
+from headscope.tasks.functions import Functions, Which
 from headscope.tasks.linear import EVERYDAY, functions_of
 from headscope.tasks.shots import ARTICLE_PAIRS, Shots
 
@@ -24,48 +25,35 @@ _EVERYDAY_SHOTS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
+class PairsConfig(Settings):
     """Settings of every study of pairs; the command's options and help come from these fields."""
 
-    n: int = field(default=100, metadata={"help": "problems (prompts) for each estimate"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    shots: int | None = field(
-        default=None,
-        metadata={"help": "pairs before the query (default: as many as the model was trained on, or 12)"},
+    doing: ClassVar[str] = "study pairs"
+    n: int = setting(100, "problems (prompts) for each estimate", at_least=10)
+    seed: int = setting(0, "seed of everything random", at_least=0)
+    shots: int | None = setting(
+        None, "pairs before the query (default: as many as the model was trained on, or 12)", at_least=0
     )
-    noise: float | None = field(
-        default=None,
-        metadata={"help": "share of pairs with a random y (default: as in the model's training, or 0)"},
+    noise: float | None = setting(
+        None,
+        "share of pairs with a random y (default: as in the model's training, or 0)",
+        at_least=0,
+        at_most=1,
     )
-    family: str | None = field(
-        default=None, metadata={"help": "linear, quadratic, threshold or modular (default: the model's own)"}
+    family: str | None = setting(None, "linear, quadratic, threshold or modular (default: the model's own)")
+    modulus: int | None = setting(None, "of the modular family")
+    a: str | None = setting(None, "range of a, for example 1..5")
+    b: str | None = setting(None, "range of b, for example 0..9")
+    inputs: str | None = setting(None, "range of x, for example 1..99")
+    among: str = setting(
+        "grid",
+        "functions: all (grid), those of the model's training, or held_out ones",
+        choices=get_args(Which),
     )
-    modulus: int | None = field(default=None, metadata={"help": "of the modular family"})
-    a: str | None = field(default=None, metadata={"help": "range of a, for example 1..5"})
-    b: str | None = field(default=None, metadata={"help": "range of b, for example 0..9"})
-    inputs: str | None = field(default=None, metadata={"help": "range of x, for example 1..99"})
-    among: str = field(
-        default="grid",
-        metadata={"help": "functions: all (grid), those of the model's training, or held_out ones"},
-    )
-    article: bool = field(
-        default=False, metadata={"help": "the article's own twelve pairs, y = 2x + 3, with n queries"}
-    )
+    article: bool = setting(False, "the article's own twelve pairs, y = 2x + 3, with n queries")
 
     def __post_init__(self) -> None:
-        for name, fewest in (("n", 10), ("seed", 0), ("shots", 0)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                raise BadArgument(f"cannot study pairs with {name}={value!r}: it must be a whole number.")
-            if value is not None and value < fewest:
-                raise BadArgument(f"cannot study pairs with {name}={value}: it must be at least {fewest}.")
-        if not isinstance(self.noise, int | float | None):
-            raise BadArgument(
-                f"cannot study pairs with noise={self.noise!r}: it must be a number from 0 to 1."
-            )
-        check_noise(self.noise or 0.0)
-        if self.among not in get_args(Which):
-            raise UnknownName.among("set of functions", self.among, get_args(Which))
+        super().__post_init__()
         for name in ("a", "b", "inputs"):
             _range(name, getattr(self, name))
 

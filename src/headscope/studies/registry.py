@@ -19,21 +19,21 @@ from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import bayes, heads, redundancy, vectors
 from headscope.studies.bayes_parts.config import Config as BayesConfig
-
-Progress = Callable[[str, int, int], None]
+from headscope.studies.context import Plan
+from headscope.vocabulary import Progress, silent
 
 
 @dataclass(frozen=True)
 class Entry:
     """One study: its configuration, its function, the model it shows itself on, one line of help."""
 
-    config: type[Any]
+    settings: type[Any]
     run: Callable[[Any, Model, Progress], Study]
     shown_on: str
     help: str
 
 
-STUDIES = {
+STUDIES: dict[str, Entry | Plan[Any]] = {
     "heads": Entry(
         heads.Config,
         heads.run,
@@ -61,7 +61,7 @@ STUDIES = {
 }
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> Entry | Plan[Any]:
     """The study of that name.
 
     Raises:
@@ -79,7 +79,7 @@ def study(
     out: str | Path | None = None,
     quick: bool = False,
     options: Mapping[str, object] = MappingProxyType({}),
-    progress: Progress = lambda stage, done, of: None,
+    progress: Progress = silent,
     **settings: Any,
 ) -> Study:
     """Run a study by name; with `out`, write tables, figures and report.html there.
@@ -94,11 +94,11 @@ def study(
         UnknownName: for an unknown study or setting.
     """
     found = entry(name)
-    known = [field.name for field in dataclasses.fields(found.config)]
+    known = [field.name for field in dataclasses.fields(found.settings)]
     for setting in settings:
         if setting not in known:
             raise UnknownName.among(f"setting of the study {name!r}", setting, known)
-    config = found.config(**settings)
+    config = found.settings(**settings)
     if out is not None:
         check_free(Path(out))
     opened = model if isinstance(model, Model) else load(found.shown_on if model is None else model)
