@@ -15,7 +15,7 @@ import altair as alt
 
 from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish
 from headscope.figures.tokens import legible
-from headscope.figures.words import axis_title, extremes, rows_of, value_of
+from headscope.figures.words import axis_title, column_of, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
 from headscope.tables import Table
 
@@ -34,6 +34,7 @@ def bars_with_intervals(
     *,
     group: str | None = None,
     reference: str | float | None = None,
+    reference_name: str = "",
     title: str,
     caption: str,
     name: str | None = None,
@@ -42,8 +43,9 @@ def bars_with_intervals(
 
     `low` and `high` name the ends of the interval, in the unit of `value`. `group` names a column that
     splits each label into several bars, told apart by colour and by their order. `reference` names a
-    column with the value that each row is compared with, or is one number for all. A row whose value is
-    NaN keeps its place and reads "undefined".
+    column with the value that each row is compared with, or is one number for all; the legend calls it
+    `reference_name`, else by the column's words or the number. A row whose value is NaN keeps its place
+    and reads "undefined".
 
     Raises:
         UnknownName: if a column does not exist.
@@ -51,7 +53,7 @@ def bars_with_intervals(
     """
     per_row = reference if isinstance(reference, str) else None
     rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
-    mark = axis_title(table, reference) if isinstance(reference, str) else "reference"
+    mark = legible(reference_name) or _reference_words(table, value, reference)
     columns = _Columns(label, value, low, high, group, reference)
     records = [{**columns.record(row), "mark": mark} for row in rows]
     alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
@@ -88,36 +90,45 @@ def _or_none(given: Any) -> float | None:
     return None if math.isnan(value) else value
 
 
+def _reference_words(table: Table, value: str, reference: str | float | None) -> str:
+    if isinstance(reference, str):
+        return axis_title(table, reference)
+    return "" if reference is None else f"{number(reference)} {column_of(table, value).unit}".rstrip()
+
+
 def _chart(
     records: Sequence[dict[str, Any]], value_title: str, reference_title: str, group: str | None
 ) -> alt.TopLevelMixin:
     labels = list(dict.fromkeys(record["label"] for record in records))
     groups = list(dict.fromkeys(record["group"] for record in records))
-    band = 22 if group is None else 14 * len(groups) + 6
-    y = alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(ticks=False, labelLimit=260, domain=False))
-    base = alt.Chart().encode(y=y)
+    # Bars fill their band and the scales hold the gaps: a bar of part of a band is not drawn about its middle.
+    bar, gap = (17, 5) if len(groups) == 1 else (12, 10)
+    step = bar * len(groups) + gap
+    rows = alt.Scale(paddingInner=gap / step, paddingOuter=gap / step / 2)
+    axis = alt.Axis(ticks=False, labelLimit=260, domain=False)
+    base = alt.Chart().encode(y=alt.Y("label:N", title=None, sort=labels, scale=rows, axis=axis))
     if group is not None:
-        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
+        within = alt.Scale(paddingInner=0.1, paddingOuter=0)
+        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups, scale=within))
     zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
     layers = [_bars(base, value_title, group, groups), zero, _undefined(base)]
     if any(record["low"] is not None for record in records):
         layers += _whiskers(base)
     if any(record["reference"] is not None for record in records):
-        layers.append(_references(base, reference_title, min(band - 6, 13)))
+        layers.append(_references(base, reference_title, bar + 1))
     data = alt.InlineData(values=list(records))
-    return alt.layer(*layers, data=data).properties(
-        width=_WIDTH, height=alt.Step(band, **{"for": "position"})
-    )
+    return alt.layer(*layers, data=data).properties(width=_WIDTH, height=step * len(labels))
 
 
 def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str]) -> alt.Chart:
     colours = [OKABE_ITO[index % len(OKABE_ITO)] for index in range(len(groups))]
     legend = None if group is None else alt.Legend(title=group.replace("_", " "), symbolType="square")
     scale = alt.Scale(domain=list(groups), range=colours)
-    fill = alt.Color("group:N", sort=list(groups), scale=scale, legend=legend)
+    fill = alt.Fill("group:N", sort=list(groups), scale=scale, legend=legend)
     axis = alt.Axis(grid=True, tickCount=6, domain=False, ticks=False, labelFlush=False)
     x = alt.X("value:Q", title=title, axis=axis)
-    return base.mark_bar(height={"band": 0.78}, opacity=_BAR_OPACITY).encode(x=x, color=fill)
+    outline = alt.Stroke("group:N", sort=list(groups), scale=scale, legend=None)
+    return base.mark_bar(fillOpacity=_BAR_OPACITY, strokeWidth=1).encode(x=x, fill=fill, stroke=outline)
 
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:
@@ -152,7 +163,7 @@ def _alt(
         (f"{record['label']}, {record['group']}" if grouped else record["label"], value_of(record["value"]))
         for record in records
     ]
-    signed = any(number < 0 for _, number in named)
+    signed = any(shown < 0 for _, shown in named)
     sentences = [
         f"Bars of {axis_title(table, value)}, {len(records)} rows: {extremes(named, signed=signed)}."
     ]
