@@ -109,7 +109,7 @@ def _curve() -> Table:
 def _row(
     role: str, what: str, values: tuple[float, float, float], wanted: tuple[str, float], side: str, **more
 ):
-    known = {"quantity": "damage", "unit": "nats", "over": "prompt", "n": 24, **more}
+    known = {"quantity": "damage", "unit": "nats", "over": "prompts", "n": 24, **more}
     estimate, low, high = values
     comparison, margin = wanted
     return EvidenceRow(
@@ -141,7 +141,8 @@ CLAIMS = (
         (),
         (
             _row("test", "direct effect", (0.42, 0.33, 0.50), ("within", 0.1), "no", unit="logits"),
-            _row("test", "rank against random layers", (0.03, NAN, NAN), ("p at most", 0.05), "yes", unit="", n=200),
+            _row("test", "rank against random layers", (0.03, NAN, NAN), ("p at most", 0.05), "yes", quantity="p_value",
+                 unit="", over="random sets", n=200),
         ),
     ),
     Claim(
@@ -153,7 +154,7 @@ CLAIMS = (
         (
             _row("need", "a head stands out", (NAN, NAN, NAN), ("above", 0.1), "unclear", n=0,
                  reason="no cell was selected: the best head differs between halves"),
-            _row("test", LONG, (-0.02, -0.3, 0.26), ("below", 0.0), "unclear", over="function", n=10),
+            _row("test", LONG, (-0.02, -0.3, 0.26), ("below", 0.0), "unclear", over="functions", n=10),
         ),
     ),
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Claims as the page shows them: the verdict, and each comparison behind it as a row of short texts.
 
-In: a Claim. Out: plain records of text for the template, which decides nothing. An interval is written behind its
-estimate and with its unit, what was wanted of it as one reads it aloud ("above 0.1 nats"), and what has no number
-reads "undefined" beside its reason. Not done here: judging; a row already says on which side it lies.
+In: a Claim. Out: plain records of text for the template, which decides nothing. An interval stands behind its
+estimate, what was wanted of it is written as one reads it aloud ("above 0.1"), and what has no number reads
+"undefined", above its reason. Not done here: judging; a row already says on which side it lies.
 """
 
 import math
@@ -28,10 +28,11 @@ class ComparisonView:
     @classmethod
     def of(cls, row: EvidenceRow) -> "ComparisonView":
         sign = "±" if row.comparison == "within" else ""
-        # The margin of a p value is a p value, whatever the unit of what was ranked.
-        unit = "" if row.comparison == "p at most" else row.unit
-        wanted = f"{row.comparison} {sign}{number(row.margin)} {unit}".rstrip()
-        return cls(row, _measured(row), f"{row.estimate!r} [{row.low!r}, {row.high!r}]", wanted)
+        bounds = f" [{number(row.low)}, {number(row.high)}]"
+        interval = "" if math.isnan(row.low) and math.isnan(row.high) else bounds
+        exactly = f"{row.estimate!r} [{row.low!r}, {row.high!r}]"
+        wanted = f"{row.comparison} {sign}{number(row.margin)}"
+        return cls(row, f"{number(row.estimate)}{interval}", exactly, wanted)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,3 @@ def roles(claims: Sequence[Claim]) -> dict[str, str]:
     """What each kind of comparison means, of those that these claims have."""
     found = {row.role for claim in claims for row in claim.evidence}
     return {role: meaning for role, meaning in ROLES.items() if role in found}
-
-
-def _measured(row: EvidenceRow) -> str:
-    if math.isnan(row.estimate):
-        return "undefined"
-    bounds = f" [{number(row.low)}, {number(row.high)}]"
-    interval = "" if math.isnan(row.low) and math.isnan(row.high) else bounds
-    return f"{number(row.estimate)}{interval} {row.unit}".rstrip()
