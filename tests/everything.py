@@ -141,8 +141,8 @@ CLAIMS = (
         (),
         (
             _row("test", "direct effect", (0.42, 0.33, 0.50), ("within", 0.1), "no", unit="logits"),
-            _row("test", "rank against random layers", (0.03, NAN, NAN), ("p at most", 0.05), "yes", quantity="p_value",
-                 unit="", over="random sets", n=200),
+            _row("test", "rank against random layers", (0.03, NAN, NAN), ("p at most", 0.05), "yes",
+                 quantity="p_value", unit="", over="random sets", n=200),
         ),
     ),
     Claim(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tests import everything
 
 from headscope.figures import head_grid
 from headscope.figures.attention import MAX_ERROR
@@ -15,7 +16,6 @@ from headscope.figures.theme import CIVIDIS, colour_at
 from headscope.report import write
 from headscope.results.study import AttentionExample, Study
 from headscope.tables import Column, Schema
-from tests import everything
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
