@@ -226,37 +226,42 @@ def test_groups_get_bars_of_their_own():
     assert 'fill="#d55e00"' in figure.svg
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "groups",
+    [("a", "a"), ("ab", "ab"), ("abc", "abc"), ("abcd", "abcd"), ("ab", "b"), ("ba", "ab"), ("c", "abc")],
+)
 def test_bars_whiskers_and_references_stand_on_one_line_beside_their_label(groups):
-    # Two heads, `groups` bars each, with a whisker and a reference on every one.
-    parts = [scores({(0, 0): 0.3, (0, 1): 0.6}, name).frame for name in "abcd"[:groups]]
+    # Two heads, each with the groups named, and every bar with a whisker and a reference.
+    parts = [scores({(0, h): 0.3}, name).frame for h, own in enumerate(groups) for name in own]
+    pair = ("low", "high")
     svg = bars_with_intervals(
-        Table(SCORES, pl.concat(parts)),
-        "head",
-        "score",
-        "low",
-        "high",
-        group="detector",
-        reference="null",
-        **WORDS,
+        Table(SCORES, pl.concat(parts)), "head", "score", *pair, group="detector", reference="null", **WORDS
     ).svg
     plot = svg[: svg.index("role-legend")]
-    bars = re.findall(r'd="M0,([\d.]+)h[\d.]+v([\d.]+)h', plot)
-    middles = sorted(float(top) + float(height) / 2 for top, height in bars if 0 < float(height) < 20)
+    edges = re.findall(r'd="M0,([\d.]+)h[\d.]+v([\d.]+)h[^>]*fill="#\w+" fill-opacity', plot)
+    middles = sorted(float(top) + float(height) / 2 for top, height in edges)
     whiskers = re.findall(
         r'<line transform="translate\([\d.]+,([\d.]+)\)" x2="[\d.]+" y2="0" stroke="#24292f"', plot
     )
     strokes = re.findall(r'translate\([\d.]+,([\d.]+)\)" d="M0,-[\d.]+L0', plot)
-    assert len(middles) == 2 * groups
+    assert len(middles) == sum(map(len, groups))
     assert sorted(map(float, whiskers)) == pytest.approx(middles, abs=0.6)
     assert sorted(map(float, strokes)) == pytest.approx(middles, abs=0.6)
-    for row, label in enumerate("01"):
+    for label, own in (("0", middles[: len(groups[0])]), ("1", middles[len(groups[0]) :])):
         (baseline,) = re.findall(
             rf'text-anchor="end" transform="translate\(-4,([\d.]+)\)"[^>]*>{label}<', plot
         )
-        own = middles[row * groups : (row + 1) * groups]
-        # A baseline lies about a quarter of 11 pixels under the middle of the letters.
-        assert float(baseline) - 2.75 == pytest.approx(sum(own) / groups, abs=0.6)
+        # A baseline lies about .3 of 11 pixels under the middle of the letters.
+        assert float(baseline) - 3.3 == pytest.approx(sum(own) / len(own), abs=0.8)
+        assert max(own) - min(own) == pytest.approx(12 * (len(own) - 1)), "the bars of a label touch"
+
+
+def test_groups_stand_in_one_order_under_every_label():
+    parts = [scores({(0, head): 0.3}, name).frame for head, name in ((0, "a"), (0, "b"), (1, "b"), (1, "a"))]
+    svg = bars_with_intervals(Table(SCORES, pl.concat(parts)), "head", "score", group="detector", **WORDS).svg
+    bars = re.findall(r'd="M0,([\d.]+)h[^>]*fill="(#\w+)" fill-opacity', svg)
+    in_place = [colour for _, colour in sorted(bars, key=lambda bar: float(bar[0]))]
+    assert in_place == ["#0072b2", "#d55e00"] * 2
 
 
 def test_the_legend_names_what_bars_are_compared_with():

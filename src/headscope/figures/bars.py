@@ -99,25 +99,42 @@ def _reference_words(table: Table, value: str, reference: str | float | None) ->
 def _chart(
     records: Sequence[dict[str, Any]], value_title: str, reference_title: str, group: str | None
 ) -> alt.TopLevelMixin:
-    labels = list(dict.fromkeys(record["label"] for record in records))
     groups = list(dict.fromkeys(record["group"] for record in records))
-    # Bars fill their band and the scales hold the gaps: a bar of part of a band is not drawn about its middle.
-    bar, gap = (17, 5) if len(groups) == 1 else (12, 10)
-    step = bar * len(groups) + gap
-    rows = alt.Scale(paddingInner=gap / step, paddingOuter=gap / step / 2)
-    axis = alt.Axis(ticks=False, labelLimit=260, domain=False)
-    base = alt.Chart().encode(y=alt.Y("label:N", title=None, sort=labels, scale=rows, axis=axis))
-    if group is not None:
-        within = alt.Scale(paddingInner=0.1, paddingOuter=0)
-        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups, scale=within))
+    placed, height = _placed(records, groups)
+    base = alt.Chart().encode(y=_row("middle"))
     zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
-    layers = [_bars(base, value_title, group, groups), zero, _undefined(base)]
+    layers = [_bars(base, value_title, group, groups), zero, _labels(base), _undefined(base)]
     if any(record["low"] is not None for record in records):
         layers += _whiskers(base)
     if any(record["reference"] is not None for record in records):
-        layers.append(_references(base, reference_title, bar + 1))
-    data = alt.InlineData(values=list(records))
-    return alt.layer(*layers, data=data).properties(width=_WIDTH, height=step * len(labels))
+        layers.append(_references(base, reference_title, placed[0]["bottom"] - placed[0]["top"]))
+    return alt.layer(*layers, data=alt.InlineData(values=placed)).properties(width=_WIDTH, height=height)
+
+
+def _row(place: str) -> alt.Y:
+    """A place in pixels: without a scale, a number is one."""
+    return alt.Y(f"{place}:Q", scale=None, axis=None)
+
+
+def _placed(records: Sequence[dict[str, Any]], groups: Sequence[str]) -> tuple[list[dict[str, Any]], float]:
+    """Every bar with its place in pixels, and the height of all: those of one label stand together about it.
+
+    A nested scale would leave a gap for each group that a label lacks, and draw bars off the middle of their band.
+    """
+    labelled: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: groups.index(record["group"])):
+        labelled.setdefault(record["label"], []).append(record)
+    bar, gap = (17, 5) if len(labelled) == len(records) else (12, 10)
+    placed, top = [], gap / 2
+    for label in dict.fromkeys(record["label"] for record in records):
+        own = labelled[label]
+        centre = top + bar * len(own) / 2
+        for index, record in enumerate(own):
+            place = {"top": top + 0.5, "middle": top + bar / 2, "bottom": top + bar - 0.5}
+            placed.append({**record, **place, "centre": centre, "first": index == 0})
+            top += bar
+        top += gap
+    return placed, top - gap / 2
 
 
 def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str]) -> alt.Chart:
@@ -128,13 +145,24 @@ def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str])
     axis = alt.Axis(grid=True, tickCount=6, domain=False, ticks=False, labelFlush=False)
     x = alt.X("value:Q", title=title, axis=axis)
     outline = alt.Stroke("group:N", sort=list(groups), scale=scale, legend=None)
-    return base.mark_bar(fillOpacity=_BAR_OPACITY, strokeWidth=1).encode(x=x, fill=fill, stroke=outline)
+    bar = base.mark_bar(fillOpacity=_BAR_OPACITY, strokeWidth=1, orient="horizontal")
+    return bar.encode(y=_row("top"), y2="bottom:Q", x=x, x2=alt.datum(0), fill=fill, stroke=outline)
+
+
+def _labels(base: alt.Chart) -> alt.Chart:
+    names = base.transform_filter("datum.first").mark_text(
+        align="right", baseline="middle", limit=260, color=INK
+    )
+    return names.encode(y=_row("centre"), x=alt.value(-4), text="label:N")
 
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:
     shown = base.transform_filter("datum.low !== null && datum.high !== null")
     rule = shown.mark_rule(color=INK, strokeWidth=1.3).encode(x="low:Q", x2="high:Q")
-    ends = [shown.mark_tick(color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q") for end in ("low", "high")]
+    ends = [
+        shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q")
+        for end in ("low", "high")
+    ]
     return [rule, *ends]
 
 
