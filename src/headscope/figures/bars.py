@@ -8,7 +8,6 @@ so that "is the interval beyond the null" is one look. Not done here: computing 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -54,38 +53,26 @@ def bars_with_intervals(
     per_row = reference if isinstance(reference, str) else None
     rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
     mark = legible(reference_name) or _reference_words(table, value, reference)
-    columns = _Columns(label, value, low, high, group, reference)
-    records = [{**columns.record(row), "mark": mark} for row in rows]
+    drawn = {"value": value, "low": low, "high": high, "reference": reference}
+    records = [
+        {
+            "label": legible(str(row[label])),
+            "group": "" if group is None else legible(str(row[group])),
+            "mark": mark,
+            **{
+                key: _or_none(row[given] if isinstance(given, str) else given)
+                for key, given in drawn.items()
+            },
+        }
+        for row in rows
+    ]
     alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
     chart = _chart(records, axis_title(table, value), mark, group)
     return Figure(name or f"{table.name}-{value}-bars", title, caption, alt_text, finish(chart), table.name)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which column of the table gives what; `reference` may be one number for all rows."""
-
-    label: str
-    value: str
-    low: str | None
-    high: str | None
-    group: str | None
-    reference: str | float | None
-
-    def record(self, row: dict[str, Any]) -> dict[str, Any]:
-        compared = row[self.reference] if isinstance(self.reference, str) else self.reference
-        return {
-            "label": legible(str(row[self.label])),
-            "group": "" if self.group is None else legible(str(row[self.group])),
-            "value": _or_none(row[self.value]),
-            "low": None if self.low is None else _or_none(row[self.low]),
-            "high": None if self.high is None else _or_none(row[self.high]),
-            "reference": _or_none(compared),
-        }
-
-
 def _or_none(given: Any) -> float | None:
-    """A number for the chart's JSON, which has no NaN."""
+    """A number for the chart's JSON, which has no NaN; None where there is neither column nor number."""
     value = value_of(given)
     return None if math.isnan(value) else value
 

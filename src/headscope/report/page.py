@@ -26,15 +26,13 @@ from markupsafe import Markup
 from headscope.errors import UnknownName
 from headscope.figures.attention import payload, script, script_json, stylesheet
 from headscope.figures.theme import dark
-from headscope.report.cells import TableView, cell_view, table_view
+from headscope.report.cells import MOST_WIDTH, TableView, cell_view, table_view
 from headscope.report.claims import ClaimView, ComparisonView, roles, tally
 from headscope.results.study import Claim, Figure, Study
 
 # What of the provenance stands under the title, where it is there; all of it stands at the end.
 _HEADLINE = ("model", "prompts", "seed", "date")
 _LONGEST_PHRASE = 120  # characters
-
-_WIDEST_COLUMN = 40
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _hash(text: str) -> str:
 
 
 def _style() -> str:
-    widths = "\n".join(f".w{count} {{ min-width: {count}ch; }}" for count in range(1, _WIDEST_COLUMN + 1))
+    widths = "\n".join(f".w{count} {{ min-width: {count}ch; }}" for count in range(1, MOST_WIDTH + 1))
     page = files("headscope.report").joinpath("page.css").read_text(encoding="utf-8")
     return f"\n{page}\n{stylesheet()}\n{widths}\n"
 
