@@ -60,8 +60,7 @@ def bars_with_intervals(
             "group": "" if group is None else legible(str(row[group])),
             "mark": mark,
             **{
-                key: _or_none(row[given] if isinstance(given, str) else given)
-                for key, given in drawn.items()
+                key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()
             },
         }
         for row in rows
