@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from headscope.errors import BadArgument, OutOfRange, UnknownName
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines, to_pdf, to_png
 from headscope.figures.attention import MAX_ERROR, decode, encode, payload, script, script_json
 from headscope.figures.heat import number_texts
-from headscope.figures.theme import CIVIDIS, UNDEFINED_FILL, colour_at
+from headscope.figures.theme import (
+    BLUE_ORANGE,
+    CIVIDIS,
+    DARK,
+    INKS,
+    OKABE_ITO,
+    UNDEFINED_FILL,
+    colour_at,
+    dark,
+)
 from headscope.figures.tokens import visible
 from headscope.results.study import AttentionExample
 from headscope.tables import Column, Schema, Table
@@ -214,6 +224,107 @@ def test_groups_get_bars_of_their_own():
     assert "largest at 0, b (1) and 0, a (0.2)" in figure.alt
     assert 'fill="#0072b2"' in figure.svg
     assert 'fill="#d55e00"' in figure.svg
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [("a", "a"), ("ab", "ab"), ("abc", "abc"), ("abcd", "abcd"), ("ab", "b"), ("ba", "ab"), ("c", "abc")],
+)
+def test_bars_whiskers_and_references_stand_on_one_line_beside_their_label(groups):
+    # Two heads, each with the groups named, and every bar with a whisker and a reference.
+    parts = [scores({(0, h): 0.3}, name).frame for h, own in enumerate(groups) for name in own]
+    pair = ("low", "high")
+    svg = bars_with_intervals(
+        Table(SCORES, pl.concat(parts)), "head", "score", *pair, group="detector", reference="null", **WORDS
+    ).svg
+    plot = svg[: svg.index("role-legend")]
+    edges = re.findall(r'd="M0,([\d.]+)h[\d.]+v([\d.]+)h[^>]*fill="#\w+" fill-opacity', plot)
+    middles = sorted(float(top) + float(height) / 2 for top, height in edges)
+    whiskers = re.findall(
+        r'<line transform="translate\([\d.]+,([\d.]+)\)" x2="[\d.]+" y2="0" stroke="#24292f"', plot
+    )
+    strokes = re.findall(r'translate\([\d.]+,([\d.]+)\)" d="M0,-[\d.]+L0', plot)
+    assert len(middles) == sum(map(len, groups))
+    assert sorted(map(float, whiskers)) == pytest.approx(middles, abs=0.6)
+    assert sorted(map(float, strokes)) == pytest.approx(middles, abs=0.6)
+    for label, own in (("0", middles[: len(groups[0])]), ("1", middles[len(groups[0]) :])):
+        (baseline,) = re.findall(
+            rf'text-anchor="end" transform="translate\(-4,([\d.]+)\)"[^>]*>{label}<', plot
+        )
+        # A baseline lies about .3 of 11 pixels under the middle of the letters.
+        assert float(baseline) - 3.3 == pytest.approx(sum(own) / len(own), abs=0.8)
+        assert max(own) - min(own) == pytest.approx(12 * (len(own) - 1)), "the bars of a label touch"
+
+
+def test_groups_stand_in_one_order_under_every_label():
+    parts = [scores({(0, head): 0.3}, name).frame for head, name in ((0, "a"), (0, "b"), (1, "b"), (1, "a"))]
+    svg = bars_with_intervals(Table(SCORES, pl.concat(parts)), "head", "score", group="detector", **WORDS).svg
+    bars = re.findall(r'd="M0,([\d.]+)h[^>]*fill="(#\w+)" fill-opacity', svg)
+    in_place = [colour for _, colour in sorted(bars, key=lambda bar: float(bar[0]))]
+    assert in_place == ["#0072b2", "#d55e00"] * 2
+
+
+def test_the_legend_names_what_bars_are_compared_with():
+    table = scores({(0, 0): 0.3})
+    given = {"low": "low", "high": "high", **WORDS}
+    named = bars_with_intervals(table, "head", "score", reference=0.25, reference_name="margin", **given).svg
+    assert ">margin</text>" in named
+    assert ">0.25</text>" in bars_with_intervals(table, "head", "score", reference=0.25, **given).svg
+    own = bars_with_intervals(
+        table, "head", "score", reference="null", reference_name="words only", **given
+    ).svg
+    assert (">words only</text>" in own, ">null</text>" in own) == (True, False)
+
+
+def luminance(colour: str) -> float:
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_every_colour_of_the_theme_has_its_own_on_a_dark_ground():
+    css = files("headscope.report").joinpath("page.css").read_text(encoding="utf-8")
+    ground = re.findall(r"--card: (#[0-9a-f]{6})", css)[1]
+    assert luminance(ground) < 0.02, "the card of the dark page"
+    assert len(set(DARK.values())) == len(DARK)
+    assert not set(DARK) & {*INKS, *CIVIDIS, *BLUE_ORANGE}, "what carries data, or is written on it, stays"
+    for ink in ("#24292f", "#5c6570"):
+        assert contrast(DARK[ink], ground) > 7
+    for colour in OKABE_ITO:
+        assert contrast(DARK[colour], ground) > 5
+
+
+def test_a_dark_figure_differs_in_colours_alone_and_leaves_text_and_data_as_they_are():
+    hostile = 'fill="#24292f"'
+    both = Table(
+        SCORES, pl.concat([scores({(0, 0): 0.2, (0, 1): NAN}, name).frame for name in (hostile, "b")])
+    )
+    grid = head_grid(both, "score", facet="detector", **WORDS).svg
+    bars = bars_with_intervals(
+        both, "head", "score", "low", "high", group="detector", reference="null", **WORDS
+    ).svg
+    for svg in (grid, bars):
+        shown = dark(svg)
+        tags = re.findall(r"<[^>]*>", shown)
+        assert not [tag for tag in tags for colour in DARK if f'"{colour}"' in tag]
+        used = set(re.findall(r'"(#[0-9a-f]{6})"', "".join(tags)))
+        assert used <= {*DARK.values(), *INKS}, "every colour but those of data is one of the theme"
+        assert re.sub(r"<[^>]*>", "|", shown) == re.sub(r"<[^>]*>", "|", svg)
+        assert 'fill="#24292f"' in re.sub(r"<[^>]*>", "|", shown), "a label that reads like an attribute"
+        assert re.sub("#[0-9a-f]{6}", "", shown) == re.sub("#[0-9a-f]{6}", "", svg)
+    assert re.findall(r"rgb\([^)]*\)", dark(grid)) == re.findall(r"rgb\([^)]*\)", grid)
+
+
+def test_labels_have_room_in_a_font_wider_than_the_one_they_were_measured_in():
+    table = SCORES.table([{**row, "detector": "w" * 30} for row in scores({(0, 0): 0.3}).rows()])
+    svg = bars_with_intervals(table, "detector", "score", reference=0.1, reference_name="r" * 20, **WORDS).svg
+    width, left, seen = re.search(r'width="([\d.]+)".*?viewBox="(-?[\d.]+) 0 ([\d.]+)', svg).groups()
+    assert (float(left), width) == (-36.0, seen), "1.2 pixels for each of 30 characters"
 
 
 def curve(values: list[float], model: str = "m") -> list[dict[str, Any]]:

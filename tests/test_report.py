@@ -14,12 +14,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headscope.cli.study import show
 from headscope.errors import UnknownName
 from headscope.figures import bars_with_intervals, head_grid
+from headscope.figures.theme import dark
 from headscope.report import render, write
 from headscope.report.cells import table_view
+from headscope.results.files import SCHEMA
+from headscope.results.folder import save
 from headscope.results.study import AttentionExample, Claim, Study, Verdict
 from headscope.tables import Column, Schema, Table
+from tests import everything
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TOKENS = ("<bos>", " the", "\n", "\u200b", "שלום", "\u202eabc", HOSTILE, "\ud800")
@@ -283,3 +288,147 @@ def test_a_report_appears_whole_or_not_at_all(study, page, tmp_path, monkeypatch
         write(dataclasses.replace(study, title="Another"), target)
     assert target.read_text(encoding="utf-8") == page
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+
+
+@pytest.fixture(scope="module")
+def full() -> Study:
+    return everything.study()
+
+
+@pytest.fixture(scope="module")
+def full_page(full) -> str:
+    return render(full)
+
+
+def places(page: str, *texts: str) -> list[int]:
+    return [page.index(text, page.index("<body>")) for text in texts]
+
+
+def test_question_answer_tally_and_leading_figure_come_before_anything_else(full, full_page):
+    order = places(
+        full_page,
+        f'<h2 class="question" id="question">{full.question}</h2>',
+        '<p class="answer">Patching the final token',
+        "3 claims: 1 supported, 1 refuted, 1 undetermined",
+        "Where the task can be read off</h3>",
+        'href="https://example.org/',
+        "Ablating attention layers 2 and 3 does not prevent it",
+        "the target answers with f(x) although",
+        "Each verdict rests on comparisons",
+        "The MLPs that matter act at the label tokens.",
+        "What each head attends to</h3>",
+    )
+    assert order == sorted(order)
+
+
+def test_the_leading_figure_is_shown_once_and_is_the_first_where_none_is_named(full, full_page):
+    assert full_page.count("Where the task can be read off</h3>") == 1
+    assert full_page.count("<picture>") == len(full.figures)
+    page = render(dataclasses.replace(full, lead=""))
+    order = places(
+        page, "What each head attends to</h3>", 'id="claims"', "Where the task can be read off</h3>"
+    )
+    assert order == sorted(order)
+    with pytest.raises(
+        UnknownName, match="no figure of the study 'redundancy' named 'leed': did you mean 'lead'"
+    ):
+        render(dataclasses.replace(full, lead="leed"))
+
+
+def test_every_figure_has_a_picture_for_a_dark_screen_and_a_light_one_for_the_rest(full, full_page):
+    outline = Outline(full_page)
+    svgs = {figure.alt: figure.svg for figure in full.figures}
+    assert len(outline.all("img")) == len(full.figures)
+    for image, source in zip(outline.all("img"), outline.all("source"), strict=True):
+        light, shown = (
+            base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+            for uri in (image["src"], source["srcset"])
+        )
+        assert (light, shown) == (svgs[image["alt"]], dark(light))
+        assert light != shown
+        assert source["media"] == "screen and (prefers-color-scheme: dark)"
+
+
+def cells_behind(page: str, statement: str) -> list[list[str]]:
+    part = page[page.index(f"<h3>{statement}") :]
+    body = re.search(r"<tbody>(.*?)</tbody>", part, flags=re.S)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.S)
+    return [
+        [re.sub("<[^>]*>", " ", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] for row in rows
+    ]
+
+
+def test_the_comparisons_that_decided_stand_folded_under_their_claim(full_page):
+    assert "What decided: 5 comparisons" in full_page
+    first = cells_behind(full_page, "The MLPs that matter")
+    assert [row[0] for row in first] == ["need", "positive control", "null", "test", "test"]
+    assert first[2] == [
+        "null", "same, label-shuffled", "damage  nats", "0.03 [-0.02, 0.08]", "above 0.1", "no", "24 prompts"
+    ]  # fmt: skip
+    effect, rank = cells_behind(full_page, "Attention layers 2 and 3")
+    assert effect[3:6] == ["0.42 [0.33, 0.5]", "within ±0.1", "no"]
+    assert rank[2:] == ["p value", "0.03", "p at most 0.05", "yes", "200 random sets"], "no interval"
+    missing, unclear = cells_behind(full_page, "One head alone")
+    assert missing[3] == "undefined no cell was selected: the best head differs between halves"
+    assert unclear[4:] == ["below 0", "unclear", "10 functions"]
+    assert '<td class="measured" title="0.42 [0.33, 0.5]">' in full_page, (
+        "the full numbers are behind the short"
+    )
+
+
+def test_kinds_of_comparison_are_explained_before_the_claims_and_only_those_that_occur(full, full_page):
+    for role in ("need", "positive control", "null", "test"):
+        assert full_page.count(f'<span class="role">{role}</span>') == 1
+    page = render(dataclasses.replace(full, claims=full.claims[1:2]))
+    assert re.findall(r'<span class="role">(.*?)</span>', page) == ["test"]
+
+
+def test_sources_are_the_only_links_that_leave_the_page_and_only_over_http(full_page):
+    outline = Outline(full_page)
+    leaving = [given for given in outline.all("a") if not given["href"].startswith("#")]
+    assert leaving == [{"href": "https://example.org/redundant?a=1&b=2", "rel": "noopener noreferrer"}]
+    assert len(re.findall(r"https?://", full_page)) == 1
+    assert 'href="javascript:' not in full_page
+    assert "In-Context Learning Creates Task Vectors, R. Hendel, M. Geva, A. Globerson (2023)" in full_page
+
+
+def test_a_run_folder_keeps_the_comparisons_as_rows_and_says_its_form(full, tmp_path):
+    save(full, tmp_path / "run", render)
+    frame = pl.read_parquet(tmp_path / "run" / "tables" / "claims.parquet")
+    assert frame.height == sum(len(claim.evidence) for claim in full.claims) == 9
+    assert frame.row(2, named=True) == {
+        "claim": "mlps_at_labels", "verdict": "supported", "role": "null", "what": "same, label-shuffled",
+        "quantity": "damage", "unit": "nats", "estimate": 0.03, "low": -0.02, "high": 0.08, "comparison": "above",
+        "margin": 0.1, "side": "no", "over": "prompts", "n": 24, "reason": "",
+    }  # fmt: skip
+    undefined = frame.row(7, named=True)
+    assert math.isnan(undefined["estimate"])
+    assert undefined["reason"].startswith("no cell was selected")
+    columns = json.loads((tmp_path / "run" / "tables" / "claims.json").read_text())
+    assert [column["name"] for column in columns] == frame.columns
+    assert all(column["meaning"] for column in columns)
+    manifest, record = (
+        json.loads((tmp_path / "run" / f"{n}.json").read_text()) for n in ("manifest", "study")
+    )
+    assert manifest["schema"] == record["schema"] == SCHEMA
+    assert record["claims"][2]["evidence"][0]["estimate"] is None, "JSON has no NaN"
+    assert list(record["terms"]) == ["transfer", "task vector"]
+
+
+def test_a_table_of_a_study_cannot_take_the_place_of_the_comparisons(full, tmp_path):
+    taken = dataclasses.replace(full, tables={**full.tables, "claims": full.tables["scores"]})
+    with pytest.raises(ValueError, match="no table may be named 'claims'"):
+        save(taken, tmp_path / "run", render)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_printout_is_question_answer_claims_and_where_the_page_is(full, tmp_path, capsys):
+    show(full, tmp_path, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [full.question, *full.answer, ""]
+    assert lines[4] == f"   supported  {full.claims[0].statement}"
+    assert lines[5].strip() == full.claims[0].because
+    assert lines[-1] == f"Report: {tmp_path.resolve() / 'report.html'}"
+    assert len(lines) == 12
+    show(full, tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["claims"][0]["evidence"][0]["role"] == "need"

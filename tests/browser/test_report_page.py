@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tests import everything
 
 from headscope.figures import head_grid
 from headscope.figures.attention import MAX_ERROR
@@ -56,8 +57,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = SCORES.table(rows)
     figure = head_grid(table, "score", title="Scores", caption="All of them.")
     example = AttentionExample("p", "Patterns", "", TOKENS, PATTERNS, {"1.2": f"induction {HOSTILE}"})
-    study = Study("s", f"Title {HOSTILE}", "Q?", ("S.",), (), {"scores": table}, (figure,), (example,))
+    study = Study(
+        "s", f"Title {HOSTILE}", "Q?", ("S.",), (), {"scores": table}, (figure,), attention=(example,)
+    )
     return write(study, tmp_path_factory.mktemp("run") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(everything.study(), tmp_path_factory.mktemp("full") / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1200, "height": 1000}, offline=True)
+    yield from _opened(browser, report, 1200, 1000)
+
+
+@pytest.fixture
+def full(browser: Any, full_report: Path) -> Iterator[Any]:
+    yield from _opened(browser, full_report, 1280, 800)
+
+
+def _opened(browser: Any, report: Path, width: int, height: int) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
     opened = context.new_page()
     complaints: list[str] = []
     opened.on("console", lambda message: complaints.append(message.text))
@@ -176,3 +193,86 @@ def test_the_page_fits_a_narrow_screen(page):
     page.set_viewport_size({"width": 400, "height": 800})
     # The view is drawn again for the new width, which takes a frame or two.
     page.wait_for_function("document.documentElement.scrollWidth <= 400", timeout=5000)
+
+
+def test_the_first_screen_holds_question_answer_and_the_top_of_the_leading_figure(full):
+    question, answer, figure = (
+        full.locator(name).first.bounding_box() for name in (".question", ".answer", "figure img")
+    )
+    assert 0 < question["y"] < answer["y"] < figure["y"]
+    assert figure["y"] + 200 < 800
+    assert full.locator(".tally").bounding_box()["y"] < 800
+
+
+def test_figures_follow_the_system_to_dark_and_paper_stays_light(full):
+    image = full.locator("figure img").first
+    light = image.evaluate("image => image.src")
+    assert image.evaluate("image => image.currentSrc") == light
+    full.emulate_media(color_scheme="dark")
+    full.wait_for_function(
+        "() => { const i = document.querySelector('figure img'); return i.currentSrc !== i.src }"
+    )
+    assert image.evaluate("image => image.currentSrc") == full.locator("source").first.evaluate(
+        "s => s.srcset"
+    )
+    assert full.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    full.emulate_media(color_scheme="dark", media="print")
+    full.wait_for_function(
+        "() => { const i = document.querySelector('figure img'); return i.currentSrc === i.src }"
+    )
+
+
+def test_evidence_opens_under_its_claim_and_is_open_on_paper(full):
+    table = full.locator("#claim-1 table")
+    assert not table.is_visible()
+    full.locator("#claim-1 summary").click()
+    table.wait_for(state="visible", timeout=5000)
+    shown = "table => table.checkVisibility()"
+    assert not full.locator("#claim-2 table").evaluate(shown)
+    full.emulate_media(media="print")
+    assert full.locator("#claim-2 table").evaluate(shown)
+    assert not full.locator("#tables ~ details table").first.evaluate(shown), "long tables stay folded"
+
+
+def _open_everything(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_what_is_wide_scrolls_in_its_box_and_says_so_and_the_page_does_not(full, width):
+    full.set_viewport_size({"width": width, "height": 800})
+    _open_everything(full)
+    agree = """() => [...document.querySelectorAll('.scroll')].every(box =>
+        box.previousElementSibling.checkVisibility() === (box.scrollWidth > box.clientWidth + 1))"""
+    full.wait_for_function(agree, timeout=5000)
+    full.wait_for_function(f"document.documentElement.scrollWidth <= {width}", timeout=5000)
+    hints = full.locator(".hint").evaluate_all("hints => hints.filter(hint => hint.checkVisibility()).length")
+    assert hints > 0
+    assert full.locator(".opening .hint").first.is_visible() is (width == 420), (
+        "a figure that fits says nothing"
+    )
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_words_are_not_broken_inside_and_what_has_no_break_is_held_by_its_box(full, width):
+    full.set_viewport_size({"width": width, "height": 800})
+    _open_everything(full)
+    broken = full.evaluate("""() => {
+        const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+        const found = [];
+        while (walk.nextNode()) {
+            const { textContent, parentElement } = walk.currentNode;
+            if (!parentElement.checkVisibility() || parentElement.closest('.hs-attention, script')) continue;
+            for (const word of textContent.matchAll(/(?<![^\\s])[A-Za-z]{2,24}[.,:;]?(?![^\\s])/g)) {
+                const range = document.createRange();
+                range.setStart(walk.currentNode, word.index);
+                range.setEnd(walk.currentNode, word.index + word[0].length);
+                if (new Set([...range.getClientRects()].map(box => box.top)).size > 1) found.push(word[0]);
+            }
+        }
+        return found;
+    }""")
+    assert broken == []
+    for name, most in (("td.text", 600), (".comparisons td.text", 320), ("#command", 850)):
+        held = full.locator(name).filter(has_text=everything.LONG)
+        assert max(held.evaluate_all("parts => parts.map(part => part.offsetWidth)")) < most

@@ -74,12 +74,13 @@ def verb(name: str, found: Entry | Plan[Any]) -> Any:
 
 
 def show(result: Study, folder: Path, as_json: bool) -> None:
-    """Claims and the path of the report, or everything as JSON."""
+    """The question, its answer, the claims and the path of the report; or everything as JSON."""
     report = folder / "report.html"
     if as_json:
         print_json({**result.to_json(), "report": str(report)})
         return
-    for paragraph in (*result.answer, *result.details):
+    stdout.print(result.question, markup=False, style="bold")
+    for paragraph in result.answer:
         stdout.print(paragraph, markup=False)
     stdout.print()
     for claim in result.claims:

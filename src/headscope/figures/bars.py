@@ -8,14 +8,13 @@ so that "is the interval beyond the null" is one look. Not done here: computing 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
 from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish
 from headscope.figures.tokens import legible
-from headscope.figures.words import axis_title, extremes, rows_of, value_of
+from headscope.figures.words import axis_title, column_of, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
 from headscope.tables import Table
 
@@ -34,6 +33,7 @@ def bars_with_intervals(
     *,
     group: str | None = None,
     reference: str | float | None = None,
+    reference_name: str = "",
     title: str,
     caption: str,
     name: str | None = None,
@@ -42,8 +42,9 @@ def bars_with_intervals(
 
     `low` and `high` name the ends of the interval, in the unit of `value`. `group` names a column that
     splits each label into several bars, told apart by colour and by their order. `reference` names a
-    column with the value that each row is compared with, or is one number for all. A row whose value is
-    NaN keeps its place and reads "undefined".
+    column with the value that each row is compared with, or is one number for all; the legend calls it
+    `reference_name`, else by the column's words or the number. A row whose value is NaN keeps its place
+    and reads "undefined".
 
     Raises:
         UnknownName: if a column does not exist.
@@ -51,79 +52,103 @@ def bars_with_intervals(
     """
     per_row = reference if isinstance(reference, str) else None
     rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
-    mark = axis_title(table, reference) if isinstance(reference, str) else "reference"
-    columns = _Columns(label, value, low, high, group, reference)
-    records = [{**columns.record(row), "mark": mark} for row in rows]
+    mark = legible(reference_name) or _reference_words(table, value, reference)
+    drawn = {"value": value, "low": low, "high": high, "reference": reference}
+    records = [
+        {
+            "label": legible(str(row[label])),
+            "group": "" if group is None else legible(str(row[group])),
+            "mark": mark,
+            **{
+                key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()
+            },
+        }
+        for row in rows
+    ]
     alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
     chart = _chart(records, axis_title(table, value), mark, group)
     return Figure(name or f"{table.name}-{value}-bars", title, caption, alt_text, finish(chart), table.name)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which column of the table gives what; `reference` may be one number for all rows."""
-
-    label: str
-    value: str
-    low: str | None
-    high: str | None
-    group: str | None
-    reference: str | float | None
-
-    def record(self, row: dict[str, Any]) -> dict[str, Any]:
-        compared = row[self.reference] if isinstance(self.reference, str) else self.reference
-        return {
-            "label": legible(str(row[self.label])),
-            "group": "" if self.group is None else legible(str(row[self.group])),
-            "value": _or_none(row[self.value]),
-            "low": None if self.low is None else _or_none(row[self.low]),
-            "high": None if self.high is None else _or_none(row[self.high]),
-            "reference": _or_none(compared),
-        }
-
-
 def _or_none(given: Any) -> float | None:
-    """A number for the chart's JSON, which has no NaN."""
+    """A number for the chart's JSON, which has no NaN; None where there is neither column nor number."""
     value = value_of(given)
     return None if math.isnan(value) else value
+
+
+def _reference_words(table: Table, value: str, reference: str | float | None) -> str:
+    if isinstance(reference, str):
+        return axis_title(table, reference)
+    return "" if reference is None else f"{number(reference)} {column_of(table, value).unit}".rstrip()
 
 
 def _chart(
     records: Sequence[dict[str, Any]], value_title: str, reference_title: str, group: str | None
 ) -> alt.TopLevelMixin:
-    labels = list(dict.fromkeys(record["label"] for record in records))
     groups = list(dict.fromkeys(record["group"] for record in records))
-    band = 22 if group is None else 14 * len(groups) + 6
-    y = alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(ticks=False, labelLimit=260, domain=False))
-    base = alt.Chart().encode(y=y)
-    if group is not None:
-        base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
+    placed, height = _placed(records, groups)
+    base = alt.Chart().encode(y=_row("middle"))
     zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
-    layers = [_bars(base, value_title, group, groups), zero, _undefined(base)]
+    layers = [_bars(base, value_title, group, groups), zero, _labels(base), _undefined(base)]
     if any(record["low"] is not None for record in records):
         layers += _whiskers(base)
     if any(record["reference"] is not None for record in records):
-        layers.append(_references(base, reference_title, min(band - 6, 13)))
-    data = alt.InlineData(values=list(records))
-    return alt.layer(*layers, data=data).properties(
-        width=_WIDTH, height=alt.Step(band, **{"for": "position"})
-    )
+        layers.append(_references(base, reference_title, placed[0]["bottom"] - placed[0]["top"]))
+    return alt.layer(*layers, data=alt.InlineData(values=placed)).properties(width=_WIDTH, height=height)
+
+
+def _row(place: str) -> alt.Y:
+    """A place in pixels: without a scale, a number is one."""
+    return alt.Y(f"{place}:Q", scale=None, axis=None)
+
+
+def _placed(records: Sequence[dict[str, Any]], groups: Sequence[str]) -> tuple[list[dict[str, Any]], float]:
+    """Every bar with its place in pixels, and the height of all: those of one label stand together about it.
+
+    A nested scale would leave a gap for each group that a label lacks, and draw bars off the middle of their band.
+    """
+    labelled: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: groups.index(record["group"])):
+        labelled.setdefault(record["label"], []).append(record)
+    bar, gap = (17, 5) if len(labelled) == len(records) else (12, 10)
+    placed, top = [], gap / 2
+    for label in dict.fromkeys(record["label"] for record in records):
+        own = labelled[label]
+        centre = top + bar * len(own) / 2
+        for index, record in enumerate(own):
+            place = {"top": top + 0.5, "middle": top + bar / 2, "bottom": top + bar - 0.5}
+            placed.append({**record, **place, "centre": centre, "first": index == 0})
+            top += bar
+        top += gap
+    return placed, top - gap / 2
 
 
 def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str]) -> alt.Chart:
     colours = [OKABE_ITO[index % len(OKABE_ITO)] for index in range(len(groups))]
     legend = None if group is None else alt.Legend(title=group.replace("_", " "), symbolType="square")
     scale = alt.Scale(domain=list(groups), range=colours)
-    fill = alt.Color("group:N", sort=list(groups), scale=scale, legend=legend)
+    fill = alt.Fill("group:N", sort=list(groups), scale=scale, legend=legend)
     axis = alt.Axis(grid=True, tickCount=6, domain=False, ticks=False, labelFlush=False)
     x = alt.X("value:Q", title=title, axis=axis)
-    return base.mark_bar(height={"band": 0.78}, opacity=_BAR_OPACITY).encode(x=x, color=fill)
+    outline = alt.Stroke("group:N", sort=list(groups), scale=scale, legend=None)
+    bar = base.mark_bar(fillOpacity=_BAR_OPACITY, strokeWidth=1, orient="horizontal")
+    return bar.encode(y=_row("top"), y2="bottom:Q", x=x, x2=alt.datum(0), fill=fill, stroke=outline)
+
+
+def _labels(base: alt.Chart) -> alt.Chart:
+    names = base.transform_filter("datum.first").mark_text(
+        align="right", baseline="middle", limit=260, color=INK
+    )
+    return names.encode(y=_row("centre"), x=alt.value(-4), text="label:N")
 
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:
     shown = base.transform_filter("datum.low !== null && datum.high !== null")
     rule = shown.mark_rule(color=INK, strokeWidth=1.3).encode(x="low:Q", x2="high:Q")
-    ends = [shown.mark_tick(color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q") for end in ("low", "high")]
+    ends = [
+        shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q")
+        for end in ("low", "high")
+    ]
     return [rule, *ends]
 
 
@@ -152,7 +177,7 @@ def _alt(
         (f"{record['label']}, {record['group']}" if grouped else record["label"], value_of(record["value"]))
         for record in records
     ]
-    signed = any(number < 0 for _, number in named)
+    signed = any(shown < 0 for _, shown in named)
     sentences = [
         f"Bars of {axis_title(table, value)}, {len(records)} rows: {extremes(named, signed=signed)}."
     ]

@@ -15,6 +15,7 @@ import altair as alt
 
 from headscope.figures.theme import (
     BLUE_ORANGE,
+    CELL_EDGE,
     CIVIDIS,
     INKS,
     PAGE_WIDTH,
@@ -179,7 +180,7 @@ def _filled(base: alt.Chart, title: str, scale: Scale, height: float) -> alt.Cha
     bar = alt.Legend(title=title, gradientLength=max(60, min(200, height)), gradientThickness=12, tickCount=4)
     fill = alt.Color("value:Q", scale=ramp_scale(scale.ramp, scale.low, scale.high), legend=bar)
     shown = base.transform_filter("datum.value !== null")
-    return shown.mark_rect(stroke="#ffffff", strokeWidth=0.5).encode(color=fill)
+    return shown.mark_rect(stroke=CELL_EDGE, strokeWidth=0.5).encode(color=fill)
 
 
 def _numbers(base: alt.Chart, font: float) -> list[alt.Chart]:
@@ -202,7 +203,7 @@ def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
         size=(0.6 * side) ** 2, stroke=UNDEFINED_STROKE, strokeWidth=1.2, opacity=1, filled=False
     )
     return [
-        missing.mark_rect(fill=UNDEFINED_FILL, stroke="#ffffff", strokeWidth=0.5),
+        missing.mark_rect(fill=UNDEFINED_FILL, stroke=CELL_EDGE, strokeWidth=0.5),
         mark.encode(shape=stroke),
     ]
 
@@ -217,7 +218,9 @@ def _column_axis(columns: range, frame: Frame, layout: Layout) -> alt.X:
     named = [_column_name(column, columns, frame) for column in columns]
     shown = [named[column - columns.start] for column in _thinned(columns, layout.width)]
     plain = frame.column_labels is None
-    axis = alt.Axis(values=shown, labelAngle=0 if plain else -90, labelLimit=150, ticks=False, domain=False)
+    # Upright labels reach further down in a wider font than the one that Vega measures with.
+    turned = {"labelAngle": 0} if plain else {"labelAngle": -90, "titlePadding": 20}
+    axis = alt.Axis(values=shown, labelLimit=150, ticks=False, domain=False, **turned)
     return alt.X("column:O", title=frame.column_title, scale=alt.Scale(domain=named), axis=axis)
 
 

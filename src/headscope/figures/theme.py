@@ -1,15 +1,17 @@
 """One look for every figure, and the way from a chart to a file.
 
 In: an Altair chart. Out: a static SVG, and from it a PNG or a PDF, without a network and without a
-browser. The background is transparent and the ink is dark: figures are designed for a *light* ground,
-and a page that has a dark mode puts them on a light card, so that a printed page, a screen and a paper
-show the same colours. Vega's runtime needs `eval` and .9 MB, so that pages get the finished SVG instead.
+browser. The background is transparent and the ink is dark: what is stored is for a *light* ground, as paper
+is. `dark` exchanges the theme's own colours, one for one, for those of a dark ground; ramps stay, since their
+colours are the data. Vega's runtime needs `eval` and .9 MB, so that pages get the finished SVG instead.
 
 Ramps are those that colour-blind readers can order: cividis for amounts (Nunez, Anderton and Renslow
 2018), blue to orange with white at 0 for signed values, Okabe and Ito's eight for categories. Colour is
 never the only mark: numbers, shapes or words say the same. Not done here: any chart (grids, curves).
 """
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ FONT = "Arial, Liberation Sans, Helvetica, sans-serif"
 INK = "#24292f"
 MUTED = "#5c6570"
 LINE = "#c9ced4"
+GRID = "#e4e7ea"
+# Between cells; not quite the white of INKS, so that each colour has one meaning and one counterpart.
+CELL_EDGE = "#fdfdfd"
 UNDEFINED_FILL = "#d5d8dc"
 UNDEFINED_STROKE = "#8a9199"
 
@@ -36,12 +41,42 @@ CIVIDIS = (
 BLUE_ORANGE = ("#0b4a85", "#3b85c0", "#9cc7e4", "#f3f2ef", "#f5bf87", "#d97b1f", "#8a4106")
 # Black last: it is also the ink of axes and reference marks.
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c7a00", "#000000")
+# Each colour of the theme on a dark ground. Edges of cells stay visible, since blank means "not measured".
+DARK = {
+    INK: "#e3e5e7",
+    MUTED: "#a3acb5",
+    LINE: "#4a525b",
+    GRID: "#2e343a",
+    CELL_EDGE: "#59626b",
+    UNDEFINED_FILL: "#343a41",
+    UNDEFINED_STROKE: "#8f98a1",
+    **dict(
+        zip(
+            OKABE_ITO,
+            ("#4a9fe0", "#f0803c", "#2fbf96", "#e0a3c4", "#f0b84a", "#8fd4fa", "#bfae3a", "#f2f2f2"),
+            strict=True,
+        )
+    ),
+}
+
+# A character of DejaVu Sans, found where Arial is not, is wider than Arial's by about this many pixels.
+_WIDER = 1.2
 
 
 def finish(chart: alt.TopLevelMixin) -> str:
     """The chart under the theme as SVG; fetches nothing, whatever the data say."""
     svg = vl_convert.vegalite_to_svg(chart.to_dict(), config=_config(), allowed_base_urls=[])
-    return str(svg)
+    return _with_room(str(svg))
+
+
+def dark(svg: str) -> str:
+    """A finished figure for a dark ground; text is never touched, whatever it says."""
+
+    def exchanged(tag: re.Match[str]) -> str:
+        return re.sub(r'"(#[0-9a-f]{6})"', lambda found: f'"{DARK.get(found[1], found[1])}"', tag[0])
+
+    # Within tags alone: a token may read like an attribute, and in text it is neither "<" nor ">".
+    return re.sub(r"<[^>]*>", exchanged, svg)
 
 
 def to_png(svg: str, *, scale: float = 2.0) -> bytes:
@@ -83,6 +118,23 @@ def colour_at(ramp: Sequence[str], share: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def _with_room(svg: str) -> str:
+    """The figure with a margin that holds its longest labels in a wider font than the one it was measured in."""
+    texts = re.findall(r'<text text-anchor="(\w+)" transform="([^"]*)"[^>]*>([^<]*)', svg)
+
+    def margin(anchor: str, turned: bool) -> int:
+        lengths = [len(t) for a, how, t in texts if a == anchor and ("rotate(-90" in how) is turned]
+        return math.ceil(_WIDER * max(lengths, default=0))
+
+    left, right, below = margin("end", False), margin("start", False), margin("end", True)
+
+    def enlarged(size: re.Match[str]) -> str:
+        wide, high = float(size[1]) + left + right, float(size[2]) + below
+        return f'width="{wide:g}" height="{high:g}" viewBox="{-left} 0 {wide:g} {high:g}"'
+
+    return re.sub(r'width="[^"]*" height="[^"]*" viewBox="0 0 (\S+) ([^"]+)"', enlarged, svg, count=1)
+
+
 def _config() -> dict[str, Any]:
     return {
         "background": "transparent",
@@ -102,7 +154,7 @@ def _config() -> dict[str, Any]:
             "domainColor": LINE,
             "tickColor": LINE,
             "tickSize": 4,
-            "gridColor": "#e4e7ea",
+            "gridColor": GRID,
         },
         "legend": {
             "labelColor": INK,

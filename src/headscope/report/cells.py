@@ -18,7 +18,7 @@ from headscope.tables import Column, Table
 
 FIRST_ROWS = 20
 MOST_ROWS = 500
-_MOST_WIDTH = 40  # characters to which a column is at least as wide; longer text wraps
+MOST_WIDTH = 40  # characters to which a column is at least as wide; longer text wraps
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,6 @@ def cell_view(value: Any) -> CellView:
 def _column_view(column: Column, cells: Sequence[CellView]) -> ColumnView:
     # Two tables stand under one header (first rows, folded rows): the same width keeps them aligned.
     longest = max((len(cell.text) for cell in cells), default=0)
-    width = min(max(longest, len(column.name) + 1, len(column.unit)), _MOST_WIDTH)
+    width = min(max(longest, len(column.name) + 1, len(column.unit)), MOST_WIDTH)
     kind = "number" if column.dtype.is_numeric() else "text"
     return ColumnView(column.name.replace("_", " "), column.unit, column.meaning, kind, width)

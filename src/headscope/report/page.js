@@ -1,8 +1,15 @@
-// What the page itself does beyond being read: show attention, copy the command.
+// What the page itself does beyond being read: show attention, say what scrolls, copy the command.
 
 for (const place of document.querySelectorAll("[data-attention]")) {
   mount(place, JSON.parse(document.getElementById(place.dataset.attention).textContent));
 }
+
+const widths = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth + 1;
+  }
+});
+for (const box of document.querySelectorAll(".scroll")) widths.observe(box);
 
 for (const button of document.querySelectorAll("button[data-copies]")) {
   const source = document.getElementById(button.dataset.copies);

@@ -25,23 +25,24 @@ from markupsafe import Markup
 
 from headscope.errors import UnknownName
 from headscope.figures.attention import payload, script, script_json, stylesheet
-from headscope.report.cells import TableView, cell_view, table_view
+from headscope.figures.theme import dark
+from headscope.report.cells import MOST_WIDTH, TableView, cell_view, table_view
+from headscope.report.claims import ClaimView, ComparisonView, roles, tally
 from headscope.results.study import Claim, Figure, Study
 
 # What of the provenance stands under the title, where it is there; all of it stands at the end.
 _HEADLINE = ("model", "prompts", "seed", "date")
 _LONGEST_PHRASE = 120  # characters
 
-_WIDEST_COLUMN = 40
-
 
 @dataclass(frozen=True)
 class FigureView:
-    """A picture with its words; `table` is None where an earlier figure already shows that table."""
+    """A picture for either ground, with its words; `table` is None where an earlier figure already shows it."""
 
     figure: Figure
     anchor: str
-    source: str
+    light: str
+    dark: str
     width: int
     height: int
     table: TableView | None
@@ -52,7 +53,7 @@ def render(study: Study) -> str:
     """The page of a study.
 
     Raises:
-        UnknownName: if a figure or a claim names a table that the study does not have.
+        UnknownName: if a figure or a claim names a table, or `lead` a figure, that the study does not have.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headscope.report"),
@@ -74,7 +75,9 @@ def render(study: Study) -> str:
         style=Markup(style),
         script=Markup(code),
         headline=_headline(study.provenance),
-        claims=[(claim, _evidence(claim, study, tables)) for claim in study.claims],
+        tally=tally(study.claims),
+        roles=roles(study.claims),
+        claims=[_claim(claim, study, tables) for claim in study.claims],
         figures=figures,
         attention=[(example, Markup(script_json(payload(example)))) for example in study.attention],
         tables=[view for name, view in tables.items() if name not in drawn],
@@ -103,16 +106,22 @@ def write(study: Study, path: Path | str) -> Path:
 
 
 def _figures(study: Study, tables: Mapping[str, TableView]) -> list[FigureView]:
+    """The figures in the order of the page, which begins with the leading one."""
+    names = [figure.name for figure in study.figures]
+    if study.lead and study.lead not in names:
+        raise UnknownName.among(f"figure of the study {study.name!r}", study.lead, names)
     shown: set[str] = set()
     views = []
-    for place, figure in enumerate(study.figures, start=1):
+    ordered = sorted(study.figures, key=lambda figure: figure.name != study.lead)
+    for place, figure in enumerate(ordered, start=1):
         table = tables[_table_named(figure.table, study)]
         width, height = _size(figure.svg)
         views.append(
             FigureView(
                 figure=figure,
                 anchor=f"figure-{place}",
-                source="data:image/svg+xml;base64," + base64.b64encode(figure.svg.encode()).decode("ascii"),
+                light=_image(figure.svg),
+                dark=_image(dark(figure.svg)),
                 width=width,
                 height=height,
                 table=None if table.name in shown else table,
@@ -121,6 +130,10 @@ def _figures(study: Study, tables: Mapping[str, TableView]) -> list[FigureView]:
         )
         shown.add(table.name)
     return views
+
+
+def _image(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
 def _table_named(name: str, study: Study) -> str:
@@ -133,8 +146,9 @@ def _table_named(name: str, study: Study) -> str:
     raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
 
 
-def _evidence(claim: Claim, study: Study, tables: Mapping[str, TableView]) -> list[TableView]:
-    return [tables[_table_named(name, study)] for name in claim.tables]
+def _claim(claim: Claim, study: Study, tables: Mapping[str, TableView]) -> ClaimView:
+    named = tuple(tables[_table_named(name, study)] for name in claim.tables)
+    return ClaimView(claim, tuple(map(ComparisonView.of, claim.evidence)), named)
 
 
 def _size(svg: str) -> tuple[int, int]:
@@ -157,7 +171,7 @@ def _hash(text: str) -> str:
 
 
 def _style() -> str:
-    widths = "\n".join(f".w{count} {{ min-width: {count}ch; }}" for count in range(1, _WIDEST_COLUMN + 1))
+    widths = "\n".join(f".w{count} {{ min-width: {count}ch; }}" for count in range(1, MOST_WIDTH + 1))
     page = files("headscope.report").joinpath("page.css").read_text(encoding="utf-8")
     return f"\n{page}\n{stylesheet()}\n{widths}\n"
 

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from headscope.errors import OutputExists, Unwritable
 
+# The form of what a run folder holds, in every manifest.json and study.json. It goes up whenever a key or a file is
+# renamed, removed or changes its meaning; a key that is added does not change it.
+SCHEMA = 2
+
 # Hidden, and ours by its name whatever the place is called.
 PREFIX = ".headscope-"
 

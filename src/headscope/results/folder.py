@@ -2,7 +2,8 @@
 
     OUT/manifest.json        what it takes to run it again; marks the folder as ours
     OUT/study.json           claims, summary, tables, as one file
-    OUT/tables/NAME.parquet  every table; NAME.json beside it says what its columns mean
+    OUT/tables/NAME.parquet  every table, and `claims`, the comparisons behind every claim; NAME.json beside
+                             it says what its columns mean
     OUT/figures/NAME.svg
     OUT/report.html
 
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headscope.errors import OutputExists
-from headscope.results.files import PREFIX, check_writable, writing
+from headscope.results.evidence import CLAIMS, evidence_table
+from headscope.results.files import PREFIX, SCHEMA, check_writable, writing
 from headscope.results.study import Study
 
 MANIFEST = "manifest.json"
@@ -133,14 +135,16 @@ def _is_mark(path: Path) -> bool:
 def _fill(folder: Path, study: Study, page: str) -> None:
     (folder / "tables").mkdir()
     (folder / "figures").mkdir()
-    for name, table in study.tables.items():
+    if CLAIMS in study.tables:
+        raise ValueError(f"study {study.name!r}: no table may be named {CLAIMS!r}, which holds the evidence")
+    for name, table in {**study.tables, CLAIMS: evidence_table(study)}.items():
         table.write_parquet(folder / "tables" / f"{name}.parquet")
         _dump(folder / "tables" / f"{name}.json", table.describe())
     for figure in study.figures:
         (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
     _dump(folder / "study.json", study.to_json())
     (folder / "report.html").write_text(page, encoding="utf-8")
-    _dump(folder / MANIFEST, {"headscope": study.name, **study.provenance})
+    _dump(folder / MANIFEST, {"headscope": study.name, "schema": SCHEMA, **study.provenance})
 
 
 def _replace_content(folder: Path, fresh: Path, aside: Path, mark: str) -> None:

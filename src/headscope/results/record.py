@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headscope.errors import OutputExists, Partial, Unwritable
-from headscope.results.files import PREFIX, check_writable, writing
+from headscope.results.files import PREFIX, SCHEMA, check_writable, writing
 from headscope.tables import Table
 
 MANIFEST, CELLS, LOCK, PARTS = "manifest.json", "cells.json", ".headscope-lock", "parts"
@@ -163,7 +163,8 @@ def opened(
             for stale in ("sweep.parquet", "sweep.json"):
                 (place / stale).unlink(missing_ok=True)
             kept = known["prompts"] if known else list(prompts)
-            _dump(place / MANIFEST, {"headscope": KIND, **base, "prompts": kept, "cells": count})
+            told = {"headscope": KIND, "schema": SCHEMA, **base, "prompts": kept, "cells": count}
+            _dump(place / MANIFEST, told)
             _dump(place / CELLS, list(cells))
         record = Record(place)
         record._read()

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from headscope.measures.equivalence import Side
+from headscope.results.files import SCHEMA
 from headscope.tables import Table
 
 
@@ -141,11 +142,13 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """Everything but pictures and patterns, as plain JSON data."""
         return {
+            "schema": SCHEMA,
             "study": self.name,
             "title": self.title,
             "question": self.question,
             "answer": list(self.answer),
             "details": list(self.details),
+            "terms": dict(self.terms),
             "sources": [asdict(source) for source in self.sources],
             "claims": [
                 {
