@@ -75,7 +75,7 @@ def test_patching_shows_the_token_move_before_the_query_looks(found):
     assert rows[1, "answer"]["recovered"] == pytest.approx(1, abs=1e-3)
     assert rows[2, "query"]["recovered"] == pytest.approx(1, abs=1e-3)
     assert claim(found, "moves").verdict is Verdict.SUPPORTED
-    assert "between the two recovers 1.00" in found.answer[2]
+    assert "before layer 1, at the token after the match, recovers 1.00" in found.answer[2]
 
 
 def test_copies_in_one_layer_are_no_backups_and_do_not_interact(found):

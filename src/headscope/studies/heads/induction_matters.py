@@ -44,9 +44,8 @@ def induction_matters(ctx: Ctx) -> Part:
     if not groups:
         return Part(claims=[judged])
     damage = Samples.of(DAMAGE, (GROUP,), {name: each.damage for name, each in groups.items()})
-    random = Samples.of(
-        RANDOM_MEAN, (GROUP,), {name: each.set_damage.mean(0) for name, each in groups.items()}
-    )
+    usual = {name: each.set_damage.mean(0) for name, each in groups.items()}
+    random = Samples.of(RANDOM_MEAN, (GROUP,), usual)
     more = {column: {name: of(each) for name, each in groups.items()} for column, of in COLUMNS.items()}
     figure = bars(
         damage,
@@ -57,9 +56,8 @@ def induction_matters(ctx: Ctx) -> Part:
         caption="Rise of the loss when all heads of a kind are ablated together, by their means; the stroke is the "
         f"mean over random sets of as many heads. {averaged(ctx)}",
     )
-    return Part(
-        tables=[table(damage, "groups", beside=[random], more=more)], claims=[judged], figures=[figure]
-    )
+    listed = table(damage, "groups", beside=[random], more=more)
+    return Part(tables=[listed], claims=[judged], figures=[figure])
 
 
 def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:

@@ -32,9 +32,7 @@ MOST_HEADS = 12
 MOST_IN_SETS = 6  # every set of so many is ablated: 2^6 - 1 passes over the prompts
 LOGIT_DAMAGE = Quantity("logit_damage", "fall of the logit of the token that follows", "logits")
 COUNT = Column("heads_ablated", pl.Int64, "how many induction heads are ablated, most damaging first")
-EFFECT = Column(
-    "effect", pl.String, "joint ablation, the sum of the single ones, or their difference: interaction"
-)
+EFFECT = Column("effect", pl.String, "joint ablation, sum of single ones, or their difference: interaction")
 JOINT, SUM, INTERACTION = "joint", "sum of single ablations", "interaction"
 
 
@@ -47,11 +45,8 @@ def joint_ablation(ctx: Ctx) -> Part:
     logits, nats = _damage(ctx, heads[:MOST_HEADS])
     tables = [table(logits, "joint_ablation"), table(nats, "joint_ablation_loss")]
     if len(heads) > 1:
-        stage, options = (
-            ctx.stage("ablating sets"),
-            Options(experiment.mean_ablation(ctx), next_logit(PREDICTABLE)),
-        )
-        shown = experiment.prompts(ctx).estimation.repeated
+        shown, stage = experiment.prompts(ctx).estimation.repeated, ctx.stage("ablating sets of heads")
+        options = Options(experiment.mean_ablation(ctx), next_logit(PREDICTABLE))
         sets = who_takes_over(ctx.model, shown, heads[:MOST_IN_SETS], options, progress=stage)
         tables += [sets.interactions, sets.effects, sets.sets]
     figure = lines(
@@ -72,25 +67,20 @@ def redundant(damage: Samples | None, tables: Sequence[str] = ()) -> Claim:
     if damage is not None and (last := max(damage.coordinates(COUNT.name))) > 1:
         judged = damage.only(heads_ablated=last).by(EFFECT.name)
         interaction, margin = judged[INTERACTION], MARGIN * abs(float(judged[SUM].mean[0]))
-    few, what = (
-        "fewer than two heads were named induction heads",
-        "joint ablation minus sum of single ablations",
-    )
+    few = "fewer than two heads were named induction heads"
+    extra = Test("joint ablation minus sum of single ablations", interaction, above=margin, reason=few)
     return claim(
         "redundant",
         "Induction heads are redundant: ablating them jointly costs over 10% more than the sum of single ablations.",
-        tests=[Test(what, interaction, above=margin, reason=few)],
+        tests=[extra],
         tables=tables,
     )
 
 
 def _damage(ctx: Ctx, heads: Sequence[Head]) -> tuple[Samples, Samples]:
     """Damage [prompt, (heads_ablated, ablated, effect)] of the first few heads, in logits and in nats."""
-    shown, reference = (
-        experiment.prompts(ctx).estimation.repeated,
-        experiment.prompts(ctx).selection.unrepeated,
-    )
-    measures = [next_logit(PREDICTABLE), loss(PREDICTABLE)]
+    split, measures = experiment.prompts(ctx), [next_logit(PREDICTABLE), loss(PREDICTABLE)]
+    shown, reference = split.estimation.repeated, split.selection.unrepeated
     clean, stage = evaluate(ctx.model, shown, measures), ctx.stage("ablating induction heads jointly")
     first, harm = [heads[: count + 1] for count in range(len(heads))], []
     for done, ablated in enumerate([*first, *([head] for head in heads)]):

@@ -49,9 +49,7 @@ def patching(ctx: Ctx) -> Part:
 
 def moves(split: Split[Samples], gap: Samples) -> Claim:
     """Whether patching after the match recovers the answer, from [pair, (layer, position, role)] on both halves."""
-    # Past the embedding, which holds nothing of the token before; the role has one position.
-    past = {"role": "answer", "position": lambda at: True}
-    after = split.map(lambda half: half.only(layer=lambda each: each > 0).at(**past))
+    after = after_the_match(split)
     chosen = {"layer": after.selection.best("layer")}
     what = "share recovered by patching the token after the match"
     return claim(
@@ -62,6 +60,12 @@ def moves(split: Split[Samples], gap: Samples) -> Claim:
         tests=[any_of(what, after.estimation, above=MARGIN, chosen=chosen)],
         tables=["patching", "patching_selection"],
     )
+
+
+def after_the_match(split: Split[Samples]) -> Split[Samples]:
+    """By layer, past the embedding, which holds nothing of the token before."""
+    past = split.map(lambda half: half.only(layer=lambda each: each > 0))
+    return past.map(lambda half: half.at(role="answer", position=half.only(role="answer").cells[0][1]))
 
 
 def recovery(ctx: Ctx) -> tuple[Split[Samples], Samples]:

@@ -16,7 +16,7 @@ from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import Ctx
 from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
 from headscope.studies.heads.joint_ablation import joint_ablation
-from headscope.studies.heads.patching import patching
+from headscope.studies.heads.patching import after_the_match, patching, recovery
 from headscope.studies.heads.self_repair import self_repair
 from headscope.studies.heads.single_ablations import damage_of_each, single_ablations
 from headscope.studies.heads.which_heads import WHERE, which_heads
@@ -31,10 +31,11 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     named = {kind: heads for kind in WHERE if (heads := ctx.once(experiment.named_heads).get(kind))}
     sentences = [_attention(ctx, named, claims["induction"]), _damage(ctx)]
     if len(named) == len(WHERE) and claims["moves"].verdict is Verdict.SUPPORTED:
-        row = claims["moves"].evidence[-1]
-        share = f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        after = after_the_match(ctx.once(recovery)[0])
+        layer = after.selection.best("layer")
         sentences.append(
-            f"Patching the clean residual stream between the two recovers {share} of the answer."
+            f"Patching the clean residual stream before layer {layer}, at the token after the match, recovers "
+            f"{bounded(after.estimation.at(layer=layer))} of the answer's logit difference."
         )
     return sentences
 
@@ -48,9 +49,8 @@ def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], induction: Claim) 
         beyond = bounded(above_null(read[kind]).at(head=str(heads[0])))
         listed = " ".join(map(str, heads[:MOST_NAMED])) + (" ..." if len(heads) > MOST_NAMED else "")
         which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {listed}"
-        told.append(
-            f"the {which} ({heads[0]} gives {beyond} of its attention, beyond the null, to {WHERE[kind]})"
-        )
+        first = f"{heads[0]}: " if len(heads) > 1 else ""
+        told.append(f"the {which} ({first}{beyond} of its attention, beyond the null, goes to {WHERE[kind]})")
     if told:
         return f"{whose} has {' and '.join(told)}."
     return f"None of the {len(ctx.model.heads)} heads of {whose} is an induction or previous-token head."

@@ -30,9 +30,7 @@ def self_repair(ctx: Ctx) -> Part:
     try:
         ctx.model.require_direct_effects()
     except UnservedModel as error:
-        return Part(
-            claims=[backup(None, None, "direct effects are not served on this model")], notes=[str(error)]
-        )
+        return Part(claims=[backup(None, None, "direct effects are not served here")], notes=[str(error)])
     heads, stage = heads_to_follow(ctx), ctx.stage("following ablations through the model")
     edits = [zero(head) for head in heads]
     followed = prompts(ctx).map(
@@ -79,9 +77,7 @@ def backup(change: Split[Samples] | None, direct: Samples | None, unserved: str 
     return claim(
         "backup",
         "When a head is ablated, a later head or MLP (a backup) compensates for over 10% of its direct effect.",
-        tests=[
-            any_of("share of direct effect compensated", compensated, above=MARGIN, reason=unserved or none)
-        ],
+        tests=[any_of("share of it compensated", compensated, above=MARGIN, reason=unserved or none)],
         tables=[] if unserved else ["direct_effects", "direct_effects_selection", "self_repair"],
     )
 
@@ -98,8 +94,8 @@ def _figures(change: Samples, averaged_over: str) -> list[Figure]:
         "component",
         colour="ablated",
         name="direct_effects",
-        title="Who writes more, and who less, when a head is ablated",
+        title="Change of later direct effects when a head is ablated",
         caption="Change of the direct effect on the logit of the token that follows, of components after the ablated "
-        f"head (the {MOST_COMPONENTS} that change most). {averaged_over}",
+        f"head (the {MOST_COMPONENTS} that change most, at most). {averaged_over}",
     )
     return [figure]
