@@ -77,7 +77,7 @@ def backup(change: Split[Samples] | None, direct: Samples | None, unserved: str 
     return claim(
         "backup",
         "When a head is ablated, a later head or MLP (a backup) compensates for over 10% of its direct effect.",
-        tests=[any_of("share of it compensated", compensated, above=MARGIN, reason=unserved or none)],
+        tests=[any_of("compensated share", compensated, above=MARGIN, reason=unserved or none)],
         tables=[] if unserved else ["direct_effects", "direct_effects_selection", "self_repair"],
     )
 
