@@ -91,7 +91,7 @@ def test_study_writes_a_report_and_prints_json(folder, tmp_path):
         (["heads", "MODEL", "--detector", "lookback:64"], "context of"),
         (["heads", "MODEL", "--out", "UNDERFILE"], "cannot write"),
         (["study", "heads", "--model", "MODEL", "--out", "UNDERFILE"], "cannot write"),
-        (["study", "heads", "--model", "nowhere", "--cuts", "0", "--out", "OUT"], "cuts=0"),
+        (["study", "heads", "--model", "nowhere", "--followed", "0", "--out", "OUT"], "followed=0"),
         (["heads", "MODEL", "--memory", "lots"], "cannot read the size 'lots'"),
         (["heads", "MODEL", "--device", "gpu"], "write cpu, cuda"),
         (["heads", "MODEL", "--dtype", "int4"], "write auto, float32"),
@@ -128,7 +128,7 @@ def test_explicit_options_win_over_quick_and_are_recorded(folder, tmp_path):
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["settings"]["n"] == 7
-    assert manifest["settings"]["cuts"] == 2
+    assert manifest["settings"]["followed"] == 2
     assert "--device cpu --dtype float32 --n 7" in manifest["command"]
 
 

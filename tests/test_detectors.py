@@ -12,7 +12,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 import headscope as hs
 from headscope.architectures import ToyConfig
-from headscope.detectors import default_prompts, detector, pairs
+from headscope.detectors import (
+    NAMED_MARGIN,
+    above_null,
+    default_prompts,
+    detect,
+    detector,
+    head_attention,
+    pairs,
+)
 from headscope.detectors.scores import LayerMass, rows_of
 from headscope.measures import interval, loss, simultaneous
 from headscope.sweeps import evaluate
@@ -269,3 +277,17 @@ def test_reading_a_few_rows_at_a_time_changes_nothing():
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
         assert one["uniform"] == pytest.approx(other["uniform"])
         assert one["null"] == pytest.approx(other["null"], abs=1e-6)
+
+
+def test_attention_by_prompt_is_what_the_table_bounds():
+    model = planted.induction_circuit()
+    prompts = default_prompts(model, n=12, length=6, repeats=3)
+    attention = head_attention(model, ["induction", "previous_token"], prompts=prompts)
+    rows = detect(model, ["induction", "previous_token"], prompts=prompts).rows()
+    assert list(attention) == ["induction", "previous_token"]
+    for name, layers in attention.items():
+        listed = [row for row in rows if row["detector"] == name]
+        above = above_null(layers)
+        assert above.together(above=NAMED_MARGIN).at_least.tolist() == [row["adjusted_low"] for row in listed]
+        assert above.estimate().high.tolist() == [row["above_null_high"] for row in listed]
+    assert [cell[1] for cell in above_null(attention["induction"]).named(above=NAMED_MARGIN).cells] == ["1.0"]

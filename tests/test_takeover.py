@@ -7,8 +7,8 @@ from torch.testing import assert_close
 import headscope as hs
 from headscope.measures.direct_effect import logit_direction
 from headscope.models.norms import FrozenNorm
-from headscope.studies.heads_parts import tables as heads_tables
-from headscope.studies.heads_parts.tables import self_repair_table
+from headscope.studies import self_repair as shared
+from headscope.studies.self_repair import self_repair_of
 from headscope.sweeps.takeover import Component, direct_effects, runs_after
 from tests import planted, tiny
 
@@ -113,26 +113,24 @@ def test_a_cut_is_split_into_what_others_write_and_what_the_norm_rescales(family
         at_clean_scale = ((streams[1] - streams[0]) * direction).sum(-1)[:, 0].double()
     rescaled = cut.logit - clean.logit - at_clean_scale
     assert float(rescaled.abs().max()) > 0.01
-    monkeypatch.setattr(heads_tables, "NEAR_ZERO_LOGITS", 0.0)  # random heads write little
-    row = self_repair_table(heads, followed).rows(cut=str(head))[0]
-    assert row["by_norms"] == pytest.approx(float(rescaled.mean()), abs=1e-4)
-    assert row["by_heads"] == pytest.approx(0, abs=1e-6)
-    parts = row["by_heads"] + row["by_mlps"] + row["by_norms"]
-    assert (
-        row["self_repair"]
-        == pytest.approx(parts)
-        == pytest.approx(row["total_change"] + row["direct_effect"])
-    )
+    monkeypatch.setattr(shared, "NEAR_ZERO_LOGITS", 0.0)  # random heads write little
+    repair = {name: each.at(ablated=str(head)) for name, each in self_repair_of(heads, followed).items()}
+    mean = {name: float(each.mean[0]) for name, each in repair.items()}
+    assert mean["by_norms"] == pytest.approx(float(rescaled.mean()), abs=1e-4)
+    assert mean["by_heads"] == pytest.approx(0, abs=1e-6)
+    parts = mean["by_heads"] + mean["by_mlps"] + mean["by_norms"]
+    total = mean["total_change"] + mean["direct_effect"]
+    assert mean["self_repair"] == pytest.approx(parts) == pytest.approx(total)
 
 
 def test_a_head_that_writes_nothing_has_no_self_repair():
     model = planted.induction_circuit()
     prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
     followed = direct_effects(model, prompts, "predictable", cuts=[hs.zero("0.0")])
-    (row,) = self_repair_table([hs.Head(0, 0)], followed).rows()
-    assert row["total_change"] < -3
-    assert row["self_repair"] != row["self_repair"]
-    assert "less than 0.1 logits" in row["reason"]
+    repair = self_repair_of([hs.Head(0, 0)], followed)
+    assert repair["total_change"].mean < -3
+    assert repair["self_repair"].mean != repair["self_repair"].mean
+    assert "less than 0.1 logits" in repair["self_repair"].reasons["0.0",]
 
 
 def test_an_mlp_beside_the_attention_does_not_come_after_it():

@@ -7,9 +7,11 @@ from headscope.detectors.detect import (
     check_sizes,
     default_prompts,
     detect,
+    head_attention,
+    heads_table,
     reach_of,
 )
-from headscope.detectors.scores import HEADS, NAMED_MARGIN
+from headscope.detectors.scores import HEADS, NAMED_MARGIN, LayerMass, above_null
 
 __all__ = [
     "DEFAULT",
@@ -18,11 +20,15 @@ __all__ = [
     "NAMED_MARGIN",
     "Detector",
     "DetectorPrompts",
+    "LayerMass",
+    "above_null",
     "check_reach",
     "check_sizes",
     "default_prompts",
     "detect",
     "detector",
     "detectors",
+    "head_attention",
+    "heads_table",
     "reach_of",
 ]

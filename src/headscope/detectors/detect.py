@@ -5,10 +5,10 @@ mean and when a head is named stands in detectors.scores. Both kinds of prompts 
 of range are refused before the model runs.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from headscope.detectors.catalogue import DEFAULT, Detector, detectors
+from headscope.detectors.catalogue import DEFAULT, Detector, detector, detectors
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError
@@ -134,26 +134,43 @@ def detect(
         BadArgument: for fewer than five prompts, or prompts too short for a lookback.
     """
     wanted = detectors(names)
-    for layer in model.anatomy.attending:
-        model.require_site("pattern", layer)
-    reach = reach_of(wanted)
     if prompts is None:
-        prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach)
+        _require_patterns(model)
+        prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
+    names = [each.name for each in wanted]
+    return heads_table(head_attention(model, names, prompts=prompts, interventions=interventions))
+
+
+def head_attention(
+    model: Model,
+    names: str | Iterable[str] = DEFAULT,
+    *,
+    prompts: DetectorPrompts,
+    interventions: Sequence[Edit] = (),
+) -> dict[str, dict[int, LayerMass]]:
+    """What `detect` bounds: by detector, every layer's attention on its keys and its null, prompt by prompt."""
+    wanted = detectors(names)
+    _require_patterns(model)
     for shown in (prompts.natural, prompts.repeated, prompts.unrepeated):
-        check_sizes("detect heads", n=len(shown), seed=seed)
+        check_sizes("detect heads", n=len(shown), seed=0)
+    reach = reach_of(wanted)
     if reach >= prompts.natural.longest:
         raise BadArgument(
             f"cannot look {reach} tokens back: the natural prompts have {prompts.natural.longest} tokens. "
             "Give longer ones."
         )
-    rows = []
+    attention: dict[str, dict[int, LayerMass]] = {}
     for kind in ("natural", "repeated"):
         group = [detector for detector in wanted if detector.prompts == kind]
         if group:
-            rows += _scored(model, group, prompts, kind, interventions)
-    order = {detector.name: place for place, detector in enumerate(wanted)}
-    rows.sort(key=lambda row: (order[str(row["detector"])], row["layer"], row["head"]))
-    return HEADS.table(rows)
+            attention |= _attention(model, group, prompts, kind, interventions)
+    return {detector.name: attention[detector.name] for detector in wanted}
+
+
+def heads_table(attention: Mapping[str, Mapping[int, LayerMass]], name: str = HEADS.name) -> Table:
+    """The detector table: a row for each head of each detector."""
+    rows = [row for kind, layers in attention.items() for row in rows_of(detector(kind), layers)]
+    return replace(HEADS, name=name).table(rows)
 
 
 def reach_of(wanted: Iterable[Detector]) -> int:
@@ -161,13 +178,18 @@ def reach_of(wanted: Iterable[Detector]) -> int:
     return max((detector.reach for detector in wanted), default=0)
 
 
-def _scored(
+def _require_patterns(model: Model) -> None:
+    for layer in model.anatomy.attending:
+        model.require_site("pattern", layer)
+
+
+def _attention(
     model: Model,
     group: Sequence[Detector],
     prompts: DetectorPrompts,
     kind: str,
     interventions: Sequence[Edit],
-) -> list[dict[str, object]]:
+) -> dict[str, dict[int, LayerMass]]:
     shown = prompts.natural if kind == "natural" else prompts.repeated
     sets = [detector.key_sets(shown) for detector in group]
     reading, matched = MassReading(sets), MassReading(sets)
@@ -175,11 +197,10 @@ def _scored(
     if kind == "repeated":
         model.read(prompts.unrepeated, [matched], interventions=interventions)
     null = matched.mass if kind == "repeated" else reading.other
-    rows = []
-    for index, detector in enumerate(group):
-        layers = {
+    return {
+        detector.name: {
             layer: LayerMass(mass[index], null[layer][index], reading.uniform[layer][index])
             for layer, mass in sorted(reading.mass.items())
         }
-        rows += rows_of(detector, layers)
-    return rows
+        for index, detector in enumerate(group)
+    }

@@ -17,9 +17,10 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import bayes, heads, redundancy, vectors
+from headscope.studies import bayes, redundancy, vectors
 from headscope.studies.bayes_parts.config import Config as BayesConfig
 from headscope.studies.context import Plan
+from headscope.studies.heads import plan as heads
 from headscope.vocabulary import Progress, silent
 
 
@@ -34,12 +35,7 @@ class Entry:
 
 
 STUDIES: dict[str, Entry | Plan[Any]] = {
-    "heads": Entry(
-        heads.Config,
-        heads.run,
-        "zoo:induction-2l",
-        "Which heads there are, what each does for the model, and who takes over when one is cut.",
-    ),
+    "heads": heads.PLAN,
     "bayes": Entry(
         BayesConfig,
         bayes.run,

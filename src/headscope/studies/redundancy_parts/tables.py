@@ -12,14 +12,14 @@ from headscope.measures import interval
 from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
-from headscope.studies.heads_parts.tables import SELF_REPAIR as _SELF_REPAIR
-from headscope.studies.heads_parts.tables import self_repair_table
 from headscope.studies.redundancy_parts.cuts import Heads, written
 from headscope.studies.redundancy_parts.heads import MARGINS, Growth
 from headscope.studies.redundancy_parts.patching import MARGIN, Answers, Beyond, Evidence, Own, stream_named
 from headscope.studies.redundancy_parts.peeling import KEPT_SHARE, Step
 from headscope.studies.redundancy_parts.problems import REGIMES, Problems
 from headscope.studies.redundancy_parts.prompts import NEAR, exactly, nearly
+from headscope.studies.redundancy_parts.self_repair import SELF_REPAIR as _SELF_REPAIR
+from headscope.studies.redundancy_parts.self_repair import self_repair_table
 from headscope.sweeps.takeover import Followed, compensation
 from headscope.tables import Column, Schema, Table
 from headscope.vocabulary import Head

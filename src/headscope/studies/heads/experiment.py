@@ -1,0 +1,103 @@
+"""What the questions about heads share: settings, prompts in two halves, and what the first half selects.
+
+In: a model and settings. Out: functions of the context, each computed once (`ctx.once`). Heads are named and ordered
+on the *selection* half of the prompts; what is reported is of the *estimation* half, so that picking the largest of
+many does not flatter it. Mean ablation puts a head's mean over prompts without repetition in its place: what is
+removed is what depends on the repetition.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from headscope import detectors
+from headscope.detectors.detect import LARGEST_SEED
+from headscope.interventions import Intervention, mean
+from headscope.measures import FEWEST, loss
+from headscope.studies.context import Context, Settings, setting
+from headscope.sweeps import each_head
+from headscope.sweeps.ordered import damages
+from headscope.tables import Quantity
+from headscope.tasks.split import Split, halves
+from headscope.tasks.text import read_text
+from headscope.vocabulary import Head
+
+PREDICTABLE = "predictable"  # positions of repeated prompts whose next token an earlier copy determines
+DAMAGE = Quantity("damage", "rise of the loss under the ablation", "nats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsSettings(Settings):
+    """What can be chosen; the command's options and help come from these fields."""
+
+    doing: ClassVar[str] = "study heads"
+    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=12, at_least=FEWEST)
+    seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
+    text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
+    length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
+    repeats: int = setting(4, "times it is shown", at_least=2)
+    gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
+    random_sets: int = setting(20, "random sets of heads beside each group", quick=8, at_least=1)
+    followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
+
+
+Ctx = Context[HeadsSettings]
+
+
+def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
+    """Twice `n` prompts of each kind."""
+    chosen, text = ctx.settings, None if ctx.settings.text is None else Path(ctx.settings.text)
+    return detectors.default_prompts(
+        ctx.model,
+        n=2 * chosen.n,
+        seed=chosen.seed,
+        text=None if text is None else read_text(text),
+        named="a given text" if text is None else text.name,
+        length=chosen.length,
+        repeats=chosen.repeats,
+        gaps=(0, chosen.gap),
+        fewest=2 * FEWEST,
+    )
+
+
+def prompts(ctx: Ctx) -> Split[detectors.DetectorPrompts]:
+    """The prompts of even number select, the others estimate."""
+    return halves(ctx.once(every_prompt))
+
+
+def averaged(ctx: Ctx) -> str:
+    """Over what a value on repeated tokens is averaged, for captions."""
+    many = len(prompts(ctx).estimation.repeated)
+    return f"Mean over the predictable tokens of {many} sequences of repeated random tokens."
+
+
+def attention(ctx: Ctx) -> Split[dict[str, dict[int, detectors.LayerMass]]]:
+    """By detector, every head's attention on its keys and its null, prompt by prompt, on either half."""
+    ctx.progress("detecting heads", 0, 1)
+    return prompts(ctx).map(lambda half: detectors.head_attention(ctx.model, prompts=half))
+
+
+def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
+    """Heads that the selection half names, by detector, most strongly first; detectors without any are left out."""
+    groups = {}
+    for detector, layers in ctx.once(attention).selection.items():
+        above = detectors.above_null(layers)
+        named = above.named(above=detectors.NAMED_MARGIN) if len(above) else above
+        if len(named):
+            low = dict(zip(named.coordinates("head"), named.estimate().low, strict=True))
+            groups[detector] = tuple(Head.parse(head) for head in sorted(low, key=lambda head: -low[head]))
+    return groups
+
+
+def mean_ablation(ctx: Ctx) -> Intervention:
+    """The template that replaces a head's output by its mean over prompts without repetition."""
+    return mean("z", over=prompts(ctx).selection.unrepeated)
+
+
+def most_damaging(ctx: Ctx) -> list[Head]:
+    """All heads by the damage of their mean ablation on the selection half, worst first."""
+    cells, shown = each_head(mean_ablation(ctx), ctx.model.heads), prompts(ctx).selection.repeated
+    stage = ctx.stage("selecting heads")
+    harm = damages(ctx.model, shown, cells, loss(PREDICTABLE), progress=stage).mean(1).tolist()
+    damage = dict(zip(ctx.model.heads, harm, strict=True))
+    return sorted(damage, key=lambda head: -damage[head])

@@ -1,0 +1,95 @@
+"""The heads study: which heads a model has, what each does for it, and what the others do when one is ablated.
+
+In: any causal language model. Out: a Study record. It puts to the test, on the model at hand, what Olsson et al.
+(2022) say of induction heads, with the patching of Wang et al. (2023) and the self-repair of McGrath et al. (2023).
+One file for each question; what they share is in `experiment`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from headscope.detectors import above_null
+from headscope.evidence import bounded
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim, Verdict
+from headscope.studies.context import Plan
+from headscope.studies.heads import experiment
+from headscope.studies.heads.experiment import Ctx
+from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
+from headscope.studies.heads.joint_ablation import joint_ablation
+from headscope.studies.heads.patching import after_the_match, patching, recovery
+from headscope.studies.heads.self_repair import self_repair
+from headscope.studies.heads.single_ablations import damage_of_each, single_ablations
+from headscope.studies.heads.which_heads import WHERE, which_heads
+from headscope.studies.sources import HYDRA_EFFECT, INDIRECT_OBJECTS, INDUCTION_HEADS
+from headscope.vocabulary import Head
+
+MOST_NAMED = 6
+
+
+def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
+    """Which heads there are, which of them the model needs, and whether one kind feeds the other."""
+    named = {kind: heads for kind in WHERE if (heads := ctx.once(experiment.named_heads).get(kind))}
+    sentences = [_attention(ctx, named, claims["induction"]), _damage(ctx)]
+    if len(named) == len(WHERE) and claims["moves"].verdict is Verdict.SUPPORTED:
+        after = after_the_match(ctx.once(recovery)[0])
+        layer = after.selection.best("layer")
+        sentences.append(
+            f"Patching the clean residual stream before layer {layer}, at the token after the match, recovers "
+            f"{bounded(after.estimation.at(layer=layer))} of the answer's logit difference."
+        )
+    return sentences
+
+
+def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], induction: Claim) -> str:
+    read, (row,), whose = ctx.once(experiment.attention).estimation, induction.evidence, ctx.model.name
+    if row.estimate != row.estimate:
+        return f"Whether {whose} has induction heads is not known: {row.reason}."
+    told = []
+    for kind, heads in named.items():
+        beyond = bounded(above_null(read[kind]).at(head=str(heads[0])))
+        listed = " ".join(map(str, heads[:MOST_NAMED])) + (" ..." if len(heads) > MOST_NAMED else "")
+        which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {listed}"
+        first = f"{heads[0]}: " if len(heads) > 1 else ""
+        told.append(f"the {which} ({first}{beyond} of its attention, beyond the null, goes to {WHERE[kind]})")
+    if told:
+        return f"{whose} has {' and '.join(told)}."
+    return f"None of the {len(ctx.model.heads)} heads of {whose} is an induction or previous-token head."
+
+
+def _damage(ctx: Ctx) -> str:
+    (every, clean), group = ctx.once(damage_of_each)[0], ctx.once(damage_of_groups).get("induction")
+    worst = str(ctx.once(experiment.most_damaging)[0])
+    damage = every.at(head=worst)
+    if not damage.estimate().low[0] > 0:
+        return (
+            f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
+            f"first, changes the loss of {clean:.2f} by {bounded(damage)} when ablated."
+        )
+    told = f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {bounded(damage)}"
+    if group is None or len(group.picked) < 2 or not group.sets:
+        return f"{told}."
+    together, usual = bounded(Samples.one(experiment.DAMAGE, group.damage)), float(group.means.mean())
+    return (
+        f"{told}, all {len(group.picked)} induction heads by {together}, as many random heads by {usual:.2f}."
+    )
+
+
+PLAN: Plan[experiment.HeadsSettings] = Plan(
+    name="heads",
+    help="Which heads a model has, what each does for it, and what the others do when one is ablated.",
+    title="Attention heads and what they do",
+    question="Which attention heads does the model have, and what does it lose without them?",
+    settings=experiment.HeadsSettings,
+    shown_on="zoo:induction-2l",
+    questions=(which_heads, single_ablations, induction_matters, joint_ablation, patching, self_repair),
+    answer=answer,
+    prompts=lambda ctx: [
+        getattr(ctx.once(experiment.every_prompt), kind) for kind in ("natural", "repeated")
+    ],
+    lead="heads-score-by-heads",
+    terms={
+        "predictable tokens": "tokens of a repeated segment that its first showing determines",
+        "match": "the earlier copy of the last token; the answer is the token after it",
+    },
+    sources=(INDUCTION_HEADS, INDIRECT_OBJECTS, HYDRA_EFFECT),
+)

@@ -1,1 +1,0 @@
-"""The study of heads, in parts: the plan is `studies.heads`."""
