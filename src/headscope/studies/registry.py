@@ -17,8 +17,9 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import bayes, heads, redundancy, vectors
-from headscope.studies.bayes_parts.config import Config as BayesConfig
+from headscope.studies import heads, redundancy, vectors
+from headscope.studies.bayes import plan as bayes
+from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.context import Plan
 from headscope.vocabulary import Progress, silent
 
@@ -41,7 +42,7 @@ STUDIES: dict[str, Entry | Plan[Any]] = {
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
     ),
     "bayes": Entry(
-        BayesConfig,
+        BayesSettings,
         bayes.run,
         "zoo:linear-4l",
         "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
