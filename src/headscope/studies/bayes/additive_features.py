@@ -39,7 +39,7 @@ STATEMENT = (
     "j increments alone raise the answer's log-odds in proportion to j."
 )
 
-DIFFERENT, SAME, REAL = "different increments", "the same increment, other prompts", "real examples"
+DIFFERENT, SAME, REAL = "different increments", "same increment, other prompts", "real examples"
 COSINE = Quantity("cosine", "mean cosine of two increments", "cosine", within=(-1.0, 1.0))
 SHARE = Quantity("share", "first principal component's share of the squared increments", within=(0.0, 1.0))
 NULL = Quantity("null", "the same with prompts' signs flipped at random, mean")
@@ -49,7 +49,9 @@ R2 = Quantity("r2", "share of the curve's variance that a straight line explains
 COMPARED = Column(
     "compared", pl.String, "increments of different examples, or one on two halves of its prompts"
 )
-DIRECTION = Column("direction", pl.String, "which vector is added, and whose answer is read if not its own")
+DIRECTION = Column(
+    "direction", pl.String, "which vector is added; other answer: that to another input is read"
+)
 DOSE = Column("dose", pl.Int64, "how many increments are added, or real examples shown")
 
 

@@ -33,12 +33,12 @@ from headscope.tasks.shots import Shots
 MOST_EXAMPLES = 12
 MARGIN = 0.1
 
-OUTPUT, ATTENTION, EXACT = "change of log-odds", "change of attention's output", "exact observer's change"
-AFTER, BEFORE, MODELS = "certainty after the example", "certainty before it", "model's |log-odds| before it"
+OUTPUT, ATTENTION, EXACT = "log-odds", "attention output", "exact observer's log-odds"
+AFTER, BEFORE, MODELS = "certainty after", "certainty before", "|log-odds| before"
 CORRELATION = Quantity("correlation", "rank correlation over prompts, averaged over n", within=(-1.0, 1.0))
 SHUFFLED = Quantity("shuffled", "the same with the confidence of another prompt", within=(-1.0, 1.0))
-UPDATE = Column("update", pl.String, "size of the update by the last example")
-CONFIDENCE = Column("confidence", pl.String, "what it is compared with")
+UPDATE = Column("update", pl.String, "what the last example changes: the size of that change")
+CONFIDENCE = Column("confidence", pl.String, "the exact posterior's certainty, or the model's own |log-odds|")
 
 
 def confidence(ctx: Context[PairsConfig]) -> Part:
@@ -94,28 +94,23 @@ def confidence(ctx: Context[PairsConfig]) -> Part:
     )
 
 
-def update_grows(correlation: Samples, shuffled: Samples, rise: Samples) -> Claim:
+def update_grows(correlation: Samples, exchanged: Samples, rise: Samples) -> Claim:
     """By correlations [prompt, (update, confidence)] with the certainty that the example leaves."""
-    after, null = (samples.at(confidence=AFTER).by("update") for samples in (correlation, shuffled))
-    updates = (OUTPUT, ATTENTION)
-    reasons = {ATTENTION: "what attention adds to the residual stream is not served on this model"}
+    measured, shuffled = (each.at(confidence=AFTER).by("update") for each in (correlation, exchanged))
+    unserved = "what attention adds to the residual stream is not served on this model"
+    tests, null = [], []
+    for update in (OUTPUT, ATTENTION):
+        name, own = f"correlation of certainty with the change of {update}", measured.get(update)
+        tests.append(Test(name, own, above=MARGIN, reason=unserved))
+        if own is not None:
+            null.append(Test(f"{name}, prompts exchanged", shuffled[update], above=MARGIN))
     return claim(
         "update_grows",
         "Among prompts with equally many examples, the last one changes answer and attention output more where it "
         "leaves the exact posterior surer.",
         needs=[Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)],
-        null=[
-            Test(f"{u}, with another prompt's certainty", null[u], above=MARGIN) for u in updates if u in null
-        ],
-        tests=[
-            Test(
-                f"correlation of certainty with the {u}",
-                after.get(u),
-                above=MARGIN,
-                reason=reasons.get(u, ""),
-            )
-            for u in updates
-        ],
+        null=null,
+        tests=tests,
         tables=("confidence",),
     )
 

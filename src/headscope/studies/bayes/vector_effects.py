@@ -23,8 +23,8 @@ from headscope.studies.pairs import PairsConfig
 from headscope.sweeps import Cell
 from headscope.tasks.functions import Ints
 
-OWN, OTHER, RANDOM = "its own increment", "another function's increment", "random directions"
-ELSEWHERE = "its own increment, another input's answer"
+OWN, OTHER, RANDOM = "own increment", "another function's increment", "random directions"
+ELSEWHERE = "own increment, other answer"
 CONTROLS = (OTHER, RANDOM, ELSEWHERE)
 RANDOM_DIRECTIONS = 3
 QUERIES = 10

@@ -43,7 +43,7 @@ STATEMENT = (
 )
 
 OWN, BEFORE, SHUFFLED = "its x, at the label", "the x before, at the label", "shuffled x, at the label"
-EARLIER, DUE = "its x, at the label before", "its x, where the label is due"
+EARLIER, DUE = "its x, at the label before", "its x, one token before"
 TARGET = Column("target", pl.String, "what the probe is to decode, and where")
 R2 = Quantity("r2", "1 - squared error / variance, on functions that the probe has not seen")
 BEYOND = Quantity(
