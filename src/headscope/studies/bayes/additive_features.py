@@ -40,7 +40,7 @@ STATEMENT = (
 )
 
 DIFFERENT, SAME, REAL = "different increments", "same increment, other prompts", "real examples"
-COSINE = Quantity("cosine", "mean cosine of two increments", "cosine", within=(-1.0, 1.0))
+COSINE = Quantity("cosine", "mean cosine of two increments", within=(-1.0, 1.0))
 SHARE = Quantity("share", "first principal component's share of the squared increments", within=(0.0, 1.0))
 NULL = Quantity("null", "the same with prompts' signs flipped at random, mean")
 NULL_HIGH = Quantity("null_high", "95% of those with flipped signs lie below this")
