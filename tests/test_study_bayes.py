@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 import headscope as hs
 from headscope.errors import BadArgument
 from headscope.results.study import Verdict
-from headscope.studies import bayes
+from headscope.studies.bayes import plan as bayes
 from headscope.studies.bayes_parts import curve_claims as bayes_curve_claims
 from headscope.studies.bayes_parts import curve_rows as bayes_curve_rows
 from headscope.studies.bayes_parts import heads_claims as bayes_heads_claims

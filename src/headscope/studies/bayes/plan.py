@@ -12,10 +12,17 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import Study, Verdict
-from headscope.studies.bayes_parts import attention, carried, confidence, edges, features, mlps, variables
+from headscope.studies.bayes.additive_features import additive_features
+from headscope.studies.bayes.attention_growth import attention_growth
+from headscope.studies.bayes.attention_knockout import attention_knockout
+from headscope.studies.bayes.confidence import confidence
+from headscope.studies.bayes.mlp_ablation import mlp_ablation
+from headscope.studies.bayes.variables import variables
+from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.bayes_parts.config import Config
 from headscope.studies.bayes_parts.curve import curve
 from headscope.studies.bayes_parts.heads import pair_heads
+from headscope.studies.context import Context
 from headscope.studies.parts import Part
 from headscope.studies.words import as_sentences, count
 from headscope.tables import Table
@@ -27,13 +34,15 @@ Progress = Callable[[str, int, int], None]
 PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (
     curve,
     pair_heads,
-    features.part,
-    attention.part,
-    edges.part,
-    carried.part,
-    mlps.part,
-    confidence.part,
-    variables.part,
+)
+QUESTIONS = (
+    additive_features,
+    attention_growth,
+    attention_knockout,
+    x_probe,
+    mlp_ablation,
+    confidence,
+    variables,
 )
 _FEWEST_SHOTS = 2
 
@@ -47,6 +56,12 @@ def run(config: Config, model: Model, progress: Progress = lambda stage, done, o
             f"{_FEWEST_SHOTS} or more."
         )
     found = [part(config, model, progress) for part in PARTS]
+    for question in QUESTIONS:
+        part = question(Context(config, (model,), progress))
+        tables = {table.name: table for table in part.tables}
+        found.append(
+            Part(tables, tuple(part.claims), tuple(part.figures), tuple(part.notes), tuple(part.says))
+        )
     claims = as_sentences(claim for part in found for claim in part.claims)
     verdicts = [claim.verdict for claim in claims]
     tally = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict)
