@@ -22,10 +22,15 @@ from torch import Tensor
 
 from headscope.detectors.catalogue import Detector
 from headscope.measures.intervals import FEWEST, interval
-from headscope.measures.maxima import FEWEST_TOGETHER, simultaneous
-from headscope.tables import Column, Schema
+from headscope.measures.maxima import FEWEST_TOGETHER
+from headscope.measures.samples import Samples, over_heads
+from headscope.tables import Column, Quantity, Schema
+from headscope.vocabulary import Head
 
 NAMED_MARGIN = 0.1
+ABOVE_NULL = Quantity(
+    "above_null", "attention on the detector's keys minus that on the null's, paired", "", within=(-1.0, 1.0)
+)
 
 HEADS = Schema(
     "heads",
@@ -103,25 +108,31 @@ class _Adjusted:
     reason: Sequence[str]
 
 
-def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
-    """One family over all layers that judge prompts enough, on the prompts that all of these judge."""
+def above_null(layers: Mapping[int, LayerMass]) -> Samples:
+    """Score minus null of every head, of the layers that judge prompts enough, on the prompts that all of these judge."""
     wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= FEWEST_TOGETHER]
     common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
+    heads = [Head(layer, index) for layer in wide for index in range(layers[layer].mass.shape[1])]
+    above = [layers[layer].above[common].double() for layer in wide]
+    units = tuple(torch.nonzero(common).flatten().tolist())
+    return over_heads(ABOVE_NULL, heads, torch.cat(above, 1) if wide else torch.zeros(0, 0), units=units)
+
+
+def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
+    """One family over all heads (see `above_null`)."""
+    above = above_null(layers)
     found: dict[int, _Adjusted] = {}
     for layer, read in layers.items():
         heads = read.mass.shape[1]
         nothing = np.full(heads, np.nan)
         reason = f"bounds for all heads at once need {FEWEST_TOGETHER} prompts that every layer judges"
         found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
-    if int(common.sum()) < FEWEST_TOGETHER:
+    if len(above.units) < FEWEST_TOGETHER:
         return found
-    joined = torch.cat([layers[layer].above[common] for layer in wide], dim=1)
-    bounds = simultaneous(joined.double().numpy(), margin=NAMED_MARGIN, within=(-1.0, 1.0))
-    start = 0
-    for layer in wide:
-        part = slice(start, start + layers[layer].mass.shape[1])
-        found[layer] = _Adjusted(bounds.at_least[part], bounds.p[part], bounds.reason[part].tolist())
-        start = part.stop
+    bounds = above.together(above=NAMED_MARGIN)
+    for layer in above.coordinates("layer"):
+        own = [i for i, (of, _) in enumerate(above.cells) if of == layer]
+        found[layer] = _Adjusted(bounds.at_least[own], bounds.p[own], bounds.reason[own].tolist())
     return found
 
 
