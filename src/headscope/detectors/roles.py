@@ -1,6 +1,7 @@
 """Heads that carry pairs: which heads look from y to its x, and from one example to earlier ones.
 
-In: a model and prompts of pairs with roles (tasks.linear). Out: the detector table. Two kinds of heads:
+In: a model and prompts of pairs with roles (tasks.linear). Out: attention by prompt, and the detector table. Two kinds
+of heads:
 
     x_to_y               from every y token to the x tokens of its own example
     example_to_example   from the token before every y (and the last one) to the y tokens of all earlier examples
@@ -102,13 +103,6 @@ def role_attention(
 def role_table(attention: Mapping[str, Mapping[int, LayerMass]]) -> Table:
     """The scores of every head on both kinds; columns as in `detectors.HEADS`."""
     return ROLES.table(row for kind in _KINDS for row in rows_of(kind, attention[kind.name]))
-
-
-def detect_roles(
-    model: Model, prompts: Prompts, *, seed: int = 0, interventions: Sequence[Edit] = ()
-) -> Table:
-    """Score every head on both kinds, on prompts of `tasks.linear`; columns as in `detectors.HEADS`."""
-    return role_table(role_attention(model, prompts, seed=seed, interventions=interventions))
 
 
 def _sets(prompts: Prompts, keys_of: Callable[[Prompts, int], _Queries]) -> KeySets:

@@ -109,7 +109,7 @@ class _Adjusted:
 
 
 def above_null(layers: Mapping[int, LayerMass]) -> Samples:
-    """Score minus null of every head, of the layers that judge prompts enough, on the prompts that all of these judge."""
+    """Score minus null of every head in layers that judge enough prompts, on the prompts that all of these judge."""
     wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= FEWEST_TOGETHER]
     common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
     heads = [Head(layer, index) for layer in wide for index in range(layers[layer].mass.shape[1])]

@@ -21,6 +21,7 @@ from typing import Any
 
 from headscope.evidence.comparisons import LEVEL, Judged
 from headscope.figures.words import number
+from headscope.measures.samples import Cells
 from headscope.results.study import Claim, EvidenceRow, Verdict
 
 MOST_WORDS = 25
@@ -120,6 +121,14 @@ def told(row: EvidenceRow) -> str:
         return f"{row.what} {number(row.estimate)}{unit}, {row.reason or 'without bounds'}"
     estimate, low, high, margin = _written(row.estimate, row.low, row.high, row.margin)
     return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
+
+
+def in_words(sample: Cells) -> str:
+    """A single cell's mean and bounds with their unit: "1.50 [1.25, 1.75] nats"."""
+    found = sample.estimate()
+    estimate, low, high = _written(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
+    unit = "" if sample.quantity.unit in _UNITLESS else f" {sample.quantity.unit}"
+    return f"{estimate} [{low}, {high}]{unit}"
 
 
 def _written(*values: float) -> list[str]:

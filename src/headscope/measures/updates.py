@@ -131,8 +131,8 @@ class Updates:
     `p` [shot] is the curve that was fitted, `fitted` [shot] the fit. `step_nats` = log(c / (1 - c)) is what an
     example adds. `log_odds` [shot] is logit A read off `p`, NaN where p is outside (beta, gamma) or A outside
     `RESOLVED`; `line` judges it; `outside` and `unresolved` count what is left out. `misfit` is the NRMSE of the
-    fit over all shots. `resampled_steps`, `_gammas` and `_misfits` [resample] are those of resampled prompts. NaN with
-    a `reason`.
+    fit over all shots. `resampled_steps`, `_gammas` and `_misfits` [resample] are those of resampled prompts. NaN
+    with a `reason`.
     """
 
     p: Array

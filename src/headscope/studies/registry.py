@@ -19,7 +19,6 @@ from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import heads, redundancy, vectors
 from headscope.studies.bayes import plan as bayes
-from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.context import Plan
 from headscope.vocabulary import Progress, silent
 
@@ -41,12 +40,7 @@ STUDIES: dict[str, Entry | Plan[Any]] = {
         "zoo:induction-2l",
         "Which heads there are, what each does for the model, and who takes over when one is cut.",
     ),
-    "bayes": Entry(
-        BayesSettings,
-        bayes.run,
-        "zoo:linear-4l",
-        "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
-    ),
+    "bayes": bayes.PLAN,
     "redundancy": Entry(
         redundancy.Config,
         redundancy.run,
