@@ -12,7 +12,6 @@ from headscope.detectors.roles import (
     roles_shuffled,
     x_to_y,
 )
-from headscope.detectors.scores import above_null
 from headscope.interventions import fixed_offset, set_pattern
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import linear

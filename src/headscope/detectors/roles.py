@@ -1,7 +1,7 @@
 """Heads that carry pairs: which heads look from y to its x, and from one example to earlier ones.
 
-In: a model and prompts of pairs with roles (tasks.linear). Out: attention by prompt, and the detector table. Two kinds
-of heads:
+In: a model and prompts of pairs with roles (tasks.linear). Out: attention by prompt, and the detector table.
+Two kinds of heads:
 
     x_to_y               from every y token to the x tokens of its own example
     example_to_example   from the token before every y (and the last one) to the y tokens of all earlier examples

@@ -124,11 +124,14 @@ def told(row: EvidenceRow) -> str:
 
 
 def in_words(sample: Cells) -> str:
-    """A single cell's mean and bounds with their unit: "1.50 [1.25, 1.75] nats"."""
+    """A single cell's mean and bounds to two decimals, with their unit: "1.50 [1.25, 1.75] nats"."""
     found = sample.estimate()
-    estimate, low, high = _written(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
-    unit = "" if sample.quantity.unit in _UNITLESS else f" {sample.quantity.unit}"
-    return f"{estimate} [{low}, {high}]{unit}"
+    mean, low, high = (
+        f"{round(float(each[0]), 2) + 0.0:.2f}" for each in (found.mean, found.low, found.high)
+    )
+    return f"{mean} [{low}, {high}]" + (
+        "" if sample.quantity.unit in _UNITLESS else f" {sample.quantity.unit}"
+    )
 
 
 def _written(*values: float) -> list[str]:

@@ -157,7 +157,7 @@ class Updates:
         """Nothing but the curve `p` [shot] is known, for this reason."""
         nan, none, empty = math.nan, np.full(len(p), math.nan), np.full(resamples, math.nan)
         line = Line(nan, nan, nan, 0)
-        return cls(p, none, *[nan] * 6, empty, empty, empty, none, line, 0, 0, reason)
+        return cls(p, none, nan, nan, nan, nan, nan, nan, empty, empty, empty, none, line, 0, 0, reason)
 
 
 def fit_updates(

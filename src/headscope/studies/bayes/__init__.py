@@ -1,1 +1,1 @@
-"""Does a model learn from pairs (x, y) as Bayes' rule says, and which heads carry them?"""
+"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and by which heads?"""

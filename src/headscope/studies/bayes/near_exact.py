@@ -1,125 +1,128 @@
-"""How near is the model to the exact posterior?
+"""How near is the model to the exact posterior, and does it mind the order of the examples as little?
 
 In: the context of the study. Out: KL(exact || model) in nats per number of examples, under one or two priors; the
-distance of the right answer's probability from the exact one, prompt by prompt; the claim `near_exact`. The divergence is
-over all numbers where a model gives every number a probability; else over two outcomes, the right number or any
-other, which is at most as much (merging outcomes never adds divergence). What the model gives to tokens that are no
-numbers counts against it. Not done here: the model's curve by itself (curve), the shape of its updates (updates).
+difference of the right answer's probability from the exact one, prompt by prompt, and its change when the same
+pairs are shown in a random other order; the claims `near_exact` and `order`. The divergence is over all numbers
+where a model gives every number a probability, else over two outcomes, the right number or any other, which is at
+most as much. Bayes' rule does not mind the order: there the exact posterior is the positive control. Not done here:
+the curve by itself (curve), the shape of its updates (updates).
 """
 
 import math
+from collections.abc import Sequence
 
 import polars as pl
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from headscope.evidence import Test, claim, lines, table
+from headscope.measures.posterior import divergence_nats, right_or_not_divergence_nats
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.observations import (
-    EXACT,
-    IMPOSSIBLE,
-    RISE_MARGIN,
-    SHOTS,
-    Observations,
-    observations,
-    of_right,
-    own_pairs,
-)
+from headscope.studies.bayes import observations as seen
+from headscope.studies.bayes.observations import EXACT, IMPOSSIBLE, MODEL, SHOTS, Observations
 from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.context import Context, Part
 from headscope.tables import Column, Quantity
 
 AFTER = 8
-EXACT_MARGIN = 0.1
+EXACT_MARGIN, ORDER_MARGIN = 0.1, 0.05
+DISTANCE, SIGNED = "distance of the model from the exact posterior", "model minus exact posterior"
+REORDERED, EXACT_REORDERED = (
+    "change of the model with the order",
+    "change of the exact posterior with the order",
+)
 NUMBERS, RIGHT = "all numbers", "right or not"
+
 REFERENCE = Column("reference", pl.String, "the exact posterior predictive, under which prior over functions")
 OUTCOMES = Column("outcomes", pl.String, "KL over all numbers, or over two outcomes, which is never more")
-COMPARISON = Column("comparison", pl.String, "of the probability of the right answer, from 8 pairs on")
+COMPARISON = Column(
+    "comparison", pl.String, "what is compared: from 8 pairs on, or after all pairs in another order"
+)
 KL = Quantity("kl", "KL divergence of the model from the reference", "nats", within=(0.0, math.inf))
-APART = Quantity("difference", "mean over prompts and the shots from 8 pairs on", within=(-1.0, 1.0))
-DISTANCE, SIGNED = "distance of the model from the exact posterior", "model minus exact posterior"
+APART = Quantity("difference", "of the right answer's probability, prompt by prompt", within=(-1.0, 1.0))
 
 
 def near_exact(ctx: Context[BayesSettings]) -> Part:
-    """Does the model predict what the exact posterior predicts?"""
-    observed = ctx.once(observations)
+    """Does the model predict what the exact posterior predicts, in whatever order it sees the examples?"""
+    observed = ctx.once(seen.observations)
     kl, apart = divergences(observed), differences(observed)
-    judged = stays_near(apart, observed.rise.at(learner=EXACT), own_pairs(ctx.settings))
-    parts = {"tables": [table(kl, "distances"), table(apart, "differences")], "claims": [judged]}
-    defined = [name for name in (NUMBERS, RIGHT) if (kl.at(outcomes=name).point >= 0).any()]
-    if not defined:
-        return Part(**parts)
-    shown = kl.at(outcomes=defined[0])
-    last = shown.at(shots=max(shown.coordinates("shots")))
-    nearest = ", ".join(f"{kl:.2f} from the {who}" for (who,), kl in zip(last.cells, last.point, strict=True))
+    outcomes = RIGHT if observed.model.numbers is None else NUMBERS
+    shown = kl.at(outcomes=outcomes)
+    last = shown.at(shots=observed.shots.x.shape[1])
+    known = [(nats, who) for nats, (who,) in zip(last.point, last.cells, strict=True) if not math.isnan(nats)]
+    nearest = "; ".join(f"{nats:.2f} nats from the {who}" for nats, who in known)
     figure = lines(
         shown,
         "shots",
         colour="reference",
         name="distances",
         title="Distance from the exact posterior",
-        caption=f"KL divergence of the model's prediction from the exact one, over {defined[0]}, after so many pairs: "
+        caption=f"KL divergence of the model's prediction from the exact one, over {outcomes}, after so many pairs: "
         "mean over prompts with 95% intervals.",
     )
-    says = [f"After all pairs the model's divergence in nats, over {defined[0]}, is {nearest}."]
-    return Part(**parts, figures=[figure], says=says)
+    return Part(
+        tables=[table(kl, "distances"), table(apart, "differences")],
+        claims=[
+            stays_near(apart, observed.rise.at(learner=EXACT), seen.own_pairs(ctx.settings)),
+            no_order(apart, ctx.once(seen.updates_to_judge)),
+        ],
+        figures=[figure],
+        says=[f"After all pairs the model is, by KL divergence over {outcomes}, {nearest}."] if known else [],
+    )
 
 
-def stays_near(apart: Samples, exact_rise: Samples, needs: tuple[Test, ...]) -> Claim:
+def stays_near(apart: Samples, exact_rise: Samples, needs: Sequence[Test]) -> Claim:
     """`apart` [prompt, comparison]; an exact posterior that does not rise is nothing to follow."""
     return claim(
         "near_exact",
         f"From {AFTER} examples on, the probability of the right answer stays within {EXACT_MARGIN} of the exact "
         "posterior's, on average over prompts.",
-        needs=[*needs, Test("rise of the exact posterior", exact_rise, above=RISE_MARGIN)],
+        needs=[*needs, Test("rise of the exact posterior", exact_rise, above=seen.RISE_MARGIN)],
         tests=[Test(f"distance from {AFTER} pairs on", apart.at(comparison=DISTANCE), below=EXACT_MARGIN)],
         tables=("differences", "distances"),
     )
 
 
+def no_order(apart: Samples, needs: Sequence[Test]) -> Claim:
+    """`apart` [prompt, comparison]: changes up or down, of the model and of the exact posterior."""
+    control = Test("change of the exact posterior", apart.at(comparison=EXACT_REORDERED), below=ORDER_MARGIN)
+    return claim(
+        "order",
+        f"Updates do not depend on the order of the examples: in another order the answer's probability changes by "
+        f"under {ORDER_MARGIN}.",
+        needs=needs,
+        positive_control=seen.where_defined(control),
+        tests=[Test("change in another order", apart.at(comparison=REORDERED), below=ORDER_MARGIN)],
+        tables=("differences",),
+    )
+
+
 def differences(observed: Observations) -> Samples:
-    """How far the right answer's probability lies from the exact one, and on which side, [prompt, comparison]."""
-    late = (observed.model.probability - observed.exact_probability)[:, AFTER:]
-    samples = Samples.of(APART, (COMPARISON,), {DISTANCE: late.abs().mean(1), SIGNED: late.mean(1)})
-    return samples.because(IMPOSSIBLE if late.shape[1] else f"fewer than {AFTER} pairs are shown")
+    """From the exact posterior from 8 pairs on, and from the same pairs in another order, [prompt, comparison]."""
+    model, exact = observed.learners[MODEL], observed.learners[EXACT]
+    late = (model - exact)[:, AFTER:]
+    reordered = observed.of_right(observed.exact_permuted)
+    cells = {
+        DISTANCE: late.abs().mean(1),
+        SIGNED: late.mean(1),
+        REORDERED: (observed.permuted.exp() - model[:, -1]).abs(),
+        EXACT_REORDERED: (reordered - exact)[:, -1].abs(),
+    }
+    samples = Samples.of(APART, (COMPARISON,), cells).because(IMPOSSIBLE)
+    few = f"fewer than {AFTER} pairs are shown"
+    return samples if late.shape[1] else samples.because(few, comparison=[DISTANCE, SIGNED])
 
 
 def divergences(observed: Observations) -> Samples:
     """KL of the model from each exact posterior, [prompt, (reference, outcomes, shots)]."""
-    cells = {}
+    cells: dict[tuple[str, str, int], torch.Tensor] = {}
+    own = observed.model
     for name, exact in observed.exact.items():
-        own, probability = observed.model, of_right(exact, observed.right)
-        numbers = probability * torch.nan if own.numbers is None else kl_over_numbers(exact, own.numbers)
-        for outcomes, kl in ((NUMBERS, numbers), (RIGHT, kl_right_or_not(probability, own.right))):
+        right = observed.of_right(exact)
+        over_numbers = right * torch.nan if own.numbers is None else divergence_nats(exact, own.numbers)
+        kinds = {NUMBERS: over_numbers, RIGHT: right_or_not_divergence_nats(right, own.right)}
+        for outcomes, kl in kinds.items():
             cells |= {(name, outcomes, shot): kl[:, shot] for shot in range(kl.shape[1])}
     samples = Samples.of(KL, (REFERENCE, OUTCOMES, SHOTS), cells).because(IMPOSSIBLE)
-    in_text = observed.model.numbers is None
-    return samples.because("not every number is scored in text", outcomes=NUMBERS) if in_text else samples
-
-
-def kl_over_numbers(
-    exact: Float[Tensor, "example shot number"], log_p: Float[Tensor, "example shot number"]
-) -> Float[Tensor, "example shot"]:
-    """KL divergence of `log_p` from `exact`, in nats; 0 if they agree.
-
-    >>> half = torch.tensor([[[0.5, 0.5]]])
-    >>> round(kl_over_numbers(half, torch.tensor([[[0.5, 0.25]]]).log()).item(), 4)
-    0.3466
-    """
-    return (torch.xlogy(exact, exact) - _times(exact, log_p)).sum(-1)
-
-
-def kl_right_or_not(
-    exact: Float[Tensor, "example shot"], log_p: Float[Tensor, "example shot"]
-) -> Float[Tensor, "example shot"]:
-    """The same over two outcomes: `exact` and exp(`log_p`) are the probabilities of the right number."""
-    rest = torch.log1p(-log_p.exp().clamp(max=1 - 1e-12))
-    own = torch.xlogy(exact, exact) + torch.xlogy(1 - exact, 1 - exact)
-    return own - _times(exact, log_p) - _times(1 - exact, rest)
-
-
-def _times(share: Tensor, log_p: Tensor) -> Tensor:
-    """share * log_p, 0 where the share is 0."""
-    return torch.where(share == 0, 0.0, share * log_p)
+    in_text = "not every number is scored in text"
+    return samples if own.numbers is not None else samples.because(in_text, outcomes=NUMBERS)

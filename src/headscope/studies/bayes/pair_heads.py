@@ -1,22 +1,22 @@
 """Which heads move information between the tokens of pairs, and does the curve need them?
 
-In: the context of the study. Out: every head's attention from y to the x of its own pair and from one pair to earlier
-y, with the null of shuffled roles; the strongest heads of each kind, named on one half of the prompts and ablated on the
-other beside random sets of as many heads; the curve over examples without them; the claims `heads_*` and
-`flattens_without_*`. These are the two kinds of heads of the article's third claim. An ablated head writes its mean over
-*label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
+In: the context of the study. Out: every head's attention from y to the x of its own pair and from one pair to
+earlier y, with the null of shuffled roles; the strongest heads of each kind, named on one half of the prompts and
+ablated on the other beside random sets of as many heads; the curve over examples without them; the claims `heads_*`
+and `flattens_without_*`. These are the two kinds of heads of the article's third claim. An ablated head writes its
+mean over *label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from headscope.detectors.roles import NAMES, role_attention, role_table
-from headscope.detectors.scores import NAMED_MARGIN, above_null
+from headscope.detectors.roles import role_attention, role_table
+from headscope.detectors.scores import NAMED_MARGIN, LayerMass, above_null
 from headscope.evidence import Rank, Test, any_of, claim, lines, table
+from headscope.evidence.comparisons import head_names
 from headscope.figures import head_grid
 from headscope.interventions import mean
 from headscope.interventions.ablations import Mean
@@ -31,7 +31,6 @@ from headscope.studies.context import Context, Part
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.linear import functions_of, linear
-from headscope.tasks.shots import Shots
 from headscope.tasks.split import Split, halves
 from headscope.vocabulary import Head
 
@@ -43,36 +42,42 @@ STATED = {
 KIND = Column("kind", pl.String, "what the heads were named for, on the selection half of the prompts")
 ABLATED = Column("ablated", pl.String, "heads that write their mean over label-shuffled prompts instead")
 DAMAGE = Quantity("damage", "fall of the answer's log-probability after all pairs", "nats")
+GROUP = (
+    ABLATED,
+    Column("random_mean", pl.Float64, "mean fall with as many random heads ablated", "nats"),
+    Column("random_max", pl.Float64, "largest fall among the random sets", "nats"),
+    Column("random_worst", pl.String, "the heads of that set"),
+    Column("random_sets", pl.Int64, "how many random sets were ablated"),
+    Column("p_value", pl.Float64, "sets, this one included, with at least this fall", "share"),
+)
 _REFERENCES = 64
 _OTHER_PROMPTS = 5  # on top of the seed: the reference of means shares no prompt with what is ablated
 
 
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Of one half of the prompts: score minus null [prompt, (layer, head)] by kind, and the table of all scores."""
-
-    above: Mapping[str, Samples]
-    table: Table
-
-
 def pair_heads(ctx: Context[BayesSettings]) -> Part:
     """Are there heads of the two kinds, and does ablating the strongest cost more than ablating others?"""
-    attention = ctx.once(attention_of_roles).estimation
-    beside, probability = ctx.once(ablated_heads), curves(ctx)
-    rise = _rise(probability.at(ablated=INTACT))
-    present = [heads_of_kind(kind, attention.above[kind]) for kind in STATED]
-    flat = [flattens(kind, beside.get(kind), rise) for kind in STATED]
-    where = ", position by position" if functions_of(ctx.model) else ", over all positions"
+    attention, beside = ctx.once(attention_of_roles).estimation, ctx.once(ablated_heads)
+    roles, probability = role_table(attention), curves(ctx)
+    intact = probability.at(ablated=INTACT)
+    rise = intact.at(shots=intact.coordinates("shots")[-1]) - intact.at(shots=0)
+    present = [heads_of_kind(kind, above_null(attention[kind])) for kind in STATED]
+    flat = [flattens(kind, beside.get(kind), rise.measured_as(RISE)) for kind in STATED]
+    damages = {kind: each.damage for kind, each in beside.items()}
+    damage = Samples.of(DAMAGE, (KIND,), damages, units=rise.units)
+    more = {
+        column: {kind: _group(each)[i] for kind, each in beside.items()} for i, column in enumerate(GROUP)
+    }
+    where = "position by position" if functions_of(ctx.model) else "over all positions"
     note = (
         "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
         "distances from queries of another role: a head that looks a fixed number of tokens back does as much there. "
         f"Ablated are the {ctx.settings.strongest} strongest of each kind: a head then writes its mean over other, "
-        f"label-shuffled prompts{where}."
+        f"label-shuffled prompts, {where}."
     )
     return Part(
-        tables=[attention.table, _groups_table(ctx, beside), table(probability, "ablated_curves")],
+        tables=[roles, table(damage, "head_groups", more=more), table(probability, "ablated_curves")],
         claims=[*present, *flat],
-        figures=_figures(attention.table, probability),
+        figures=_figures(roles, probability),
         notes=[note],
     )
 
@@ -110,26 +115,22 @@ def flattens(kind: str, beside: AgainstRandom | None, rise: Samples) -> Claim:
     )
 
 
-def attention_of_roles(ctx: Context[BayesSettings]) -> Split[Attention]:
-    """The half of the prompts that names heads, and the half that they are judged on."""
+def attention_of_roles(ctx: Context[BayesSettings]) -> Split[dict[str, dict[int, LayerMass]]]:
+    """By kind and layer, of the half of the prompts that names heads, and of the half that they are judged on."""
     ctx.progress("finding heads of pairs", 0, 1)
-
-    def read(shots: Shots) -> Attention:
-        attention = role_attention(ctx.model, linear(ctx.model, shots), seed=ctx.settings.seed)
-        return Attention({kind: above_null(attention[kind]) for kind in NAMES}, role_table(attention))
-
-    return halves(ctx.settings.draw(ctx.model)).map(read)
+    return halves(ctx.settings.draw(ctx.model)).map(
+        lambda shots: role_attention(ctx.model, linear(ctx.model, shots), seed=ctx.settings.seed)
+    )
 
 
 def named_heads(ctx: Context[BayesSettings]) -> dict[str, tuple[Head, ...]]:
     """The heads that the selection half names, by kind, most strongly first."""
     named = {}
-    for kind, above in ctx.once(attention_of_roles).selection.above.items():
-        heads = above.named(above=NAMED_MARGIN)
+    for kind, layers in ctx.once(attention_of_roles).selection.items():
+        heads = above_null(layers).named(above=NAMED_MARGIN)
+        order = (-heads.estimate().low).argsort(kind="stable")
         if len(heads):
-            order = (-heads.estimate().low).argsort(kind="stable")
-            listed = heads.coordinates("head")
-            named[kind] = tuple(Head.parse(listed[place]) for place in order)
+            named[kind] = tuple(Head.parse(heads.coordinates("head")[place]) for place in order)
     return named
 
 
@@ -177,9 +178,9 @@ def curves(ctx: Context[BayesSettings]) -> Samples:
     """[prompt, (ablated, shots)]: intact, without each group, and without the random set that costs most."""
     beside, ablation = ctx.once(ablated_heads), ctx.once(mean_over_shuffled)
     sets: dict[str, Sequence[Head]] = {INTACT: ()}
-    sets |= {f"{kind}: {_listed(each.picked)}": each.picked for kind, each in beside.items()}
+    sets |= {f"{kind}: {head_names(each.picked)}": each.picked for kind, each in beside.items()}
     if beside and (last := list(beside.values())[-1]).worst:
-        sets[f"random, the worst set: {_listed(last.worst)}"] = last.worst
+        sets[f"random, the worst set: {head_names(last.worst)}"] = last.worst
     shots = halves(ctx.settings.draw(ctx.model)).estimation
     without = {}
     for done, (name, heads) in enumerate(sets.items()):
@@ -189,41 +190,9 @@ def curves(ctx: Context[BayesSettings]) -> Samples:
     return over_shots(PROBABILITY, without, axis=ABLATED)
 
 
-def _rise(curve: Samples) -> Samples:
-    """From no pairs to all, [prompt], of a curve [prompt, shots]."""
-    first, last = curve.coordinates("shots")[0], curve.coordinates("shots")[-1]
-    return (curve.at(shots=last) - curve.at(shots=first)).measured_as(RISE)
-
-
-def _groups_table(ctx: Context[BayesSettings], beside: Mapping[str, AgainstRandom]) -> Table:
-    units = tuple(range(len(halves(ctx.settings.draw(ctx.model)).estimation)))
-    damage = Samples.of(DAMAGE, (KIND,), {kind: each.damage for kind, each in beside.items()}, units=units)
-    more = {column: {kind: read(each) for kind, each in beside.items()} for column, read in _MORE.items()}
-    return table(damage, "head_groups", more=more)
-
-
-def _listed(heads: Sequence[Head]) -> str:
-    return " ".join(map(str, heads))
-
-
-def _mean(beside: AgainstRandom) -> float:
-    return float(beside.means.mean()) if len(beside.sets) else math.nan
-
-
-def _largest(beside: AgainstRandom) -> float:
-    return float(beside.means.max()) if len(beside.sets) else math.nan
-
-
-_MORE: Mapping[Column, Callable[[AgainstRandom], Any]] = {
-    ABLATED: lambda beside: _listed(beside.picked),
-    Column("random_mean", pl.Float64, "mean fall with as many random heads ablated", "nats"): _mean,
-    Column("random_max", pl.Float64, "largest fall among the random sets", "nats"): _largest,
-    Column("random_worst", pl.String, "the heads of that set"): lambda beside: _listed(beside.worst),
-    Column("random_sets", pl.Int64, "how many random sets were ablated"): lambda beside: len(beside.sets),
-    Column(
-        "p_value", pl.Float64, "sets, this one included, with at least this fall", "share"
-    ): lambda beside: beside.p,
-}
+def _group(beside: AgainstRandom) -> tuple[Any, ...]:
+    mean, largest = float(beside.means.mean()), max(beside.means.tolist(), default=math.nan)
+    return head_names(beside.picked), mean, largest, head_names(beside.worst), len(beside.sets), beside.p
 
 
 def _figures(roles: Table, probability: Samples) -> list[Figure]:
@@ -235,8 +204,8 @@ def _figures(roles: Table, probability: Samples) -> list[Figure]:
         low=0.0,
         high=1.0,
         title="Heads between the tokens of pairs",
-        caption="Attention from every y to the x of its own pair, and from the token before every y to all earlier y: "
-        "mean over prompts of the estimation half. The table has intervals and the null of shuffled roles.",
+        caption="Attention from every y to the x of its own pair, and from the token before every y to all earlier "
+        "y: mean over prompts of the estimation half. The table has intervals and the null of shuffled roles.",
         name="roles",
     )
     if len(probability.coordinates("ablated")) < 2:
@@ -247,7 +216,8 @@ def _figures(roles: Table, probability: Samples) -> list[Figure]:
         colour="ablated",
         name="ablated_curves",
         title="The curve without the heads between pairs",
-        caption="Mean probability of the function's value after so many pairs, over prompts of the estimation half, with "
-        "heads replaced by their mean over label-shuffled prompts. The random set is the most damaging of those drawn.",
+        caption="Mean probability of the function's value after so many pairs, over prompts of the estimation "
+        "half, with heads replaced by their mean over label-shuffled prompts. The random set is the most damaging "
+        "of those drawn.",
     )
     return [grid, without]

@@ -1,16 +1,16 @@
-"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and which heads carry them?
+"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and by which heads?
 
-In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works through the
-addition of features which are learnt through Bayesian updates; each question puts one of its statements to the test, with
-the exact posterior as positive control and label-shuffled prompts as null. Questions do not know each other; their
-order is that of the report: what is learned, by which heads, and what that looks like inside.
+In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works through
+the addition of features which are learnt through Bayesian updates; each question puts one of its statements to the
+test, with the exact posterior as positive control and label-shuffled prompts as null. Questions do not know each
+other; their order is that of the report: what is learned, by which heads, and what that looks like inside.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from headscope.evidence.claim import in_words
-from headscope.measures.samples import Cells
+from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.results.study import Claim, Source
 from headscope.studies import parts
@@ -18,8 +18,7 @@ from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
 from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
-from headscope.studies.bayes.order import order
-from headscope.studies.bayes.pair_heads import BOTH, STATED, ablated_heads, named_heads, pair_heads
+from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.bayes.updates import updates
 from headscope.studies.bayes_parts import attention, carried, confidence, edges, features, mlps, variables
@@ -42,15 +41,15 @@ def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str
     if not float(beyond.estimate().low[0]) > RISE_MARGIN:
         return [
             f"{ctx.model.name} does not clearly learn from these examples: the probability of the right answer is "
-            f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled labels. "
-            "There is nothing here to call an update."
+            f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
+            "labels. There is nothing here to call an update."
         ]
     distance = differences(observed).at(comparison=DISTANCE)
     near = f"; from {AFTER} pairs on it differs from it by {in_words(distance)}" if pairs >= AFTER else ""
     return [
-        f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to {last:.2f} "
-        f"over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior rises by "
-        f"{in_words(observed.rise.at(learner=EXACT))}{near}.",
+        f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
+        f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
+        f"rises by {in_words(observed.rise.at(learner=EXACT))}{near}.",
         _heads(ctx),
     ]
 
@@ -62,13 +61,15 @@ def _heads(ctx: Context[BayesSettings]) -> str:
         return "No head is named that attends from a y to its x, or from one pair to earlier ones."
     listed = [f"{' '.join(map(str, named[kind]))} {_KINDS[kind]}" for kind in STATED if kind in named]
     each = beside.get(BOTH) or next(iter(beside.values()))
-    cost = float(each.damage.mean())
+    cost = in_words(Samples.one(DAMAGE, each.damage))
     others = (
-        f" {len(each.sets)} random sets of as many cost {float(each.means.mean()):.1f}" if each.sets else ""
+        f" {len(each.sets)} random sets of as many cost {float(each.means.mean()):.2f} nats"
+        if each.sets
+        else ""
     )
     return (
-        f"Heads {', '.join(listed)}. Ablating the strongest of them ({' '.join(map(str, each.picked))}) costs the answer "
-        f"{cost:.1f} nats;{others} on average (p = {each.p:.2f})."
+        f"Heads {', '.join(listed)}. Ablating the strongest of them ({' '.join(map(str, each.picked))}) costs the "
+        f"answer {cost};{others} on average (p = {each.p:.2f})."
     )
 
 
@@ -97,7 +98,6 @@ QUESTIONS: tuple[Callable[[Context[BayesSettings]], Part], ...] = (
     updates,
     families,
     near_exact,
-    order,
     pair_heads,
     _old(features.part),
     _old(attention.part),
@@ -112,8 +112,8 @@ PLAN = Plan(
     name="bayes",
     help="Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
     title="Bayesian updates",
-    question="Does the model learn from examples in its context as Bayes' rule says, which heads carry the examples, and "
-    "do their features add up?",
+    question="Does the model learn from examples in its context as Bayes' rule says, which heads carry the "
+    "examples, and do their features add up?",
     settings=BayesSettings,
     shown_on="zoo:linear-4l",
     questions=QUESTIONS,
@@ -135,11 +135,10 @@ PLAN = Plan(
         ),
     ),
     terms={
-        "exact posterior": "What an ideal observer predicts who knows the family of functions and the share of wrong labels "
-        "and updates on the very pairs of the prompt.",
-        "log-odds of the task": "log A / (1 - A), where A is the belief that the answer follows the task: p = beta + "
-        "(gamma - beta) A, with p the probability of the right answer.",
-        "misfit, error": "Root mean squared error of a fitted curve over the mean of the curve (NRMSE).",
-        "shuffled labels": "The same pairs with the y exchanged between them: the same numbers, and no function to learn.",
+        "exact posterior": "What an ideal observer predicts who knows the family of functions and the share of "
+        "random y, and updates on the very pairs of the prompt.",
+        "log-odds of the task": "log A / (1 - A), with A the belief that the answer follows the task: the right "
+        "answer's probability is p = beta + (gamma - beta) A.",
+        "shuffled labels": "The same pairs with their y exchanged: the same numbers, and no function to learn.",
     },
 )
