@@ -29,7 +29,7 @@ ERROR = Quantity("distance", "mean distance of the most likely number from the f
 AGREEMENT = Quantity(
     "agreement", "prompts in which the model's most likely number is the same", "share", (0.0, 1.0)
 )
-EXACT_SHUFFLED = f"{EXACT}, labels shuffled"
+EXACT_SHUFFLED = "exact posterior, labels shuffled"
 _NO_LINE, _NO_NUMBERS = "a line is undefined with so few pairs", "not every number is scored in text"
 
 

@@ -6,10 +6,11 @@ test, with the exact posterior as positive control and label-shuffled prompts as
 other; their order is that of the report: what is learned, by which heads, and what that looks like inside.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headscope.evidence.claim import in_words
+from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.results.study import Claim, Source
@@ -20,11 +21,12 @@ from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, nea
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.bayes.updates import updates
+from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes_parts import attention, carried, confidence, edges, features, mlps, variables
 from headscope.studies.context import Context, Part, Plan
 from headscope.tasks.linear import linear
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Head
 
 _KINDS = {
     "x_to_y": "attend from a y to the x of its pair",
@@ -44,13 +46,16 @@ def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str
             f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
             "labels. There is nothing here to call an update."
         ]
-    distance = differences(observed).at(comparison=DISTANCE)
-    near = f"; from {AFTER} pairs on it differs from it by {in_words(distance)}" if pairs >= AFTER else ""
+    near = in_words(differences(observed).at(comparison=DISTANCE))
+    verdict = {name: claims[name].verdict for name in ("linear_log_odds", "features_add")}
     return [
         f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
         f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
-        f"rises by {in_words(observed.rise.at(learner=EXACT))}{near}.",
-        _heads(ctx),
+        f"rises by {in_words(observed.rise.at(learner=EXACT))}"
+        + (f", and from {AFTER} pairs on the two differ by {near}." if pairs >= AFTER else "."),
+        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task: that this is a line "
+        f"is {verdict['linear_log_odds']}, that features of examples add up is {verdict['features_add']}. "
+        + _heads(ctx),
     ]
 
 
@@ -59,18 +64,17 @@ def _heads(ctx: Context[BayesSettings]) -> str:
     named, beside = ctx.once(named_heads), ctx.once(ablated_heads)
     if not named:
         return "No head is named that attends from a y to its x, or from one pair to earlier ones."
-    listed = [f"{' '.join(map(str, named[kind]))} {_KINDS[kind]}" for kind in STATED if kind in named]
+    listed = [f"{_first_few(named[kind])} {_KINDS[kind]}" for kind in STATED if kind in named]
     each = beside.get(BOTH) or next(iter(beside.values()))
-    cost = in_words(Samples.one(DAMAGE, each.damage))
-    others = (
-        f" {len(each.sets)} random sets of as many cost {float(each.means.mean()):.2f} nats"
-        if each.sets
-        else ""
-    )
+    cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
     return (
-        f"Heads {', '.join(listed)}. Ablating the strongest of them ({' '.join(map(str, each.picked))}) costs the "
-        f"answer {cost};{others} on average (p = {each.p:.2f})."
+        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together costs the answer {cost}, as many "
+        f"random heads {others:.2f} on average (p = {each.p:.2f})."
     )
+
+
+def _first_few(heads: Sequence[Head], most: int = 4) -> str:
+    return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
 
 
 def _prompts(ctx: Context[BayesSettings]) -> list[Prompts]:

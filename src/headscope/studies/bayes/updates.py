@@ -32,8 +32,7 @@ from headscope.tables import Column, Quantity, Schema
 MISFIT_MARGIN, CONTROL_MISFIT = 0.02, 0.05
 # Probabilities nearer to 0 or 1 than this are counted as this near, so that log-odds stay finite.
 NEAREST = 1e-6
-BELIEF = "exact posterior, its own belief in the function"
-LOGIT_P = "exact posterior, log-odds of p itself"
+BELIEF, LOGIT_P = "exact posterior, belief in the function", "exact posterior, logit of p"
 
 STEP = Quantity("step", "log(c / (1 - c)): what an example adds to the log-odds of the task", "nats")
 GAMMA = Quantity("gamma", "probability of the right answer where the task is followed", within=(0.0, 1.0))
@@ -72,10 +71,9 @@ Fits = Mapping[str, Updates]
 def updates(ctx: Context[BayesSettings]) -> Part:
     """Is the model's curve one of Bayesian updates between two hypotheses?"""
     fits = ctx.once(fitted_updates)
-    step, gamma, misfit = (
-        _statistic(ctx, STEP, fits, lambda u: (u.step_nats, u.resampled_steps)),
-        _statistic(ctx, GAMMA, fits, lambda u: (u.gamma, u.resampled_gammas)),
-        _statistic(ctx, MISFIT, fits, lambda u: (u.misfit, u.resampled_misfits)).only(learner=[MODEL, EXACT]),
+    gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
+    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(
+        learner=[MODEL, EXACT]
     )
     more = {
         column: {(learner,): read(fit) for learner, fit in fits.items()}
@@ -101,7 +99,7 @@ def updates(ctx: Context[BayesSettings]) -> Part:
     return Part(
         tables=[
             table([misfit, worse_fit(misfit).labelled(LEARNER, "model minus exact posterior")], "misfits"),
-            table(step, "updates", more=more),
+            table(steps(ctx), "updates", more=more),
             table(gamma, "ceilings"),
             LOG_ODDS.table(_log_odds(fits)),
         ],
@@ -156,14 +154,16 @@ def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
     return fits
 
 
+def steps(ctx: Context[BayesSettings]) -> Statistic:
+    """What an example adds to the log-odds of the task, [learner]."""
+    return _statistic(ctx, STEP, lambda fit: (fit.step_nats, fit.resampled_steps))
+
+
 def _statistic(
-    ctx: Context[BayesSettings],
-    quantity: Quantity,
-    fits: Fits,
-    read: Callable[[Updates], tuple[float, Array]],
+    ctx: Context[BayesSettings], quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]
 ) -> Statistic:
     """One number of the fits with its draws, [learner]; those of the same prompts are paired."""
-    prompts = len(ctx.once(seen.observations).shots)
+    fits, prompts = ctx.once(fitted_updates), len(ctx.once(seen.observations).shots)
     return Statistic.of(
         quantity,
         (LEARNER,),
