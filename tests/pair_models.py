@@ -15,7 +15,7 @@ from headscope.tasks.pairs import PairLanguage
 LANGUAGE = PairLanguage()
 
 
-def of_number_tokens(folder: Path, *, layers: int = 3, seed: int = 0) -> hs.Model:
+def of_number_tokens(folder: Path, *, layers: int = 3, seed: int = 0, d_mlp: int = 64) -> hs.Model:
     """A random zoo-like model, saved with the card that names its language, and opened from there."""
     torch.manual_seed(seed)
     config = ToyConfig(
@@ -23,7 +23,7 @@ def of_number_tokens(folder: Path, *, layers: int = 3, seed: int = 0) -> hs.Mode
         n_layers=layers,
         d_model=32,
         n_heads=4,
-        d_mlp=64,
+        d_mlp=d_mlp,
         n_ctx=LANGUAGE.length,
         positions="rotary",
         norm="rmsnorm",

@@ -1,8 +1,8 @@
-"""The parts of the Bayes study that look inside: on a hand-written model they find what is there, on random none."""
+"""The questions of the Bayes study that look inside: by hand there is what was written, at random nothing."""
 
-import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +10,58 @@ import pytest
 
 import headscope as hs
 from headscope import tasks
-from headscope.measures.odds import linearity
+from headscope.measures.odds import linearity, slope
+from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Verdict
-from headscope.studies.bayes_parts import confidence as bayes_confidence
-from headscope.studies.bayes_parts import edges as bayes_edges
-from headscope.studies.bayes_parts import mlps as bayes_mlps
-from headscope.studies.bayes_parts.edges import HIDDEN, READOUT, REMOVED
-from headscope.studies.bayes_parts.features import Found, judged
-from headscope.studies.bayes_parts.inside import (
+from headscope.studies import sites
+from headscope.studies.bayes import attention_growth, attention_knockout, confidence, mlp_ablation, x_probe
+from headscope.studies.bayes.activations import (
+    LOG_ODDS,
+    RISE,
     answer_log_odds,
-    at_readout,
     attention_on,
-    looking_at_labels,
-    stream_sites,
+    label_reading_heads,
+    residual_sites,
+    stacked,
 )
-from headscope.studies.bayes_parts.problems import spans_of_examples
-from headscope.studies.bayes_parts.steering import CONTROLS, OWN
-from headscope.studies.bayes_parts.steps import agreement_of
+from headscope.studies.bayes.additive_features import (
+    SLOPE,
+    Observed,
+    additive_features,
+    best_layer,
+    features_add,
+)
+from headscope.studies.bayes.increments import agreement_of
+from headscope.studies.bayes.problems import example_spans
+from headscope.studies.bayes.variables import variables
+from headscope.studies.bayes.vector_effects import CONTROLS, OWN
+from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
-from headscope.studies.parts import Part
+from headscope.tables import Table
 from tests import pair_models
 from tests.planted_updates import LOGITS, REST, VOCAB, adding_model
 
-PARTS = ("features", "attention", "edges", "carried", "mlps", "confidence", "variables")
+QUESTIONS = (
+    additive_features,
+    attention_growth.attention_growth,
+    attention_knockout.attention_knockout,
+    x_probe.x_probe,
+    mlp_ablation.mlp_ablation,
+    confidence.confidence,
+    variables,
+)
 
 
-def part_of(name: str) -> Callable[..., Part]:
-    found: Callable[..., Part] = importlib.import_module(f"headscope.studies.bayes_parts.{name}").part
-    return found
+def asked(question, model: hs.Model, **settings) -> Part:
+    return question(Context(PairsConfig(**settings), (model,)))
 
 
-def silent(stage: str, done: int, of: int) -> None:
-    pass
+def table_of(part: Part, name: str) -> Table:
+    return next(table for table in part.tables if table.name == name)
+
+
+def by_name(question) -> str:
+    return str(question.__name__)
 
 
 @pytest.fixture(scope="module")
@@ -60,80 +80,133 @@ def test_log_odds_of_the_hand_written_model(adding: hs.Model, shots: int) -> Non
 
 def test_attention_of_the_hand_written_model(adding: hs.Model) -> None:
     prompts = tasks.linear(adding, PairsConfig(n=10, shots=4).draw(adding))
-    keys = [[p for span in spans for p in span] for spans in spans_of_examples(prompts)]
+    keys = [[p for span in spans for p in span] for spans in example_spans(prompts)]
     mass, even = attention_on(adding, prompts, keys)
     assert mass[:, 4] == pytest.approx(np.full(10, 4 / (4 + REST)), abs=1e-5)  # head 2.0
     assert even[0] == pytest.approx(np.full(8, 16 / 19))  # BOS, query and comma are no examples
-    assert looking_at_labels(adding, prompts, margin=0.1) == ()
+    assert label_reading_heads(adding, prompts, margin=0.1) == ()
 
 
-def test_streams_are_those_of_a_run(adding: hs.Model) -> None:
+def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
     prompts = tasks.linear(adding, PairsConfig(n=10, shots=2).draw(adding))
     run = adding.run(prompts, capture=["resid_pre", "resid_post"])
-    found = at_readout(adding, prompts, stream_sites(adding))
-    assert found[2] == pytest.approx(run["resid_pre", 2][:, -1].numpy())
-    assert found[-1] == pytest.approx(run["resid_post", 3][:, -1].numpy())
+    read = stacked(sites.at_readout(adding, prompts, residual_sites(adding)))
+    assert read[2] == pytest.approx(run["resid_pre", 2][:, -1].numpy())
+    assert read[-1] == pytest.approx(run["resid_post", 3][:, -1].numpy())
 
 
-@pytest.mark.parametrize("name", ["features", "attention", "edges", "carried"])
-def test_what_the_hand_written_model_does_is_found(adding: hs.Model, name: str) -> None:
-    (claim,) = part_of(name)(PairsConfig(n=60), adding, silent).claims
+@pytest.mark.parametrize("question", QUESTIONS[:4], ids=by_name)
+def test_what_the_hand_written_model_does_is_seen(adding: hs.Model, question) -> None:
+    (claim,) = asked(question, adding, n=60).claims
     assert claim.verdict is Verdict.SUPPORTED, claim.because
 
 
+def test_the_hand_written_model_gathers_by_the_head_that_was_written(adding: hs.Model) -> None:
+    (claim,) = asked(attention_growth.attention_growth, adding, n=60).claims
+    assert claim.evidence[0].what.endswith("head 2.0")
+
+
 def test_the_hand_written_model_needs_mlps_at_both_places(adding: hs.Model) -> None:
-    found = part_of("mlps")(PairsConfig(n=60), adding, silent)
-    at = {row["place"]: row["damage"] for row in found.tables["places"].rows(component="MLP", layer=-1)}
-    single = {row["layer"]: row["damage"] for row in found.tables["places"].rows(component="MLP", place="y")}
+    part = asked(mlp_ablation.mlp_ablation, adding, n=60)
+    damage = table_of(part, "mlp_ablation")
+    at = {row["place"]: row["damage"] for row in damage.rows(component="MLP", ablated="all layers")}
+    single = {row["ablated"]: row["damage"] for row in damage.rows(component="MLP", place="label")}
     assert abs(at["x"]) < 1e-3
-    assert at["y"] > 4
-    assert single[1] == pytest.approx(at["y"], abs=1e-3)  # the layer that breaks pairs down, and no other
-    assert found.claims[0].verdict is Verdict.REFUTED
+    assert at["label"] > 4
+    assert single["layer 1"] == pytest.approx(
+        at["label"], abs=1e-3
+    )  # the layer that breaks pairs down, no other
+    assert part.claims[0].verdict is Verdict.REFUTED
 
 
-def test_variables_arrive_where_the_hand_written_model_reads_them(adding: hs.Model) -> None:
-    found = part_of("variables")(PairsConfig(n=60), adding, silent)
-    moved = {
-        variable: [round(row["moved"], 3) for row in found.tables["variables"].rows(variable=variable)]
-        for variable in ("b", "x", "shots")
-    }
+def test_variables_are_decided_where_the_hand_written_model_reads_them(adding: hs.Model) -> None:
+    part = asked(variables, adding, n=60)
+    listed = table_of(part, "variables")
+    moved = {v: [round(row["moved"], 3) for row in listed.rows(variable=v)] for v in ("b", "x", "shots")}
     assert (moved["b"], moved["x"]) == ([0, 0, 0, 1, 1], [0, 1, 1, 1, 1])
-    assert moved["shots"][1:] == [0, 0, 1, 1]  # at layer 0 the patch brings the donor's learned position
-    assert found.tables["variables"].rows(variable="a")[0]["reason"]  # y = x + b has but one a
+    assert moved["shots"][1:] == [0, 0, 1, 1]  # at layer 0 the patch brings the source's learned position
+    assert listed.rows(variable="a")[0]["reason"]  # y = x + b has but one a
+    (sentence,) = part.says
+    assert (
+        "a: no other value of it changes the answer; b: layer 3 (1.00); x: layer 1 (1.00); shots:" in sentence
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_random_weights_have_nothing_to_find(tmp_path: Path, seed: int) -> None:
+def test_random_weights_have_nothing_to_show(tmp_path: Path, seed: int) -> None:
     model = pair_models.of_number_tokens(tmp_path, layers=2, seed=seed)
-    for name in PARTS:
-        found = part_of(name)(PairsConfig(n=12, seed=seed), model, silent)
-        assert found.tables
-        assert found.figures
-        assert all(claim.verdict is not Verdict.SUPPORTED for claim in found.claims), name
+    for question in QUESTIONS:
+        part = asked(question, model, n=12, seed=seed)
+        assert part.tables
+        assert part.figures
+        assert all(claim.verdict is not Verdict.SUPPORTED for claim in part.claims), question
 
 
 def test_models_of_text_are_asked_the_same(tmp_path: Path) -> None:
     model = pair_models.of_text(tmp_path, layers=2)
-    asked = [(name, PairsConfig(n=12, shots=3)) for name in PARTS]
-    asked += [(name, PairsConfig(n=12, article=True)) for name in ("attention", "mlps", "variables")]
-    for name, config in asked:
-        found = part_of(name)(config, model, silent)
-        assert all(claim.verdict is not Verdict.SUPPORTED for claim in found.claims), name
-        assert {table for claim in found.claims for table in claim.tables} <= set(found.tables)
+    settings = [(question, {"n": 12, "shots": 3}) for question in QUESTIONS]
+    settings += [
+        (question, {"n": 12, "article": True}) for question in (QUESTIONS[1], QUESTIONS[4], variables)
+    ]
+    for question, chosen in settings:
+        part = asked(question, model, **chosen)
+        assert all(claim.verdict is not Verdict.SUPPORTED for claim in part.claims), question
+        assert {name for claim in part.claims for name in claim.tables} <= {
+            table.name for table in part.tables
+        }
+        for claim in part.claims:
+            assert len(claim.statement.split()) <= 25
+            assert len(claim.because.split()) <= 40, claim.because
+        for figure in part.figures:
+            assert figure.table in {table.name for table in part.tables}
 
 
 def test_too_few_functions_decide_nothing(adding: hs.Model) -> None:
-    for name in ("features", "carried"):
-        (claim,) = part_of(name)(PairsConfig(n=12, b="2..3"), adding, silent).claims
+    for question in (additive_features, x_probe.x_probe):
+        (claim,) = asked(question, adding, n=12, b="2..3").claims
         assert claim.verdict is Verdict.UNDETERMINED
         assert "fewer than four functions" in claim.because
 
 
-def features(steering: float, common: float, *, bent: bool = False) -> Found:
-    """Eight made-up functions: steps with a common part, curves of that slope, controls of none; 0.5 per example."""
+def test_without_mlps_nothing_is_said_of_them(tmp_path: Path) -> None:
+    model = pair_models.of_number_tokens(tmp_path, layers=1, d_mlp=0)
+    (claim,) = asked(mlp_ablation.mlp_ablation, model, n=12).claims
+    assert claim.verdict is Verdict.UNDETERMINED
+    assert "no MLPs" in claim.because
+
+
+# Verdicts of known learners
+
+
+def growing(*exponents: float, units: int = 20) -> Samples:
+    """Attention of made-up heads that grows with these exponents from one example to eight, up to 0.5."""
+    noise = 0.01 * np.random.default_rng(0).normal(size=(units, len(exponents)))
+    values = {
+        (0, f"0.{head}", shots): 0.5 * (shots / 8) ** exponent * (1 + noise[:, head] * (shots == 8))
+        for head, exponent in enumerate(exponents)
+        for shots in (1, 8)
+    }
+    return Samples.of(attention_growth.ATTENTION, (LAYER, HEAD, attention_growth.SHOTS), values)
+
+
+def test_some_heads_attention_must_grow_half_as_fast_as_the_examples() -> None:
+    def verdict(attends: list[str], *exponents: float) -> Verdict:
+        growth = growing(*exponents).halves().map(attention_growth.growth_of)
+        return attention_growth.attention_grows(growth, attends).verdict
+
+    growth = attention_growth.growth_of(growing(0.8, 0.0))
+    assert growth.mean == pytest.approx([0.8, 0.0], abs=0.01)
+    assert verdict(["0.0", "0.1"], 0.8, 0.0) is Verdict.SUPPORTED
+    assert verdict(["0.1"], 0.8, 0.0) is Verdict.REFUTED  # the one that grows attends to nothing
+    assert verdict([], 0.8, 0.0) is Verdict.UNDETERMINED
+    assert verdict(["0.0"], 0.5, 0.0) is Verdict.UNDETERMINED
+
+
+def features(steering: float, common: float, *, bent: bool = False) -> Observed:
+    """Eight made-up functions: increments with a common part, curves of that slope; 0.5 per real example."""
     generator = np.random.default_rng(0)
     doses = np.arange(7.0)
-    steps = [
+    increments = [
         agreement_of(
             (1 - common) * generator.normal(size=(1, 6, 1, 48))
             + common * generator.normal(size=48)
@@ -146,67 +219,114 @@ def features(steering: float, common: float, *, bent: bool = False) -> Found:
     course = np.minimum(doses, 1.0) * 6 if bent else doses
     curves = {name: 0.01 * generator.normal(size=(8, 1, 7)) for name in CONTROLS}
     curves[OWN] = steering * course + 0.01 * generator.normal(size=(8, 1, 7))
-    return Found(steps, curves, 0.5 * doses + 0.1 * generator.normal(size=(8, 7)), doses, 0)
+    return Observed(increments, curves, 0.5 * doses + 0.1 * generator.normal(size=(8, 7)), doses)
 
 
-def test_features_add_where_steps_are_parallel_and_steer_in_a_line() -> None:
-    assert judged(features(0.4, 1.0)).verdict is Verdict.SUPPORTED
-    assert judged(features(0.0, 1.0)).verdict is Verdict.REFUTED  # parallel, but without effect
-    assert judged(features(0.4, 0.0)).verdict is Verdict.REFUTED  # steps of their own for each n
+def test_features_add_where_increments_are_parallel_and_act_in_a_line() -> None:
+    assert features_add(features(0.4, 1.0), 0).verdict is Verdict.SUPPORTED
+    assert features_add(features(0.0, 1.0), 0).verdict is Verdict.REFUTED  # parallel, but without effect
+    assert (
+        features_add(features(0.4, 0.0), 0).verdict is Verdict.REFUTED
+    )  # increments of their own for each n
     assert linearity(features(0.4, 1.0, bent=True).curves[OWN][0, 0], np.arange(7.0)) < 0.9
-    assert judged(features(0.4, 1.0, bent=True)).verdict is Verdict.REFUTED
+    assert features_add(features(0.4, 1.0, bent=True), 0).verdict is Verdict.REFUTED
+    nothing = replace(features(0.4, 1.0), real=np.zeros((8, 7)))
+    assert features_add(nothing, 0).verdict is Verdict.UNDETERMINED
 
 
-def edges(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> dict[str, np.ndarray]:
-    """Made-up log-odds [prompt, dose]: edges whose loss costs a share 1 - `kept` of what the example's loss costs."""
+def test_a_control_without_another_answer_is_left_out() -> None:
+    observed = features(0.4, 1.0)
+    observed.curves[CONTROLS[-1]][:] = np.nan
+    made = features_add(observed, 0)
+    assert made.verdict is Verdict.SUPPORTED
+    assert sum("beyond" in row.what for row in made.evidence) == len(CONTROLS) - 1
+    assert best_layer(observed.of_curves(SLOPE, slope)) == 0
+
+
+def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> Samples:
+    """Made-up log-odds: blocked attention costs a share 1 - `kept` of what the same examples cost when removed."""
     doses = np.array([0, 2, 4])
     noise = spread * np.random.default_rng(0).normal(size=(2, 60, 3)) * (doses > 0)
-    removed = -worth * doses / 4 + noise[0]
-    return {REMOVED: removed, HIDDEN: removed, READOUT: -worth * (1 - kept) * doses / 4 + noise[1]}
+    left = {
+        attention_knockout.REMOVED: -worth * doses / 4 + noise[0],
+        attention_knockout.HIDDEN: -worth * doses / 4 + noise[0],
+        attention_knockout.FINAL_TOKEN: -worth * (1 - kept) * doses / 4 + noise[1],
+    }
+    axes = {attention_knockout.WAY: left, attention_knockout.TAKEN: doses.tolist()}
+    return Samples.grid(LOG_ODDS, axes, np.stack(list(left.values()), axis=1))
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("log_odds", "verdict", "reason"),
     [
-        (edges(0.0), Verdict.SUPPORTED),
-        (edges(0.5), Verdict.REFUTED),
-        (edges(0.1, spread=2.0), Verdict.UNDETERMINED),
-        (edges(0.0, worth=0.0), Verdict.UNDETERMINED),
+        (knocked_out(0.0), Verdict.SUPPORTED, ""),
+        (knocked_out(0.5), Verdict.REFUTED, ""),
+        (knocked_out(0.1, spread=2.0), Verdict.UNDETERMINED, "unclear"),
+        (knocked_out(0.0, worth=0.0), Verdict.UNDETERMINED, "Not judged"),
     ],
 )
-def test_an_edge_is_its_example_within_a_margin(found: dict[str, np.ndarray], verdict: Verdict) -> None:
-    assert bayes_edges.judged(found, [0, 2, 4]).verdict is verdict
+def test_an_edge_is_its_example_within_a_margin(log_odds: Samples, verdict: Verdict, reason: str) -> None:
+    made = attention_knockout.edge_is_example(log_odds)
+    assert made.verdict is verdict
+    assert reason in made.because
 
 
-def test_mlps_at_y_must_cost_more_than_at_both_other_places() -> None:
-    noise, rise = np.random.default_rng(0).normal(size=(4, 50)) * 0.1, np.full(50, 4.0)
-    places = (bayes_mlps.AT_Y, bayes_mlps.AT_READOUT, bayes_mlps.AT_X, bayes_mlps.AT_COMMA)
+def test_mlps_at_labels_must_cost_more_than_at_both_other_places() -> None:
+    noise = np.random.default_rng(0).normal(size=(4, 50)) * 0.1
+    places = (mlp_ablation.LABEL, mlp_ablation.FINAL_TOKEN, mlp_ablation.X, mlp_ablation.BEFORE_LABEL)
 
-    def verdict(*costs: float, rise: np.ndarray = rise) -> Verdict:
-        damage = {
-            ("MLP", place, -1): cost + own for place, cost, own in zip(places, costs, noise, strict=True)
-        }
-        return bayes_mlps.judged(damage, rise).verdict
+    def verdict(*costs: float, rise: float = 4.0) -> Verdict:
+        values = {("MLP", p): cost + own for p, cost, own in zip(places, costs, noise, strict=True)}
+        damage = Samples.of(mlp_ablation.DAMAGE, (mlp_ablation.COMPONENT, mlp_ablation.PLACE), values)
+        return mlp_ablation.mlps_at_y(damage, Samples.one(RISE, np.full(50, rise))).verdict
 
     assert verdict(3.0, 1.0, 0.5, 0.0) is Verdict.SUPPORTED
     assert verdict(3.0, 1.0, 3.0, 0.0) is Verdict.REFUTED
     assert verdict(1.0, 3.0, 0.5, 0.0) is Verdict.REFUTED
-    assert verdict(3.0, 1.0, 0.5, 0.0, rise=np.zeros(50)) is Verdict.UNDETERMINED
+    assert verdict(3.0, 1.0, 0.5, 0.0, rise=0.0) is Verdict.UNDETERMINED
 
 
 def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
     sure, no = np.full(50, 0.6) + np.linspace(-0.1, 0.1, 50), np.linspace(-0.3, 0.3, 50)
-    rise = np.full(50, 3.0)
+    rise = Samples.one(RISE, np.full(50, 3.0))
 
-    def verdict(answer: np.ndarray, attention: np.ndarray) -> Verdict:
-        sizes = {
-            bayes_confidence.OUTPUT: answer,
-            bayes_confidence.EXACT: answer,
-            bayes_confidence.ATTENTION: attention,
-        }
-        found = {(size, c): values for size, values in sizes.items() for c in bayes_confidence.CONFIDENCES}
-        return bayes_confidence.judged(found, rise).verdict
+    def correlations(sizes: Mapping[str, np.ndarray]) -> Samples:
+        values = {(size, confidence.AFTER): each for size, each in sizes.items()}
+        return Samples.of(confidence.CORRELATION, (confidence.UPDATE, confidence.CONFIDENCE), values)
+
+    def verdict(answer: np.ndarray, attention: np.ndarray, null: np.ndarray = no) -> Verdict:
+        made = correlations({confidence.OUTPUT: answer, confidence.ATTENTION: attention})
+        shuffled = correlations({confidence.OUTPUT: null, confidence.ATTENTION: null})
+        return confidence.update_grows(made, shuffled, rise).verdict
 
     assert verdict(sure, sure) is Verdict.SUPPORTED
     assert verdict(sure, no) is Verdict.REFUTED
     assert verdict(sure, np.full(50, np.nan)) is Verdict.UNDETERMINED
+    assert verdict(sure, sure, null=sure) is Verdict.UNDETERMINED
+    unserved = correlations({confidence.OUTPUT: sure})
+    assert "not served" in confidence.update_grows(unserved, unserved, rise).because
+
+
+def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Samples]:
+    """Made-up r² of twelve functions at two layers, 0 at the first, and the overlap with y's directions."""
+    noise = 0.02 * np.random.default_rng(0).normal(size=(12, 2))
+    levels = {x_probe.OWN: own, x_probe.BEFORE: before, x_probe.SHUFFLED: -0.3}
+    values = {
+        (t, layer): layer * (level + noise[:, layer]) for t, level in levels.items() for layer in (0, 1)
+    }
+    r2 = Samples.of(x_probe.R2, (x_probe.TARGET, x_probe.RESIDUAL), values, over="functions")
+    share = Samples.grid(x_probe.OVERLAP, {x_probe.RESIDUAL: (0, 1)}, overlap + noise)
+    return r2, share
+
+
+def test_x_is_decoded_beyond_controls_and_outside_the_directions_of_y() -> None:
+    def verdict(own: float, before: float, overlap: float) -> Verdict:
+        return x_probe.x_carried(*decodable(own, before, overlap), 0.1, 1).verdict
+
+    assert verdict(0.6, 0.0, 0.1) is Verdict.SUPPORTED
+    assert verdict(0.6, 0.0, 0.6) is Verdict.REFUTED  # decodable, in the directions of y
+    assert verdict(0.6, 0.6, 0.1) is Verdict.REFUTED  # as much of any other x
+    assert verdict(0.1, -0.3, 0.9) is Verdict.UNDETERMINED  # at the margin: where it points says nothing
+    r2, _ = decodable(0.6, 0.2, 0.1)
+    assert x_probe.beyond(r2).at(control=x_probe.NEAREST).mean == pytest.approx([0.0, 0.4], abs=0.05)
+    assert x_probe.first_near_best(np.array([0.0, 0.58, 0.6])) == 1

@@ -317,10 +317,10 @@ def test_random_weights_show_nothing(study):
 def test_the_study_is_whole(study, model, tmp_path):
     for each in study.claims:
         assert set(each.tables) <= set(study.tables)
-        if each.evidence:
-            assert not each.because[0].islower() or each.because[1] in "_(.", each
-            assert len(each.statement.split()) <= 25
-            assert len(each.because.split()) <= 40
+        assert each.evidence
+        assert not each.because[0].islower() or each.because[1] in "_(.", each
+        assert len(each.statement.split()) <= 25
+        assert len(each.because.split()) <= 40
     names = {figure.name for figure in study.figures}
     assert names >= {study.lead, "distances-shots", "extrapolation", "roles"}
     json.dumps(study.to_json(), allow_nan=False)

@@ -80,11 +80,18 @@ def _made(
         units,
         *([REASON] if reasoned else []),
     ]
+    # The mean of the cell that has the same coordinates on the axes that both have.
+    known = [(other, dict(zip(other.cells, other.point.tolist(), strict=True))) for other in beside]
     made = []
     for each, cell, (mean, low, high), n in rows:
         row = dict(zip((axis.name for axis in first.axes), map(_plain, cell), strict=True))
         row |= {quantity.name: float(mean), "low": float(low), "high": float(high), units.name: n}
-        row |= {other.quantity.name: _beside(other, first, cell) for other in beside}
+        row |= {
+            other.quantity.name: means.get(
+                tuple(cell[first.axis(axis.name)] for axis in other.axes), math.nan
+            )
+            for other, means in known
+        }
         row |= {
             column.name: values.get(cell, values.get(cell[0] if cell else ()))
             for column, values in more.items()
@@ -107,13 +114,6 @@ def _listed(samples: Several) -> Sequence[Cells]:
         ] or each.quantity.name != first.quantity.name:
             raise ValueError(f"{first.quantity.name!r} and {each.quantity.name!r} do not fit into one table")
     return listed
-
-
-def _beside(other: Cells, first: Cells, cell: tuple[Any, ...]) -> float:
-    """The mean of the cell of `other` that has these coordinates on the axes that both have; NaN if it has none."""
-    shared = {axis.name: cell[first.axis(axis.name)] for axis in other.axes}
-    chosen = other.only(**shared)
-    return float(chosen.point[0]) if len(chosen) == 1 else math.nan
 
 
 def _plain(value: Any) -> Any:

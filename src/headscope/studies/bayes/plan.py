@@ -12,17 +12,21 @@ from typing import Any
 from headscope.evidence.claim import in_words
 from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
-from headscope.models.model import Model
 from headscope.results.study import Claim, Source
-from headscope.studies import parts
+from headscope.studies.bayes.additive_features import additive_features
+from headscope.studies.bayes.attention_growth import attention_growth
+from headscope.studies.bayes.attention_knockout import attention_knockout
+from headscope.studies.bayes.confidence import confidence
 from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
+from headscope.studies.bayes.mlp_ablation import mlp_ablation
 from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.bayes.updates import steps, updates
-from headscope.studies.bayes_parts import attention, carried, confidence, edges, features, mlps, variables
+from headscope.studies.bayes.variables import variables
+from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.context import Context, Part, Plan
 from headscope.tasks.linear import linear
 from headscope.tasks.prompts import Prompts
@@ -81,35 +85,19 @@ def _prompts(ctx: Context[BayesSettings]) -> list[Prompts]:
     return [linear(ctx.model, ctx.once(observations).shots)]
 
 
-def _old(part: Callable[[Any, Model, Any], parts.Part]) -> Callable[[Context[BayesSettings]], Part]:
-    """Until it is ported: a part as it was, as a question."""
-
-    def question(ctx: Context[BayesSettings]) -> Part:
-        made = part(ctx.settings, ctx.model, ctx.progress)
-        return Part(
-            tables=list(made.tables.values()),
-            claims=made.claims,
-            figures=made.figures,
-            says=made.summary,
-            notes=made.notes,
-        )
-
-    return question
-
-
-QUESTIONS: tuple[Callable[[Context[BayesSettings]], Part], ...] = (
+QUESTIONS: tuple[Callable[[Any], Part], ...] = (
     curve,
     updates,
     families,
     near_exact,
     pair_heads,
-    _old(features.part),
-    _old(attention.part),
-    _old(edges.part),
-    _old(carried.part),
-    _old(mlps.part),
-    _old(confidence.part),
-    _old(variables.part),
+    additive_features,
+    attention_growth,
+    attention_knockout,
+    x_probe,
+    mlp_ablation,
+    confidence,
+    variables,
 )
 
 PLAN = Plan(

@@ -1,9 +1,9 @@
-"""Problems about chosen functions, for the parts of the Bayes study that look inside the model.
+"""Problems about chosen functions, and where each example stands in a prompt.
 
 In: the settings of a study of pairs and a model. Out: `Problems`, from which `Shots` about *given* functions are
-drawn (a feature of a task is one function's, so its prompts must be too), some of their pairs, and the positions
-of whole examples in prompts. Functions are split here into those that select and those that estimate.
-Not here: running the model (`bayes_parts.inside`).
+drawn (a feature of a task belongs to one function, so its prompts must be about that function), and the positions
+of whole examples in prompts. Functions are split into those that select and those that estimate. Not done here:
+running the model (activations).
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from headscope.studies.pairs import PairsConfig
 from headscope.tasks.functions import Functions, Ints
 from headscope.tasks.prompts import Prompts, Role
 from headscope.tasks.shots import ARTICLE_FUNCTION, Shots
+from headscope.tasks.split import Split
 
 FEWEST_SHOTS = 2
 
@@ -33,25 +34,24 @@ class Problems:
     seed: int
 
     @classmethod
-    def of(cls, config: PairsConfig, model: Model) -> "Problems":
+    def of(cls, settings: PairsConfig, model: Model) -> "Problems":
         """As the settings say; with the article's pairs, functions of its family, its own function first.
 
         Raises:
             BadArgument: for fewer than two pairs in a prompt.
         """
-        pattern = config.draw(model, n=1)
+        pattern = settings.draw(model, n=1)
         shots = pattern.x.shape[1]
         if shots < FEWEST_SHOTS:
             raise BadArgument(
                 f"cannot study how examples add up with shots={shots}: it must be at least {FEWEST_SHOTS}."
             )
-        known = pattern.functions.among("grid" if config.article else config.among)  # type: ignore[arg-type]
-        order = np.random.default_rng(config.seed).permutation(len(known))
-        choices = known[order]
-        if config.article:
+        known = pattern.functions.among("grid" if settings.article else settings.among)  # type: ignore[arg-type]
+        choices = known[np.random.default_rng(settings.seed).permutation(len(known))]
+        if settings.article:
             own = (choices == ARTICLE_FUNCTION).all(1)
             choices = np.concatenate((choices[own], choices[~own]))
-        return cls(pattern.functions, choices, shots, pattern.noise, config.seed)
+        return cls(pattern.functions, choices, shots, pattern.noise, settings.seed)
 
     def about(self, parameters: Ints, *, shots: int, seed: int) -> Shots:
         """One problem about each of the functions `parameters` [example, 2], with fresh inputs and noise."""
@@ -60,26 +60,26 @@ class Problems:
         true = self.functions.values(parameters[:, None], inputs[:, :-1])
         y = self.functions.corrupt(true, self.noise, generator)
         made_by = {"shots": shots, "n": len(parameters), "noise": self.noise, "seed": [self.seed, seed]}
-        told = {**made_by, "functions": parameters.tolist()}
-        return Shots(self.functions, parameters, inputs[:, :-1], y, inputs[:, -1], self.noise, told)
+        made_by |= {"functions": parameters.tolist()}
+        return Shots(self.functions, parameters, inputs[:, :-1], y, inputs[:, -1], self.noise, made_by)
 
-    def halves(self, most: int) -> tuple[Ints, Ints]:
+    def halves(self, most: int) -> Split[Ints]:
         """Up to `most` functions: those that select, and those that estimate."""
         chosen = self.choices[:most]
-        return chosen[0::2], chosen[1::2]
+        return Split(chosen[0::2], chosen[1::2])
 
 
-def prompts_each(config: PairsConfig) -> int:
-    """How many prompts each part takes: a third of those of the curve, since it asks many times as much of each."""
-    return max(12, config.n // 3)
+def prompts_each(settings: PairsConfig) -> int:
+    """Prompts for each question: a third of those of the curve, since it asks many times as much of each."""
+    return max(12, settings.n // 3)
 
 
-def first_pairs(shots: Shots, count: int) -> Shots:
-    """The same problems with only their first `count` pairs."""
+def truncated_context(shots: Shots, count: int) -> Shots:
+    """The same problems, the query included, with only their first `count` pairs."""
     return shots.keeping(np.tile(np.arange(count), (len(shots), 1)))
 
 
-def spans_of_examples(prompts: Prompts) -> list[list[tuple[int, ...]]]:
+def example_spans(prompts: Prompts) -> list[list[tuple[int, ...]]]:
     """The positions of each shown pair of each prompt, from its x to what stands before the next.
 
     Raises:
@@ -87,19 +87,18 @@ def spans_of_examples(prompts: Prompts) -> list[list[tuple[int, ...]]]:
     """
     if not {"x", "query"} <= set(prompts.roles):
         raise PromptError("cannot tell examples apart: build the prompts with hs.tasks.linear.")
-    found = []
+    spans = []
     for x, query in zip(prompts.roles["x"], prompts.roles["query"], strict=True):
         starts = [position for position in x if position - 1 not in x]
-        edges = [*starts, query[0]]
-        found.append([tuple(range(*edge)) for edge in pairwise(edges)])
-    return found
+        spans.append([tuple(range(*ends)) for ends in pairwise([*starts, query[0]])])
+    return spans
 
 
-def of_each_example(prompts: Prompts, role: str) -> list[list[tuple[int, ...]]]:
+def role_by_example(prompts: Prompts, role: str) -> list[list[tuple[int, ...]]]:
     """The positions of a role ("x", "y", ...) within each shown pair of each prompt."""
     return [
         [tuple(p for p in span if p in marked) for span in spans]
-        for spans, marked in zip(spans_of_examples(prompts), map(set, prompts.roles[role]), strict=True)
+        for spans, marked in zip(example_spans(prompts), map(set, prompts.roles[role]), strict=True)
     ]
 
 

@@ -1,12 +1,13 @@
-"""Whether j times a function's step, added to a run without examples, acts like j examples.
+"""What j times a vector does to the answer when it is added to the final token of a run without examples.
 
-In: a function's mean step by layer, and vectors of the same length that should do nothing. Out: log-odds of the
-function's answers by layer, direction and dose j, from sweeps over `add` cells at the read-out. Three controls:
-random directions; another function's step, which carries what examples of any function do; and the answer that
-the function gives to *another* input, which rises too if the step only says which numbers are frequent.
+In: a function's mean increment by layer, and vectors of the same length that should do nothing. Out: log-odds of
+the function's answers by direction, layer and dose j. Three controls: random directions; another function's
+increment, which has what examples of any function bring; and the answer that the function gives to *another* input,
+which rises too if the increment only says which numbers are frequent. Steering by added vectors: Turner et al.
+2023. Not done here: which layer is judged (additive_features).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,71 +16,57 @@ from headscope.interventions import add
 from headscope.measures.directions import random_like
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
-from headscope.studies.bayes_parts.inside import Progress, answer_log_odds, log_odds_under
-from headscope.studies.bayes_parts.problems import Problems, first_pairs
+from headscope.studies.bayes.activations import answer_log_odds, log_odds_under
+from headscope.studies.bayes.problems import Problems, truncated_context
+from headscope.studies.context import Context
+from headscope.studies.pairs import PairsConfig
 from headscope.sweeps import Cell
 from headscope.tasks.functions import Ints
 
-OWN, OTHER, RANDOM, ELSEWHERE = (
-    "its own step",
-    "another function's step",
-    "random directions",
-    "its own step, another input's answer",
-)
+OWN, OTHER, RANDOM = "own increment", "another function's increment", "random directions"
+ELSEWHERE = "own increment, other answer"
 CONTROLS = (OTHER, RANDOM, ELSEWHERE)
-REAL = "real examples"
 RANDOM_DIRECTIONS = 3
 QUERIES = 10
 
 
-def steered(
-    model: Model,
-    problems: Problems,
-    function: Ints,
-    own: Array,
-    other: Array,
-    doses: Sequence[int],
-    seed: int,
-    progress: Progress,
-) -> Mapping[str, Array]:
+def effects_of_adding(
+    ctx: Context[PairsConfig], asked: tasks.Shots, own: Array, other: Array, doses: Sequence[int], seed: int
+) -> dict[str, Array]:
     """Mean log-odds over inputs, [layer, dose], for every direction; `own` and `other` are [layer, model].
 
     Every vector is scaled to the length of `own`. NaN for the last control where all answers are equal.
     """
-    asked = _asked(problems, function, seed)
-    swapped = np.roll(asked.answer, 1)
+    model = ctx.model
     layers = range(model.n_layers)
     vectors = {
         OWN: [own[layer][None] for layer in layers],
         OTHER: [_as_long(other[layer], own[layer])[None] for layer in layers],
         RANDOM: [random_like(own[layer], RANDOM_DIRECTIONS, seed + layer) for layer in layers],
     }
-    prompts = tasks.linear(model, asked)
-    found = {}
+    prompts, means = tasks.linear(model, asked), {}
     for direction, by_layer in vectors.items():
-        count = len(by_layer[0])
-        values = log_odds_under(model, prompts, _cells(by_layer, doses), f"adding {direction}", progress)
-        shaped = values.reshape(model.n_layers, count, len(doses), -1)
-        found[direction] = shaped.mean(axis=(1, 3))
+        values = log_odds_under(ctx, prompts, _cells(by_layer, doses), f"adding {direction}")
+        means[direction] = values.reshape(len(layers), len(by_layer[0]), len(doses), -1).mean(axis=(1, 3))
+    swapped = np.roll(asked.answer, 1)
     differs = swapped != asked.answer
     elsewhere = tasks.linear(model, asked, answers=swapped)
-    values = log_odds_under(model, elsewhere, _cells(vectors[OWN], doses), f"adding {OWN}", progress)
+    values = log_odds_under(ctx, elsewhere, _cells(vectors[OWN], doses), f"adding {OWN}")
     kept = values[:, differs].mean(1) if differs.any() else np.full(len(values), np.nan)
-    return {**found, ELSEWHERE: kept.reshape(model.n_layers, len(doses))}
+    return {**means, ELSEWHERE: kept.reshape(len(layers), len(doses))}
 
 
 def with_examples(
     model: Model, problems: Problems, functions: Ints, doses: Sequence[int], seed: int
 ) -> Array:
     """Mean log-odds of each function's answers after so many real examples, [function, dose]."""
-    each = np.repeat(functions, QUERIES, axis=0)
-    drawn = problems.about(each, shots=max(doses), seed=seed)
-    values = [answer_log_odds(model, tasks.linear(model, first_pairs(drawn, dose))) for dose in doses]
+    drawn = problems.about(np.repeat(functions, QUERIES, axis=0), shots=max(doses), seed=seed)
+    values = [answer_log_odds(model, tasks.linear(model, truncated_context(drawn, dose))) for dose in doses]
     by_query = np.stack(values, axis=1).reshape(len(functions), QUERIES, len(doses))
     return np.asarray(by_query.mean(axis=1), np.float64)
 
 
-def _asked(problems: Problems, function: Ints, seed: int) -> tasks.Shots:
+def zero_shot(problems: Problems, function: Ints, seed: int) -> tasks.Shots:
     """Different inputs of one function, without examples."""
     low, high = problems.functions.inputs
     inputs = np.random.default_rng((problems.seed, seed)).permutation(np.arange(low, high + 1))[:QUERIES]

@@ -1,0 +1,138 @@
+"""Where do MLPs matter: at the labels of the examples, or at the final token where the answer is read?
+
+In: a model and the settings of a study of pairs. Out: what mean-ablating MLPs (and attention, for comparison) costs
+at one kind of place, layer by layer and in all layers together, and the claim "mlps_at_y". The article on redundant
+heads (claim 3) expects MLPs at the labels to break examples down. The mean is that of the same place of the same
+example in prompts with shuffled labels, so that what is removed is what depends on the function. There are as many
+x as labels: a place with many tokens is compared with another of its kind, not with the final token alone. Not done
+here: what an MLP writes.
+"""
+
+from itertools import chain
+
+import polars as pl
+
+from headscope import tasks
+from headscope.evidence import Test, bars, claim, table
+from headscope.interventions import add, zero
+from headscope.interventions.base import Intervention
+from headscope.measures.intervals import Array
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim
+from headscope.studies.bayes.activations import LEAST_RISE_NATS, RISE, answer_log_odds, log_odds_under
+from headscope.studies.bayes.problems import prompts_each, role_by_example, with_role
+from headscope.studies.context import Context, Part
+from headscope.studies.pairs import PairsConfig
+from headscope.studies.sites import Site
+from headscope.sweeps import Cell
+from headscope.tables import Column, Quantity
+from headscope.tasks.prompts import Prompts
+
+# Of what all examples together add to the log-odds, the difference between two places must exceed this share.
+MARGIN = 0.1
+FEWEST_REFERENCES = 30
+
+LABEL, X, BEFORE_LABEL, FINAL_TOKEN = "label", "x", "before the label", "final token"
+ROLES = {LABEL: "y", X: "x", BEFORE_LABEL: "before_y"}
+MLP, ATTENTION = "MLP", "attention"
+SITES = {MLP: "mlp_out", ATTENTION: "attn_out"}
+EVERY_LAYER = "all layers"
+NAME = "mlps_at_y"
+STATEMENT = (
+    "The MLPs that matter act at the labels of the examples, more than at the final token or at the x."
+)
+
+DAMAGE = Quantity("damage", "fall of the answer's log-odds when ablated", "nats")
+COMPONENT = Column("component", pl.String, "what is mean-ablated: MLPs, or attention for comparison")
+PLACE = Column("place", pl.String, "label, x, token before the label (of every example), or final token")
+ABLATED = Column("ablated", pl.String, "the layer that is ablated, or all layers")
+
+
+def mlp_ablation(ctx: Context[PairsConfig]) -> Part:
+    """What does it cost to mean-ablate MLPs at each kind of place?"""
+    model, n = ctx.model, prompts_each(ctx.settings)
+    if not any(model.has(SITES[MLP], layer) for layer in range(model.n_layers)):
+        reason = "this model has no MLPs whose output can be replaced"
+        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("damage", None, above=0.0, reason=reason)])])
+    shots = ctx.settings.draw(model, n=n, seed=41)
+    drawn = ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=42)
+    reference = _numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
+    prompts = _numbered(tasks.linear(model, shots))
+    clean = answer_log_odds(model, prompts)
+    rise = Samples.one(RISE, clean - answer_log_odds(model, tasks.linear(model, shots.without_context())))
+    cells = _cells(ctx, reference)
+    under = log_odds_under(ctx, prompts, list(cells.values()), "mean ablation")
+    damage = Samples.of(DAMAGE, (COMPONENT, PLACE, ABLATED), dict(zip(cells, clean - under, strict=True)))
+    together = damage.at(ablated=EVERY_LAYER)
+    figure = bars(
+        together,
+        "place",
+        colour="component",
+        name="mlp_ablation",
+        title="Cost of mean-ablating MLPs, or attention, at one kind of place",
+        caption=f"Fall of the answer's log-odds, all layers together, mean over {n} prompts. There are as many x "
+        "and tokens before labels as labels, and one final token.",
+    )
+    note = (
+        f"The mean is that of the same place of the same example over {len(reference)} label-shuffled prompts. "
+        "What an MLP at a label writes of the token alone is replaced too."
+    )
+    claims = [mlps_at_y(together, rise)]
+    return Part(tables=[table(damage, "mlp_ablation")], claims=claims, figures=[figure], notes=[note])
+
+
+def mlps_at_y(damage: Samples, rise: Samples) -> Claim:
+    """By the damage [prompt, (component, place)] in all layers together: at labels against both other places."""
+    margin = MARGIN * float(rise.mean[0])
+    at = damage.at(component=MLP).by("place")
+    return claim(
+        NAME,
+        STATEMENT,
+        needs=[Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)],
+        tests=[
+            Test(f"damage at the labels minus that at the {other}", at[LABEL] - at[other], above=margin)
+            for other in (FINAL_TOKEN, X)
+        ],
+        tables=("mlp_ablation",),
+    )
+
+
+def _cells(ctx: Context[PairsConfig], reference: Prompts) -> dict[tuple[str, str, str], Cell]:
+    """Every ablation, by component, place and layer; single layers at the labels and at the final token."""
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for component, name in SITES.items():
+        sites = [(name, layer) for layer in range(ctx.model.n_layers) if ctx.model.has(name, layer)]
+        if not sites:
+            continue
+        ctx.progress(f"means of {component}", 0, 1)
+        values = {
+            site: each.double().cpu().numpy()
+            for site, each in ctx.model.activations(reference, sites).items()
+        }
+        for place in (*ROLES, FINAL_TOKEN):
+            edits = [_to_mean(site, reference, place, values[site]) for site in sites]
+            if place in (LABEL, FINAL_TOKEN):
+                cells |= {
+                    (component, place, f"layer {s[1]}"): Cell(e) for s, e in zip(sites, edits, strict=True)
+                }
+            cells[component, place, EVERY_LAYER] = Cell(tuple(chain(*edits)))
+    return cells
+
+
+def _numbered(prompts: Prompts) -> Prompts:
+    """The prompts with a role for each example's part of a place: "x 0", "x 1", ..."""
+    for place, role in ROLES.items():
+        each = role_by_example(prompts, role)
+        for index in range(len(each[0])):
+            prompts = with_role(prompts, f"{place} {index}", [example[index] for example in each])
+    return prompts
+
+
+def _to_mean(site: Site, reference: Prompts, place: str, values: Array) -> tuple[Intervention, ...]:
+    """A site replaced by its means over the reference at a place; `values` [prompt, position, model]."""
+    numbered = [role for role in reference.roles if role.rpartition(" ")[0] == place]
+    edits: list[Intervention] = []
+    for role in numbered or ["readout"]:
+        mean = values[reference.where(role).numpy()].mean(0)
+        edits += [zero(site, role), add(site, mean, positions=role)]
+    return tuple(edits)
