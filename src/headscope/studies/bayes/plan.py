@@ -97,7 +97,7 @@ def _old(part: Callable[[Any, Model, Any], parts.Part]) -> Callable[[Context[Bay
     return question
 
 
-QUESTIONS: tuple[Callable[[Context[BayesSettings]], Part], ...] = (
+QUESTIONS: tuple[Callable[[Any], Part], ...] = (
     curve,
     updates,
     families,
