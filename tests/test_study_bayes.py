@@ -188,9 +188,9 @@ def test_the_exact_posterior_itself_is_a_bayesian(ideal, model):
     assert [row[name] for name in ("misfit", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-9)
     # What the article says is true of the belief and false of p.
     lines = {row["learner"]: row for row in tables["updates"].rows()}
-    assert lines[BELIEF]["r2"] > 0.99
-    assert lines[LOGIT_P]["r2"] < 0.7
-    assert lines[LOGIT_P]["bend"] < -1
+    assert lines[BELIEF]["line_r2"] > 0.99
+    assert lines[LOGIT_P]["line_r2"] < 0.7
+    assert lines[LOGIT_P]["line_bend"] < -1
 
 
 def power_law(spread=0.05):

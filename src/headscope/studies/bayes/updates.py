@@ -45,11 +45,13 @@ PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {
     Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: (
         u.beta
     ),
-    Column("slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: u.line.slope,
-    Column("r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
-    Column("bend", pl.Float64, "slope of the later half minus the earlier, over that of all"): lambda u: (
-        u.line.bend
+    Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: (
+        u.line.slope
     ),
+    Column("line_r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
+    Column(
+        "line_bend", pl.Float64, "slope of the later half minus the earlier, over that of all"
+    ): lambda u: u.line.bend,
     Column("points", pl.Int64, "shots behind the line"): lambda u: u.line.points,
     Column("outside", pl.Int64, "shots left out, p not between beta and gamma"): lambda u: u.outside,
     Column("unresolved", pl.Int64, "shots left out, belief within .02 of 0 or 1"): lambda u: u.unresolved,
@@ -61,7 +63,9 @@ LOG_ODDS = Schema(
         seen.SHOTS,
         Column("probability", pl.Float64, "the curve of the mean log-odds of the right answer"),
         Column("fitted", pl.Float64, "the article's update fitted to it, as a probability"),
-        Column("log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"),
+        Column(
+            "task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"
+        ),
     ),
 )
 
@@ -88,7 +92,7 @@ def updates(ctx: Context[BayesSettings]) -> Part:
     figure = figures.lines(
         LOG_ODDS.table(_log_odds({learner: fit for learner, fit in fits.items() if learner != BELIEF})),
         "shots",
-        "log_odds",
+        "task_log_odds",
         "learner",
         name="log_odds",
         title="Log-odds of the task",
@@ -187,7 +191,7 @@ def _log_odds(fits: Fits) -> list[dict[str, Any]]:
             "shots": shot,
             "probability": float(p),
             "fitted": float(f),
-            "log_odds": float(odds),
+            "task_log_odds": float(odds),
         }
         for learner, fit in fits.items()
         for shot, (p, f, odds) in enumerate(zip(fit.p, fit.fitted, fit.log_odds, strict=True))
