@@ -8,12 +8,9 @@ from scipy.optimize import least_squares
 
 from headscope.errors import BadArgument
 from headscope.measures.curve_fits import (
-    Extrapolation,
-    against,
     extrapolate,
     fit_curve,
     nrmse,
-    percentile_bounds,
     refit,
     resampled_means,
 )
@@ -26,6 +23,7 @@ from headscope.measures.curves import (
     bayesian_nll_nats,
     step_per_example,
 )
+from headscope.measures.statistics import percentile_bounds
 
 SHOTS = np.arange(1, 41, dtype=float)
 # Every curve still moves after its first half, so that there is something to predict.
@@ -146,30 +144,29 @@ def test_the_true_family_extrapolates_best_or_is_tied_in_nine_of_ten_seeds(famil
         }
         own = found[family.name]
         nearest = min(found.values(), key=lambda each: each.error)
-        best += nearest is own or against(nearest, own).tied
+        best += nearest is own or tied(nearest, own)
         errors.append(own.error)
     assert best >= 9
     assert max(errors) < 0.05  # the later half, predicted from the earlier one
 
 
+def worse(one, other):
+    """By how much `other` extrapolates worse than `one`, with bounds, paired over resamples."""
+    return other.error - one.error, *percentile_bounds(other.resampled - one.resampled)
+
+
+def tied(one, other):
+    """Within .01, or the bounds include 0."""
+    difference, low, high = worse(one, other)
+    return abs(difference) <= 0.01 or low <= 0 <= high
+
+
 def test_a_bayesian_curve_is_told_from_a_power_law():
     found = {each.family: each for each in extrapolate(SHOTS, simulated(BAYESIAN, 0), share=0.5)}
-    beside = against(found["bayesian"], found["power"])
-    assert not beside.tied
-    assert beside.low > 0
-    back = against(found["power"], found["bayesian"])
-    assert (back.difference, back.low) == (pytest.approx(-beside.difference), pytest.approx(-beside.high))
-
-
-def test_ties_by_tolerance_by_bounds_and_where_undefined():
-    def with_error(error, resampled):
-        return Extrapolation("any", 0.5, 8, 7, 0.0, error, np.array(resampled), None)
-
-    near = with_error(0.05, [0.05] * 50)
-    assert against(near, with_error(0.059, [0.059] * 50)).tied  # within .01
-    assert not against(near, with_error(0.07, [0.07] * 50)).tied
-    assert against(near, with_error(0.07, [0.04, 0.1] * 25)).tied  # the bounds include 0
-    assert against(near, with_error(float("nan"), [float("nan")] * 50)).tied
+    assert not tied(found["bayesian"], found["power"])
+    difference, low, high = worse(found["bayesian"], found["power"])
+    assert low > 0
+    assert worse(found["power"], found["bayesian"]) == pytest.approx((-difference, -high, -low))
 
 
 def test_too_few_shots_are_no_number_but_a_reason():
@@ -193,4 +190,5 @@ def test_whole_prompts_are_resampled_and_the_same_for_the_same_seed():
     assert_allclose(means[1:].std(0), values.std(0) / np.sqrt(20), rtol=0.15)
     # A shift of all prompts shifts every resample by as much: the same prompts were drawn.
     assert_allclose(resampled_means(values + 2, resamples=500, seed=4), means + 2)
+    # What is undefined for more than a twentieth of the resamples has no bounds.
     assert np.isnan(percentile_bounds(np.array([1.0, np.nan]))).all()

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 import headscope as hs
-from headscope.detectors.roles import NAMES, detect_roles, example_to_example, roles_shuffled, x_to_y
+from headscope.detectors.roles import (
+    NAMES,
+    example_to_example,
+    role_attention,
+    role_table,
+    roles_shuffled,
+    x_to_y,
+)
 from headscope.interventions import fixed_offset, set_pattern
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import linear
@@ -86,6 +93,10 @@ def pattern_of(sets, length):
     for query in sets.queries[0].nonzero().flatten().tolist():
         pattern[query] = sets.pairs[0, query].float() / sets.pairs[0, query].sum()
     return pattern
+
+
+def detect_roles(model, prompts, **given):
+    return role_table(role_attention(model, prompts, **given))
 
 
 def named(table):

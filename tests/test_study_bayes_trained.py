@@ -17,12 +17,15 @@ def test_it_learns_from_examples_and_follows_the_exact_posterior(found: hs.Study
     assert verdicts["near_exact"] is not Verdict.REFUTED
     assert verdicts["order"] is Verdict.SUPPORTED
     # It was taught by the exact posterior's own data, so it is nearer to that than to one that knows less.
-    last = {row["reference"]: row["kl"] for row in found.tables["distances"].rows(shots=15, over="numbers")}
+    last = {
+        row["reference"]: row["kl"]
+        for row in found.tables["distances"].rows(shots=15, outcomes="all numbers")
+    }
     assert last["exact posterior, all functions"] < last["exact posterior, training functions"]
 
 
 def test_it_is_no_regression(found: hs.Study) -> None:
-    last = {row["learner"]: row["right"] for row in found.tables["answers"].rows(shots=15)}
+    last = {row["learner"]: row["accuracy"] for row in found.tables["answers"].rows(shots=15)}
     assert last["model"] > 0.8
     assert last["least squares"] < 0.3
 
@@ -31,6 +34,18 @@ def test_heads_carry_pairs_and_the_curve_needs_them(found: hs.Study) -> None:
     verdicts = {claim.name: claim.verdict for claim in found.claims}
     assert verdicts["heads_x_to_y"] is Verdict.SUPPORTED
     assert verdicts["heads_example_to_example"] is Verdict.SUPPORTED
-    cut = {row["cut"]: row["p"] for row in found.tables["cut_curves"].rows(shots=15)}
-    assert cut["both heads cut"] < cut["nothing cut"] / 2
+    curves = {
+        row["ablated"].split(":")[0]: row["probability"]
+        for row in found.tables["ablated_curves"].rows(shots=15)
+    }
+    assert curves["both"] < curves["none"] / 2
     assert any("large models" in note for note in found.notes)
+
+
+def test_the_first_screen_names_what_was_learned_and_by_which_heads(found: hs.Study) -> None:
+    learned, heads = found.answer
+    assert "0.02 to 0.68 over 15 pairs" in learned
+    assert "nats to the log-odds of the task" in heads
+    assert "Heads 0.1 2.0" in heads
+    assert "random heads" in heads
+    assert found.lead in {figure.name for figure in found.figures}

@@ -9,6 +9,7 @@ from scipy.special import expit, logit
 from headscope.errors import BadArgument
 from headscope.measures import hypothesis_posterior, posterior_predictive
 from headscope.measures.curves import BAYESIAN, step_per_example
+from headscope.measures.statistics import percentile_bounds
 from headscope.measures.updates import UPDATES, belief, fit_updates, implied_log_odds, line_of, updated
 
 SHOTS = np.arange(16.0)
@@ -103,8 +104,9 @@ def noisy_prompts(n=200, prior=0.03, c=0.65, beta=0.05, gamma=0.8, spread=0.3, s
 def test_updates_are_found_with_their_bounds():
     found = fit_updates(noisy_prompts(), resamples=100)
     assert found.step_nats == pytest.approx(logit(0.65), rel=0.1)
-    assert found.step_bounds[0] < logit(0.65) < found.step_bounds[1]
-    assert found.gamma_bounds[0] < 0.8 < found.gamma_bounds[1]
+    for draws, true in ((found.resampled_steps, logit(0.65)), (found.resampled_gammas, 0.8)):
+        low, high = percentile_bounds(draws)
+        assert low < true < high
     assert found.misfit < 0.02
     assert found.line.r2 > 0.98
     assert found.outside + found.unresolved + found.line.points == len(SHOTS)
@@ -130,6 +132,6 @@ def test_few_shots_give_a_reason_and_bad_values_are_refused():
     found = fit_updates(noisy_prompts()[:, :4], resamples=20)
     assert np.isnan(found.misfit)
     assert "needs 6" in found.reason
-    assert len(found.resampled_misfit) == 20
+    assert len(found.resampled_misfits) == 20
     with pytest.raises(BadArgument, match="finite"):
         fit_updates(np.full((3, 8), np.inf))

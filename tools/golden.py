@@ -41,7 +41,13 @@ RESULTS = {
     "simultaneous": ("mean", "at_least", "at_most", "low", "high", "p", "p_alone"),
     "percentile_bounds": (),
 }
-MODULES = ("measures.intervals", "measures.maxima", "measures.simultaneous", "measures.curve_fits")
+MODULES = (
+    "measures.intervals",
+    "measures.maxima",
+    "measures.simultaneous",
+    "measures.curve_fits",
+    "measures.statistics",
+)
 # Names of claims that have changed: before -> after.
 RENAMED: dict[str, str] = {}
 

@@ -1,6 +1,7 @@
 """Heads that carry pairs: which heads look from y to its x, and from one example to earlier ones.
 
-In: a model and prompts of pairs with roles (tasks.linear). Out: the detector table. Two kinds of heads:
+In: a model and prompts of pairs with roles (tasks.linear). Out: attention by prompt, and the detector table.
+Two kinds of heads:
 
     x_to_y               from every y token to the x tokens of its own example
     example_to_example   from the token before every y (and the last one) to the y tokens of all earlier examples
@@ -11,7 +12,7 @@ much on the null; so does one that spreads over everything. Keys that would fall
 before it are left out of the null, since many heads rest there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,10 +77,10 @@ _KINDS = (
 NAMES = tuple(detector.name for detector in _KINDS)
 
 
-def detect_roles(
+def role_attention(
     model: Model, prompts: Prompts, *, seed: int = 0, interventions: Sequence[Edit] = ()
-) -> Table:
-    """Score every head on both kinds, on prompts of `tasks.linear`; columns as in `detectors.HEADS`.
+) -> dict[str, dict[int, LayerMass]]:
+    """Of both kinds, by name, every layer's attention on the keys and on the null, prompt by prompt.
 
     Raises:
         UnservedSite: if the model's patterns cannot be read.
@@ -90,14 +91,18 @@ def detect_roles(
     nulls = [roles_shuffled(own, prompts, seed=seed) for own in sets]
     reading = MassReading([*sets, *nulls])
     model.read(prompts, [reading], interventions=interventions)
-    rows = []
-    for index, detector in enumerate(_KINDS):
-        layers = {
+    return {
+        detector.name: {
             layer: LayerMass(mass[index], mass[len(sets) + index], reading.uniform[layer][index])
             for layer, mass in sorted(reading.mass.items())
         }
-        rows += rows_of(detector, layers)
-    return ROLES.table(rows)
+        for index, detector in enumerate(_KINDS)
+    }
+
+
+def role_table(attention: Mapping[str, Mapping[int, LayerMass]]) -> Table:
+    """The scores of every head on both kinds; columns as in `detectors.HEADS`."""
+    return ROLES.table(row for kind in _KINDS for row in rows_of(kind, attention[kind.name]))
 
 
 def _sets(prompts: Prompts, keys_of: Callable[[Prompts, int], _Queries]) -> KeySets:

@@ -1,6 +1,6 @@
 """How numbers become claims: tests of samples, one verdict rule for all, tables and figures of samples."""
 
-from headscope.evidence.claim import bounded, claim, claims_per
+from headscope.evidence.claim import claim, claims_per, in_words
 from headscope.evidence.comparisons import Rank, Test, any_of, every, injected
 from headscope.evidence.figures import bars, lines
 from headscope.evidence.tables import joint_table, table
@@ -10,10 +10,10 @@ __all__ = [
     "Test",
     "any_of",
     "bars",
-    "bounded",
     "claim",
     "claims_per",
     "every",
+    "in_words",
     "injected",
     "joint_table",
     "lines",

@@ -35,32 +35,36 @@ def claim(
     *,
     tests: Sequence[Judged],
     needs: Sequence[Judged] = (),
-    positive_control: Judged | None = None,
+    positive_control: Judged | Sequence[Judged] | None = None,
     null: Judged | Sequence[Judged] | None = None,
     tables: Sequence[str] = (),
 ) -> Claim:
     """Judge a statement of at most 25 words; `tables` names those in which its numbers stand.
 
-    `needs` are what must hold before anything can be said; `positive_control` is the same test on what must show the
-    effect; `null` the same test with the structure removed and everything else kept.
+    `needs` are what must hold before anything can be said; `positive_control` is the same test (or tests) on what
+    must show the effect; `null` the same test with the structure removed and everything else kept.
 
     Raises:
         ValueError: for a statement that is too long, or no test (a defect of the author).
     """
     if len(statement.split()) > MOST_WORDS or not tests:
         raise ValueError(f"claim {name!r}: a statement of at most {MOST_WORDS} words, and at least one test")
-    nulls = () if null is None else tuple(null) if isinstance(null, Sequence) else (null,)
-    controls = () if positive_control is None else (positive_control,)
     no_level = 1 - (1 - LEVEL) / len(tests)
     rows = {
         "need": [each.row("need") for each in needs],
-        "positive control": [each.row("positive control") for each in controls],
-        "null": [each.row("null") for each in nulls],
+        "positive control": [each.row("positive control") for each in _listed(positive_control)],
+        "null": [each.row("null") for each in _listed(null)],
         "test": [each.row("test", no_level) for each in tests],
     }
     verdict, sentence = _verdict(rows)
     evidence = tuple(row for listed in rows.values() for row in listed)
     return Claim(name, statement, verdict, sentence, tuple(tables), evidence)
+
+
+def _listed(judged: Judged | Sequence[Judged] | None) -> Sequence[Judged]:
+    if judged is None:
+        return ()
+    return judged if isinstance(judged, Sequence) else (judged,)
 
 
 def claims_per(axis: str, values: Sequence[Any], make: Callable[[Any], Claim]) -> tuple[Claim, ...]:
@@ -119,12 +123,12 @@ def told(row: EvidenceRow) -> str:
     return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
 
 
-def bounded(sample: Cells) -> str:
+def in_words(sample: Cells) -> str:
     """Mean and 95% bounds of a single cell with its unit, for a sentence.
 
     >>> from headscope.measures.samples import Samples
     >>> from headscope.tables import Quantity
-    >>> bounded(Samples.one(Quantity("rise", "a rise", "nats"), [0.5] * 5))
+    >>> in_words(Samples.one(Quantity("rise", "a rise", "nats"), [0.5] * 5))
     '0.50 [0.50, 0.50] nats'
     """
     estimate = sample.estimate()

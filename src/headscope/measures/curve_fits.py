@@ -2,12 +2,12 @@
 
 In: probabilities of the right answer at numbers of examples, a family (measures.curves). Out: the fit of least
 squares in p, by LBFGS with a strong-Wolfe line search from several starts; how far off it is (NRMSE = RMSE of p
-over mean p); the error on held-out shots of a fit to the first 5, 10, 20 or 50% of them; and which family
-extrapolates better, or that they are tied. A good fit inside says little, since most families bend well
-enough; extrapolation tells them apart (Arora et al. 2024).
+over mean p); and the error on held-out shots of a fit to the first 5, 10, 20 or 50% of them. A good fit inside
+says little, since most families bend well enough; extrapolation tells them apart (Arora et al. 2024).
 
 Uncertainty is over prompts, whole curves of which are resampled: shots of a prompt share examples. Every
-resample is fitted again, by damped Gauss-Newton steps from the fit of the sample, for all resamples at once.
+resample is fitted again, by damped Gauss-Newton steps from the fit of the sample, for all resamples at once. What
+is fitted with the same seed to as many prompts is paired, resample by resample (measures.statistics).
 """
 
 import math
@@ -24,8 +24,6 @@ from headscope.measures.curves import FAMILIES, Family
 from headscope.measures.intervals import Array
 
 SHARES = (0.05, 0.1, 0.2, 0.5)
-# Two errors of extrapolation that differ by less are the same for any purpose here.
-TIED_NRMSE = 0.01
 _SCREENED, _STARTS, _STEPS = 400, 3, 60
 
 
@@ -56,11 +54,6 @@ class Extrapolation:
     resampled: Array
     fit: Fit | None
     reason: str = ""
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Percentile bounds (95%) of the error over prompts."""
-        return percentile_bounds(self.resampled)
 
 
 def nrmse(fitted: Array, seen: Array) -> float:
@@ -158,30 +151,6 @@ def extrapolate(
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class Against:
-    """How much worse `other` extrapolates than `one`, paired over resamples; positive: `one` is better."""
-
-    one: str
-    other: str
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def tied(self) -> bool:
-        """Within the stated tolerance, or the interval over prompts includes 0; also where undefined."""
-        if math.isnan(self.difference) or abs(self.difference) <= TIED_NRMSE:
-            return True
-        return not (self.low > 0 or self.high < 0)
-
-
-def against(one: Extrapolation, other: Extrapolation) -> Against:
-    """Two families on the same prefix of the same curves."""
-    low, high = percentile_bounds(other.resampled - one.resampled)
-    return Against(one.family, other.family, other.error - one.error, low, high)
-
-
 def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:
     """Means over prompts of [prompt, shot], first of all prompts, then of each resample: [1 + resample, shot].
 
@@ -195,18 +164,6 @@ def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:
     weights = np.concatenate((np.ones((1, n)), counts.astype(np.float64)))
     means: Array = weights @ values / n
     return means
-
-
-def percentile_bounds(resampled: Array) -> tuple[float, float]:
-    """The middle 95% of resampled values; NaN if there are none or one is undefined.
-
-    >>> percentile_bounds(np.linspace(0, 1, 101))
-    (0.025, 0.975)
-    """
-    if not len(resampled) or not np.isfinite(resampled).all():
-        return math.nan, math.nan
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _starts(family: Family, at: Tensor, seen: Tensor, seed: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 In: what every hypothesis says at every shot, what was seen, the prior, the share of noise. Out: the posterior
 over hypotheses before each shot, and the predictive over answers, by enumeration: no sampling, no
-approximation. A seen answer is the hypothesis' own with probability 1 - noise, and otherwise uniform over all
-`n_answers` (the right one included), so
+approximation; and how far a model's predictions are from it. A seen answer is the hypothesis' own with
+probability 1 - noise, and otherwise uniform over all `n_answers` (the right one included), so
 
     p(answer | hypothesis) = (1 - noise) [answer = value] + noise / n_answers.
 
@@ -12,6 +12,7 @@ Explanation of In-context Learning as Implicit Bayesian Inference"); the prior i
 to name: over the functions of training, or over all.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -100,6 +101,56 @@ def exact_predictive(
         noise=shots.noise if noise is None else noise,
         n_answers=functions.n_numbers,
     )
+
+
+def function_log_odds(shots: Shots, *, noise: float) -> Float[Tensor, "example shot"]:
+    """Log-odds of the true function against all others in the exact posterior, in nats, all equally likely at first.
+
+    Two pairs of parameters may be one function: functions are compared by value.
+    """
+    functions = shots.functions
+    posterior = hypothesis_posterior(
+        torch.from_numpy(shots.hypotheses),
+        torch.from_numpy(shots.y),
+        torch.from_numpy(functions.prior("grid")),
+        noise=noise,
+        n_answers=functions.n_numbers,
+    )
+    inputs = np.arange(functions.inputs[0], functions.inputs[1] + 1)
+    every = functions.values(functions.grid[:, None], inputs)
+    own = functions.values(shots.parameters[:, None], inputs)
+    is_own = torch.from_numpy((own[:, None] == every).all(-1))[:, None].expand_as(posterior)
+    follows = torch.where(is_own, posterior, 0.0).sum(-1)
+    others = torch.where(is_own, 0.0, posterior).sum(-1)
+    return follows.log() - others.log()
+
+
+def divergence_nats(
+    exact: Float[Tensor, "example shot answer"], log_p: Float[Tensor, "example shot answer"]
+) -> Float[Tensor, "example shot"]:
+    """KL divergence of a model's `log_p` from the exact predictive; 0 if they agree.
+
+    What the model gives to tokens that are no answers counts against it.
+
+    >>> half = torch.tensor([[[0.5, 0.5]]])
+    >>> round(divergence_nats(half, torch.tensor([[[0.5, 0.25]]]).log()).item(), 4)
+    0.3466
+    """
+    return (torch.xlogy(exact, exact) - _times(exact, log_p)).sum(-1)
+
+
+def right_or_not_divergence_nats(
+    exact: Float[Tensor, "example shot"], log_p: Float[Tensor, "example shot"]
+) -> Float[Tensor, "example shot"]:
+    """The same over two outcomes, from the probability of the right answer: at most as much as over all answers."""
+    rest = torch.log1p(-log_p.exp().clamp(max=1 - 1e-12))
+    own = torch.xlogy(exact, exact) + torch.xlogy(1 - exact, 1 - exact)
+    return own - _times(exact, log_p) - _times(1 - exact, rest)
+
+
+def _times(share: Tensor, log_p: Tensor) -> Tensor:
+    """share * log_p, 0 where the share is 0."""
+    return torch.where(share == 0, 0.0, share * log_p)
 
 
 def _check(values: Tensor, seen: Tensor, prior: Tensor, noise: float, n_answers: int) -> None:

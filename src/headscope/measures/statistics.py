@@ -8,9 +8,9 @@ pairing and holds for five values of each where they are about normal. Not done 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from scipy import stats
 
 from headscope.measures.intervals import Array, Estimate
 from headscope.measures.samples import Cells, Coordinates, Samples
-from headscope.tables import Quantity
+from headscope.tables import Column, Quantity
 
 RESAMPLES = 400
+T = TypeVar("T", bound="Statistic")
 
 
 class Means(NamedTuple):
@@ -47,6 +48,16 @@ class Statistic(Cells):
     count: int
     drawn_from: Any = None
 
+    @classmethod
+    def of(
+        cls: type[T], quantity: Quantity, axes: Sequence[Column], fitted: Mapping[Any, Any], **kwargs: Any
+    ) -> T:
+        """From value and draws [resample] of each cell, by coordinates, where a fit has its own way to resample."""
+        cells = tuple(key if isinstance(key, tuple) else (key,) for key in fitted)
+        value = np.array([value for value, _ in fitted.values()], np.float64)
+        draws = np.stack([np.asarray(each, np.float64) for _, each in fitted.values()], axis=1)
+        return cls(quantity=quantity, axes=tuple(axes), cells=cells, value=value, draws=draws, **kwargs)
+
     @property
     def point(self) -> Array:
         return self.value
@@ -56,15 +67,7 @@ class Statistic(Cells):
         return np.full(len(self), self.count)
 
     def estimate(self, level: float = 0.95) -> Estimate:
-        tail = (1 - level) / 2
-        known = np.isfinite(self.draws)
-        low, high = (
-            np.array([_quantile(d[k], q) for d, k in zip(self.draws.T, known.T, strict=True)])
-            for q in (tail, 1 - tail)
-        )
-        bounds = np.stack([low, high])
-        # A statistic that often does not exist on resamples has no bounds: what is left would look too sure.
-        bounds[:, known.mean(0) < level] = np.nan
+        bounds = np.array([percentile_bounds(draws, level=level) for draws in self.draws.T]).reshape(-1, 2).T
         if self.quantity.within is not None:
             bounds = bounds.clip(*self.quantity.within)
         return Estimate(self.value, bounds[0], bounds[1], self.count)
@@ -85,8 +88,19 @@ class Statistic(Cells):
         return replace(taken, value=self.value[chosen], draws=self.draws[:, chosen])
 
 
-def _quantile(values: Array, share: float) -> float:
-    return float(np.quantile(values, share)) if len(values) else math.nan
+def percentile_bounds(draws: Array, *, level: float = 0.95) -> tuple[float, float]:
+    """The middle 95% (or `level`) of a statistic on resampled units, [resample].
+
+    A statistic that often does not exist on resamples has no bounds: what is left would look too sure.
+
+    >>> [round(bound, 6) for bound in percentile_bounds(np.linspace(0, 1, 101))]
+    [0.025, 0.975]
+    """
+    known = draws[np.isfinite(draws)]
+    if not len(known) or len(known) < level * len(draws):
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def statistic(

@@ -26,7 +26,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from headscope.errors import BadArgument
-from headscope.measures.curve_fits import fit_curve, percentile_bounds, refit, resampled_means
+from headscope.measures.curve_fits import fit_curve, refit, resampled_means
 from headscope.measures.curves import Family
 from headscope.measures.intervals import Array
 
@@ -131,7 +131,8 @@ class Updates:
     `p` [shot] is the curve that was fitted, `fitted` [shot] the fit. `step_nats` = log(c / (1 - c)) is what an
     example adds. `log_odds` [shot] is logit A read off `p`, NaN where p is outside (beta, gamma) or A outside
     `RESOLVED`; `line` judges it; `outside` and `unresolved` count what is left out. `misfit` is the NRMSE of the
-    fit over all shots. `resampled_misfit` [resample] and the bounds are over prompts. NaN with a `reason`.
+    fit over all shots. `resampled_steps`, `_gammas` and `_misfits` [resample] are those of resampled prompts. NaN
+    with a `reason`.
     """
 
     p: Array
@@ -141,19 +142,22 @@ class Updates:
     beta: float
     gamma: float
     step_nats: float
-    step_bounds: tuple[float, float]
-    gamma_bounds: tuple[float, float]
     misfit: float
-    resampled_misfit: Array
+    resampled_steps: Array
+    resampled_gammas: Array
+    resampled_misfits: Array
     log_odds: Array
     line: Line
     outside: int
     unresolved: int
     reason: str = ""
 
-    @property
-    def misfit_bounds(self) -> tuple[float, float]:
-        return percentile_bounds(self.resampled_misfit)
+    @classmethod
+    def undefined(cls, p: Array, reason: str, *, resamples: int) -> "Updates":
+        """Nothing but the curve `p` [shot] is known, for this reason."""
+        nan, none, empty = math.nan, np.full(len(p), math.nan), np.full(resamples, math.nan)
+        line = Line(nan, nan, nan, 0)
+        return cls(p, none, nan, nan, nan, nan, nan, nan, empty, empty, empty, none, line, 0, 0, reason)
 
 
 def fit_updates(
@@ -175,7 +179,8 @@ def fit_updates(
     curves = expit(resampled_means(values, resamples=resamples, seed=seed))
     shots = np.arange(values.shape[1], dtype=np.float64)
     if len(shots) < FEWEST_SHOTS:
-        return _nothing(curves[0], resamples, f"{len(shots)} numbers of examples; a fit needs {FEWEST_SHOTS}")
+        reason = f"{len(shots)} numbers of examples; a fit needs {FEWEST_SHOTS}"
+        return Updates.undefined(curves[0], reason, resamples=resamples)
     fit = fit_curve(UPDATES, shots, curves[0], seed=seed)
     free = torch.cat((fit.free[None], refit(fit, shots, curves[1:])))
     said = UPDATES.curve(free, torch.from_numpy(shots)).numpy()
@@ -194,23 +199,14 @@ def fit_updates(
         beta=beta,
         gamma=gamma,
         step_nats=float(logit(c)),
-        step_bounds=percentile_bounds(logit(every_c)),
-        gamma_bounds=percentile_bounds(every_gamma),
         misfit=float(misfits[0]),
-        resampled_misfit=misfits[1:],
+        resampled_steps=logit(every_c),
+        resampled_gammas=every_gamma,
+        resampled_misfits=misfits[1:],
         log_odds=resolved,
         line=line_of(resolved),
         outside=int(np.isnan(implied).sum()),
         unresolved=int(unresolved.sum()),
-    )
-
-
-def _nothing(p: Array, resamples: int, reason: str) -> Updates:
-    nan, none = math.nan, np.full(len(p), math.nan)
-    line = Line(nan, nan, nan, 0)
-    empty, bounds = np.full(resamples, nan), (nan, nan)
-    return Updates(
-        p, none, nan, nan, nan, nan, nan, bounds, bounds, nan, empty, none, line, 0, 0, reason=reason
     )
 
 

@@ -19,7 +19,6 @@ from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies import redundancy, vectors
 from headscope.studies.bayes import plan as bayes
-from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.context import Plan
 from headscope.studies.heads import plan as heads
 from headscope.vocabulary import Progress, silent
@@ -37,12 +36,7 @@ class Entry:
 
 STUDIES: dict[str, Entry | Plan[Any]] = {
     "heads": heads.PLAN,
-    "bayes": Entry(
-        BayesSettings,
-        bayes.run,
-        "zoo:linear-4l",
-        "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
-    ),
+    "bayes": bayes.PLAN,
     "redundancy": Entry(
         redundancy.Config,
         redundancy.run,

@@ -1,41 +1,96 @@
-"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and which heads carry it?
+"""The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and by which heads?
 
-In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works
-through the addition of features which are learnt through Bayesian updates; each part of this study puts one of its
-statements to the test, with the exact posterior as positive control and label-shuffled prompts as null. The
-parts do not know each other; their order is that of the report.
+In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works through
+the addition of features which are learnt through Bayesian updates; each question puts one of its statements to the
+test, with the exact posterior as positive control and label-shuffled prompts as null. Questions do not know each
+other; their order is that of the report: what is learned, by which heads, and what that looks like inside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from headscope.errors import BadArgument
-from headscope.models.model import Model
-from headscope.results.provenance import provenance
-from headscope.results.study import Study, Verdict
+from headscope.evidence.claim import in_words
+from headscope.evidence.comparisons import head_names
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim, Source
 from headscope.studies.bayes.additive_features import additive_features
 from headscope.studies.bayes.attention_growth import attention_growth
 from headscope.studies.bayes.attention_knockout import attention_knockout
 from headscope.studies.bayes.confidence import confidence
+from headscope.studies.bayes.curve import curve, probabilities
+from headscope.studies.bayes.families import families
 from headscope.studies.bayes.mlp_ablation import mlp_ablation
+from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
+from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
+from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
+from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
-from headscope.studies.bayes_parts.config import Config
-from headscope.studies.bayes_parts.curve import curve
-from headscope.studies.bayes_parts.heads import pair_heads
-from headscope.studies.context import Context
-from headscope.studies.parts import Part
-from headscope.studies.words import as_sentences, count
-from headscope.tables import Table
+from headscope.studies.context import Context, Part, Plan
 from headscope.tasks.linear import linear
+from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Head
 
-Progress = Callable[[str, int, int], None]
+_KINDS = {
+    "x_to_y": "attend from a y to the x of its pair",
+    "example_to_example": "from one pair to the y of earlier ones",
+}
 
-# In the order of the report: what is learned, by which heads, and what that looks like inside.
-PARTS: tuple[Callable[[Config, Model, Progress], Part], ...] = (
+
+def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str]:
+    """What was learned from the examples, how near that is to Bayes' rule, and by which heads."""
+    observed = ctx.once(observations)
+    curve_of = probabilities(observed).at(learner=MODEL)
+    first, last = float(curve_of.point[0]), float(curve_of.point[-1])
+    pairs, beyond = observed.shots.x.shape[1], observed.rise_beyond_shuffled
+    if not float(beyond.estimate().low[0]) > RISE_MARGIN:
+        return [
+            f"{ctx.model.name} does not clearly learn from these examples: the probability of the right answer is "
+            f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
+            "labels. There is nothing here to call an update."
+        ]
+    near = in_words(differences(observed).at(comparison=DISTANCE))
+    verdict = {name: claims[name].verdict for name in ("linear_log_odds", "features_add")}
+    return [
+        f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
+        f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
+        f"rises by {in_words(observed.rise.at(learner=EXACT))}"
+        + (f", and from {AFTER} pairs on the two differ by {near}." if pairs >= AFTER else "."),
+        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task: that this is a line "
+        f"is {verdict['linear_log_odds']}, that features of examples add up is {verdict['features_add']}. "
+        + _heads(ctx),
+    ]
+
+
+def _heads(ctx: Context[BayesSettings]) -> str:
+    """The heads between the tokens of pairs, and what ablating the strongest costs."""
+    named, beside = ctx.once(named_heads), ctx.once(ablated_heads)
+    if not named:
+        return "No head is named that attends from a y to its x, or from one pair to earlier ones."
+    listed = [f"{_first_few(named[kind])} {_KINDS[kind]}" for kind in STATED if kind in named]
+    each = beside.get(BOTH) or next(iter(beside.values()))
+    cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
+    return (
+        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together costs the answer {cost}, as many "
+        f"random heads {others:.2f} on average (p = {each.p:.2f})."
+    )
+
+
+def _first_few(heads: Sequence[Head], most: int = 4) -> str:
+    return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
+
+
+def _prompts(ctx: Context[BayesSettings]) -> list[Prompts]:
+    return [linear(ctx.model, ctx.once(observations).shots)]
+
+
+QUESTIONS: tuple[Callable[[Any], Part], ...] = (
     curve,
+    updates,
+    families,
+    near_exact,
     pair_heads,
-)
-QUESTIONS = (
     additive_features,
     attention_growth,
     attention_knockout,
@@ -44,53 +99,38 @@ QUESTIONS = (
     confidence,
     variables,
 )
-_FEWEST_SHOTS = 2
 
-
-def run(config: Config, model: Model, progress: Progress = lambda stage, done, of: None) -> Study:
-    """Does the model update like a Bayesian, and on what does that rest?"""
-    shots = config.draw(model)
-    if shots.x.shape[1] < _FEWEST_SHOTS:
-        raise BadArgument(
-            f"cannot study updates with {count(shots.x.shape[1], 'pair')}: labels must be shuffled, so use --shots "
-            f"{_FEWEST_SHOTS} or more."
-        )
-    found = [part(config, model, progress) for part in PARTS]
-    for question in QUESTIONS:
-        part = question(Context(config, (model,), progress))
-        tables = {table.name: table for table in part.tables}
-        found.append(
-            Part(tables, tuple(part.claims), tuple(part.figures), tuple(part.notes), tuple(part.says))
-        )
-    claims = as_sentences(claim for part in found for claim in part.claims)
-    verdicts = [claim.verdict for claim in claims]
-    tally = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict)
-    return Study(
-        name="bayes",
-        title=f"Bayesian updates in {model.name}",
-        question="Does this model learn from examples as Bayes' rule says, which heads carry it, do features "
-        "add?",
-        answer=(
-            *(paragraph for part in found for paragraph in part.summary),
-            f"Of {len(claims)} claims on this model: {tally}.",
+PLAN = Plan(
+    name="bayes",
+    help="Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
+    title="Bayesian updates",
+    question="Does the model learn from examples in its context as Bayes' rule says, which heads carry the "
+    "examples, and do their features add up?",
+    settings=BayesSettings,
+    shown_on="zoo:linear-4l",
+    questions=QUESTIONS,
+    answer=answer,
+    prompts=_prompts,
+    lead="curve-shots",
+    sources=(
+        Source(
+            "Redundant Attention Heads in Large Language Models For In Context Learning",
+            "skunnavakkam",
+            2024,
+            "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/",
         ),
-        claims=claims,
-        tables=joined(found),
-        figures=tuple(figure for part in found for figure in part.figures),
-        notes=tuple(dict.fromkeys(note for part in found for note in part.notes)),
-        provenance=provenance(model, "bayes", config, linear(model, shots)),
-    )
-
-
-def joined(parts: Sequence[Part]) -> dict[str, Table]:
-    """The tables of all parts, in their order.
-
-    Raises:
-        ValueError: if two parts give the same name to a table (a defect).
-    """
-    found: dict[str, Table] = {}
-    for part in parts:
-        if doubled := found.keys() & part.tables.keys():
-            raise ValueError(f"two parts of a study have tables named {sorted(doubled)}")
-        found |= part.tables
-    return found
+        Source(
+            "Bayesian scaling laws for in-context learning",
+            "Arora, Jurafsky, Potts, Goodman",
+            2024,
+            "https://arxiv.org/abs/2410.16531",
+        ),
+    ),
+    terms={
+        "exact posterior": "What an ideal observer predicts who knows the family of functions and the share of "
+        "random y, and updates on the very pairs of the prompt.",
+        "log-odds of the task": "log A / (1 - A), with A the belief that the answer follows the task: the right "
+        "answer's probability is p = beta + (gamma - beta) A.",
+        "shuffled labels": "The same pairs with their y exchanged: the same numbers, and no function to learn.",
+    },
+)

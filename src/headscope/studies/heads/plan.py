@@ -8,7 +8,7 @@ One file for each question; what they share is in `experiment`.
 from collections.abc import Mapping, Sequence
 
 from headscope.detectors import above_null
-from headscope.evidence import bounded
+from headscope.evidence import in_words
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Plan
@@ -35,7 +35,7 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
         layer = after.selection.best("layer")
         sentences.append(
             f"Patching the clean residual stream before layer {layer}, at the token after the match, recovers "
-            f"{bounded(after.estimation.at(layer=layer))} of the answer's logit difference."
+            f"{in_words(after.estimation.at(layer=layer))} of the answer's logit difference."
         )
     return sentences
 
@@ -46,7 +46,7 @@ def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], induction: Claim) 
         return f"Whether {whose} has induction heads is not known: {row.reason}."
     told = []
     for kind, heads in named.items():
-        beyond = bounded(above_null(read[kind]).at(head=str(heads[0])))
+        beyond = in_words(above_null(read[kind]).at(head=str(heads[0])))
         listed = " ".join(map(str, heads[:MOST_NAMED])) + (" ..." if len(heads) > MOST_NAMED else "")
         which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {listed}"
         first = f"{heads[0]}: " if len(heads) > 1 else ""
@@ -63,12 +63,14 @@ def _damage(ctx: Ctx) -> str:
     if not damage.estimate().low[0] > 0:
         return (
             f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
-            f"first, changes the loss of {clean:.2f} by {bounded(damage)} when ablated."
+            f"first, changes the loss of {clean:.2f} by {in_words(damage)} when ablated."
         )
-    told = f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {bounded(damage)}"
+    told = (
+        f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {in_words(damage)}"
+    )
     if group is None or len(group.picked) < 2 or not group.sets:
         return f"{told}."
-    together, usual = bounded(Samples.one(experiment.DAMAGE, group.damage)), float(group.means.mean())
+    together, usual = in_words(Samples.one(experiment.DAMAGE, group.damage)), float(group.means.mean())
     return (
         f"{told}, all {len(group.picked)} induction heads by {together}, as many random heads by {usual:.2f}."
     )

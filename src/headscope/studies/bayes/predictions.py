@@ -1,9 +1,9 @@
-"""What a model says after every number of examples: the probability of the function's value at each input.
+"""What a model predicts after every number of examples: the probability of the function's value at each input.
 
 In: a model and few-shot problems (`Shots`). Out: log-probabilities [example, shot], shot n being after n shown
 pairs. The value that is judged is always the *function's*, also where the shown one is corrupted or moved.
 
-A model of number tokens says it all in one pass over the prompts with all pairs, and gives every number its
+A model of number tokens predicts everything in one pass over the prompts with all pairs, and gives every number a
 probability. Text needs the tokens of the judged number after the pairs: where all shown numbers are the function's
 own, one pass has them; otherwise there is one pass for each number of pairs, on prompts that end there. Either
 way, shots of one example share its pairs: whole examples are independent, shots are not.
@@ -26,49 +26,44 @@ from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.prompts import Prompts, Role
 from headscope.tasks.shots import Shots
 
+_AFTER = "answering after "
+
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class Predictions:
     """Log-probabilities in nats, float64: of the function's value, and of every number where tokens are numbers."""
 
     right: Float[Tensor, "example shot"]
     numbers: Float[Tensor, "example shot number"] | None
 
     @property
-    def p(self) -> Float[Tensor, "example shot"]:
-        """Probability of the function's value."""
+    def probability(self) -> Float[Tensor, "example shot"]:
+        """Of the function's value."""
         return self.right.exp()
 
-    @property
-    def log_odds(self) -> Float[Tensor, "example shot"]:
-        """Log-odds of the function's value against everything else, in nats."""
-        return self.right - torch.log1p(-self.right.exp().clamp(max=1 - 1e-12))
 
-
-def right_values(shots: Shots) -> Tensor:
+def function_values(shots: Shots) -> Tensor:
     """The function's value after 0, 1, 2, ... pairs, int64 [example, shot]: at each shown input, then the query."""
     return torch.from_numpy(np.concatenate((shots.true_y, shots.answer[:, None]), axis=1))
 
 
-def said_by(model: Model, shots: Shots, interventions: Sequence[Edit] = ()) -> Said:
+def predictions(model: Model, shots: Shots, interventions: Sequence[Edit] = ()) -> Predictions:
     """What the model gives the function's value after every number of pairs."""
     language = functions_of(model)
     if language is not None:
         numbers = _number_tokens(model, language, shots, interventions)
-        return Said(numbers.gather(-1, right_values(shots)[..., None]).squeeze(-1), numbers)
+        return Predictions(numbers.gather(-1, function_values(shots)[..., None]).squeeze(-1), numbers)
     if not shots.wrong.any():
-        return Said(_text_at_once(model, linear(model, shots), interventions), None)
+        return Predictions(_text_at_once(model, linear(model, shots), interventions), None)
     every = range(shots.x.shape[1] + 1)
-    columns = [_at_the_end(model, shots.first(n), interventions) for n in every]
-    return Said(torch.stack(columns, dim=1), None)
+    columns = [answer_log_probability(model, shots.first(n), interventions) for n in every]
+    return Predictions(torch.stack(columns, dim=1), None)
 
 
-def said_at_the_end(model: Model, shots: Shots) -> Float[Tensor, " example"]:
+def answer_log_probability(
+    model: Model, shots: Shots, interventions: Sequence[Edit] = ()
+) -> Float[Tensor, " example"]:
     """Log-probability of the function's value at the query alone, after all pairs, in nats."""
-    return _at_the_end(model, shots, ())
-
-
-def _at_the_end(model: Model, shots: Shots, interventions: Sequence[Edit]) -> Tensor:
     prompts = linear(model, shots).answered()
     return evaluate(model, prompts, [joint_log_probability()], interventions)[0]
 
@@ -97,23 +92,20 @@ def _text_at_once(model: Model, prompts: Prompts, interventions: Sequence[Edit])
     roles = {**answered.roles, **_answering_each(prompts)}
     names = [name for name in roles if name.startswith(_AFTER)]
     measures = [joint_log_probability(name) for name in [*names, "answering"]]
-    found = evaluate(model, replace(answered, roles=roles), measures, interventions)
-    return torch.stack(found, dim=1)
-
-
-_AFTER = "answering after "
+    values = evaluate(model, replace(answered, roles=roles), measures, interventions)
+    return torch.stack(values, dim=1)
 
 
 def _answering_each(prompts: Prompts) -> dict[str, Role]:
     """For every shown y the positions whose next tokens are its own, as a role."""
-    found: list[list[tuple[int, ...]]] = []
+    answering: list[list[tuple[int, ...]]] = []
     for before, own in zip(prompts.roles["before_y"], prompts.roles["y"], strict=True):
-        taken, known = [], set(own)
+        spans, known = [], set(own)
         for first in before:
             last = first
             while last + 1 in known:
                 last += 1
-            taken.append(tuple(range(first, last)))
-        found.append(taken)
-    n = len(found[0])
-    return {f"{_AFTER}{shot}": tuple(example[shot] for example in found) for shot in range(n)}
+            spans.append(tuple(range(first, last)))
+        answering.append(spans)
+    n = len(answering[0])
+    return {f"{_AFTER}{shot}": tuple(example[shot] for example in answering) for shot in range(n)}

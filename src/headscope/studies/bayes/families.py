@@ -1,0 +1,164 @@
+"""Which family of curves predicts how the model goes on learning with more examples?
+
+In: the context of the study. Out: four families (power, bounded power, logistic, Bayesian) fitted to the first 5,
+10, 20 and 50% of the shots and judged on the rest, for the model and for the exact posterior on the same resampled
+prompts; the claim `bayesian_extrapolates`. A good fit inside says little, since most families bend well enough.
+Source: Arora et al. 2024, whose families and error (NRMSE of p = exp(-NLL), the NLL averaged over prompts) these
+are. Power is a limit of bounded and of logistic. Not done here: fitting (measures.curve_fits).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headscope import figures
+from headscope.evidence import Test, claim, table
+from headscope.measures.curve_fits import SHARES, Extrapolation, extrapolate, resampled_means
+from headscope.measures.curves import BAYESIAN, BOUNDED, FAMILIES, POWER, step_per_example
+from headscope.measures.statistics import Statistic
+from headscope.results.study import Claim
+from headscope.studies.bayes import observations as seen
+from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL
+from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.updates import NEAREST
+from headscope.studies.context import Context, Part
+from headscope.tables import Column, Quantity, Schema
+
+# Two errors of extrapolation that differ by less are the same for any purpose here.
+BETTER_MARGIN = 0.01
+POWER_LAWS = (POWER.name, BOUNDED.name)
+
+SHARE = Column("fitted_share", pl.Float64, "share of the shots that the family was fitted to")
+FAMILY = Column("family", pl.String, "family of curves")
+ERROR = Quantity("error", "NRMSE on the later shots: root mean squared error of p over its mean")
+EXCESS = Quantity("excess_error", "its error minus the Bayesian one's; positive: the Bayesian one is nearer")
+
+
+def _parameters(fit: Extrapolation) -> str:
+    return "" if fit.fit is None else ", ".join(f"{k} {v:.3g}" for k, v in fit.fit.parameters.items())
+
+
+def _step(fit: Extrapolation) -> float:
+    bayesian = fit.fit if fit.family == BAYESIAN.name else None
+    return math.nan if bayesian is None else step_per_example(bayesian.parameters)
+
+
+FITTED: Mapping[Column, Callable[[Extrapolation], Any]] = {
+    Column("shots_fitted", pl.Int64, "shots fitted"): lambda fit: fit.fitted,
+    Column("shots_held_out", pl.Int64, "later shots, which the fit is judged on"): lambda fit: fit.held_out,
+    Column("inside", pl.Float64, "NRMSE on the fitted shots"): lambda fit: fit.inside,
+    Column("parameters", pl.String, "the fitted parameters; not all are identifiable"): _parameters,
+    Column("step", pl.Float64, "bayesian: K log(gamma / beta), which is identifiable", "nats"): _step,
+}
+PREDICTED = Schema(
+    "predicted",
+    (
+        Column("curve", pl.String, "the model, or a family fitted to the first half of its shots"),
+        seen.SHOTS,
+        Column("probability", pl.Float64, "exp of the mean log-probability of the right answer"),
+    ),
+)
+
+Fits = Mapping[tuple[str, float, str], Extrapolation]
+
+
+def families(ctx: Context[BayesSettings]) -> Part:
+    """Does the Bayesian law extrapolate better than power laws?"""
+    fits = ctx.once(extrapolations)
+    error = errors(ctx)
+    more = {column: {cell: read(fit) for cell, fit in fits.items()} for column, read in FITTED.items()}
+    predicted = PREDICTED.table(_predicted(ctx, fits))
+    fitted = [fit.fitted for (who, _, _), fit in fits.items() if who == MODEL and fit.fit is not None]
+    caption = (
+        "The model's curve (exp of the log-probability averaged over prompts) and each family, fitted to the first "
+        f"{max(fitted, default=0)} shots: a prediction after them."
+    )
+    drawn = partial(figures.lines, title="Four families of curves, fitted to the first half", caption=caption)
+    return Part(
+        tables=[
+            table(error, "extrapolation", more=more),
+            table(list(excess_errors(error).values()), "family_differences"),
+            predicted,
+        ],
+        claims=[bayesian_extrapolates(error, ctx.once(seen.updates_to_judge))],
+        figures=[drawn(predicted, "shots", "probability", "curve", name="extrapolation")] if fitted else [],
+    )
+
+
+def bayesian_extrapolates(error: Statistic, needs: Sequence[Test]) -> Claim:
+    """`error` [learner, fitted share, family]; the exact posterior's own curve must show it among so many shots."""
+    too_few = "no prefix of so few shots has enough points for a fit and others to predict"
+    nothing = Test("error on the later shots", None, above=BETTER_MARGIN, reason=too_few)
+    return claim(
+        "bayesian_extrapolates",
+        f"A Bayesian curve extrapolates to more examples better than power laws do, by over {BETTER_MARGIN}.",
+        needs=needs,
+        positive_control=_tests(error, EXACT),
+        tests=_tests(error, MODEL) or [nothing],
+        tables=("family_differences", "extrapolation", "predicted"),
+    )
+
+
+def _tests(error: Statistic, learner: str) -> list[Test]:
+    """Each power law against the Bayesian one, at every prefix that both can be fitted to."""
+    excess, tests = excess_errors(error.only(learner=learner)), []
+    for name in POWER_LAWS:
+        for share, one in excess[name].at(family=name, learner=learner).by("fitted_share").items():
+            if not np.isnan(one.point).any():
+                what = f"excess error of the {name} law fitted to {share:.0%} ({learner.split(',')[0]})"
+                tests.append(Test(what, one, above=BETTER_MARGIN))
+    return tests
+
+
+def errors(ctx: Context[BayesSettings]) -> Statistic:
+    """On the later shots, [learner, fitted share, family]; draws of the same prompts are paired."""
+    prompts, fits = len(ctx.once(seen.observations).shots), ctx.once(extrapolations)
+    return Statistic.of(
+        ERROR,
+        (LEARNER, SHARE, FAMILY),
+        {cell: (fit.error, fit.resampled) for cell, fit in fits.items()},
+        count=prompts,
+        drawn_from=(prompts, ctx.settings.seed),
+        reasons={cell: fit.reason for cell, fit in fits.items() if fit.reason},
+    )
+
+
+def excess_errors(error: Statistic) -> dict[str, Statistic]:
+    """Of every other family against the Bayesian one, by its name, [family, learner, fitted share]."""
+    bayesian = error.at(family=BAYESIAN.name)
+    others = [family.name for family in FAMILIES if family is not BAYESIAN]
+    differences = {name: error.at(family=name) - bayesian for name in others}
+    return {name: each.measured_as(EXCESS).labelled(FAMILY, name) for name, each in differences.items()}
+
+
+def extrapolations(ctx: Context[BayesSettings]) -> dict[tuple[str, float, str], Extrapolation]:
+    """Every family fitted to every prefix, for the model and for the exact posterior where it is defined."""
+    settings, fits = ctx.settings, {}
+    for done, (learner, curve) in enumerate(ctx.once(seen.observations).learners.items()):
+        ctx.progress("extrapolating curves", done, 2)
+        if not curve.isfinite().all():
+            continue
+        log_p = np.log(np.clip(curve.numpy(), NEAREST, 1 - NEAREST)[:, 1:])
+        means = np.exp(resampled_means(log_p, resamples=settings.resamples, seed=settings.seed))
+        shots = np.arange(1, curve.shape[1], dtype=np.float64)
+        for share in SHARES:
+            for each in extrapolate(shots, means, share=share, seed=settings.seed):
+                fits[learner, share, each.family] = each
+    return fits
+
+
+def _predicted(ctx: Context[BayesSettings], fits: Fits) -> list[dict[str, Any]]:
+    """The model's curve, and what each family predicts after a fit to the first half."""
+    p = np.clip(ctx.once(seen.observations).model.probability.numpy(), NEAREST, 1 - NEAREST)
+    curves = {"model": np.exp(np.log(p[:, 1:]).mean(0))}
+    half = {cell: fit.fit for cell, fit in fits.items() if cell[:2] == (MODEL, max(SHARES))}
+    curves |= {family: fit.p for (_, _, family), fit in half.items() if fit is not None}
+    return [
+        {"curve": name, "shots": shot, "probability": float(p)}
+        for name, curve in curves.items()
+        for shot, p in enumerate(curve, start=1)
+    ]

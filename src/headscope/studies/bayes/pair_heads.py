@@ -1,0 +1,223 @@
+"""Which heads move information between the tokens of pairs, and does the curve need them?
+
+In: the context of the study. Out: every head's attention from y to the x of its own pair and from one pair to
+earlier y, with the null of shuffled roles; the strongest heads of each kind, named on one half of the prompts and
+ablated on the other beside random sets of as many heads; the curve over examples without them; the claims `heads_*`
+and `flattens_without_*`. These are the two kinds of heads of the article's third claim. An ablated head writes its
+mean over *label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from headscope.detectors.roles import role_attention, role_table
+from headscope.detectors.scores import NAMED_MARGIN, LayerMass, above_null
+from headscope.evidence import Rank, Test, any_of, claim, lines, table
+from headscope.evidence.comparisons import head_names
+from headscope.figures import head_grid
+from headscope.interventions import mean
+from headscope.interventions.ablations import Mean
+from headscope.measures import joint_log_probability
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim, Figure
+from headscope.studies.bayes.curve import PROBABILITY
+from headscope.studies.bayes.observations import RISE, RISE_MARGIN, over_shots
+from headscope.studies.bayes.predictions import predictions
+from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.context import Context, Part
+from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
+from headscope.tables import Column, Quantity, Table
+from headscope.tasks.linear import functions_of, linear
+from headscope.tasks.split import Split, halves
+from headscope.vocabulary import Head
+
+BOTH, INTACT = "both", "none"
+STATED = {
+    "x_to_y": "Some heads attend from a y to the x of its own pair.",
+    "example_to_example": "Some heads attend from the token before a y to the y of earlier pairs.",
+}
+KIND = Column("kind", pl.String, "what the heads were named for, on the selection half of the prompts")
+ABLATED = Column("ablated", pl.String, "heads that write their mean over label-shuffled prompts instead")
+DAMAGE = Quantity("damage", "fall of the answer's log-probability after all pairs", "nats")
+GROUP = (
+    ABLATED,
+    Column("random_mean", pl.Float64, "mean fall with as many random heads ablated", "nats"),
+    Column("random_max", pl.Float64, "largest fall among the random sets", "nats"),
+    Column("random_worst", pl.String, "the heads of that set"),
+    Column("random_sets", pl.Int64, "how many random sets were ablated"),
+    Column("p_value", pl.Float64, "sets, this one included, with at least this fall", "share"),
+)
+_REFERENCES = 64
+_OTHER_PROMPTS = 5  # on top of the seed: the reference of means shares no prompt with what is ablated
+
+
+def pair_heads(ctx: Context[BayesSettings]) -> Part:
+    """Are there heads of the two kinds, and does ablating the strongest cost more than ablating others?"""
+    attention, beside = ctx.once(attention_of_roles).estimation, ctx.once(ablated_heads)
+    roles, probability = role_table(attention), curves(ctx)
+    intact = probability.at(ablated=INTACT)
+    rise = intact.at(shots=intact.coordinates("shots")[-1]) - intact.at(shots=0)
+    present = [heads_of_kind(kind, above_null(attention[kind])) for kind in STATED]
+    flat = [flattens(kind, beside.get(kind), rise.measured_as(RISE)) for kind in STATED]
+    damages = {kind: each.damage for kind, each in beside.items()}
+    damage = Samples.of(DAMAGE, (KIND,), damages, units=rise.units)
+    more = {
+        column: {kind: _group(each)[i] for kind, each in beside.items()} for i, column in enumerate(GROUP)
+    }
+    where = "position by position" if functions_of(ctx.model) else "over all positions"
+    note = (
+        "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
+        "distances from queries of another role: a head that looks a fixed number of tokens back does as much there. "
+        f"Ablated are the {ctx.settings.strongest} strongest of each kind: a head then writes its mean over other, "
+        f"label-shuffled prompts, {where}."
+    )
+    return Part(
+        tables=[roles, table(damage, "head_groups", more=more), table(probability, "ablated_curves")],
+        claims=[*present, *flat],
+        figures=_figures(roles, probability),
+        notes=[note],
+    )
+
+
+def heads_of_kind(kind: str, above: Samples) -> Claim:
+    """`above` [prompt, (layer, head)]: attention on the kind's keys minus that of its null, shuffled roles."""
+    return claim(
+        f"heads_{kind}",
+        STATED[kind],
+        tests=[any_of("attention above shuffled roles", above, above=NAMED_MARGIN)],
+        tables=("roles",),
+    )
+
+
+def flattens(kind: str, beside: AgainstRandom | None, rise: Samples) -> Claim:
+    """`beside`: the heads and random sets, None where none was named; `rise` [prompt] of the intact model's curve."""
+    tests: list[Test | Rank]
+    if beside is None:
+        nothing = "no head of this kind was named on the other half of the prompts"
+        tests = [Test("damage of ablating them", None, above=0.0, reason=nothing)]
+    else:
+        damage, drawn = Samples.one(DAMAGE, beside.damage), beside.means.numpy()
+        usual = max(0.0, float(drawn.mean())) if len(drawn) else 0.0
+        tests = [
+            Test("damage, against the mean of random sets", damage, above=usual),
+            Rank("damage among random sets of as many heads", float(damage.mean[0]), drawn, "damage", "nats"),
+        ]
+    return claim(
+        f"flattens_without_{kind}",
+        f"Ablating the strongest {kind.replace('_', ' ')} heads costs the answer more than ablating as many random "
+        "heads.",
+        needs=[Test("rise of the right answer with examples", rise, above=RISE_MARGIN)],
+        tests=tests,
+        tables=("head_groups", "ablated_curves"),
+    )
+
+
+def attention_of_roles(ctx: Context[BayesSettings]) -> Split[dict[str, dict[int, LayerMass]]]:
+    """By kind and layer, of the half of the prompts that names heads, and of the half that they are judged on."""
+    ctx.progress("finding heads of pairs", 0, 1)
+    return halves(ctx.settings.draw(ctx.model)).map(
+        lambda shots: role_attention(ctx.model, linear(ctx.model, shots), seed=ctx.settings.seed)
+    )
+
+
+def named_heads(ctx: Context[BayesSettings]) -> dict[str, tuple[Head, ...]]:
+    """The heads that the selection half names, by kind, most strongly first."""
+    named = {}
+    for kind, layers in ctx.once(attention_of_roles).selection.items():
+        heads = above_null(layers).named(above=NAMED_MARGIN)
+        order = (-heads.estimate().low).argsort(kind="stable")
+        if len(heads):
+            named[kind] = tuple(Head.parse(heads.coordinates("head")[place]) for place in order)
+    return named
+
+
+def strongest(named: Mapping[str, Sequence[Head]], most: int) -> dict[str, tuple[Head, ...]]:
+    """The first `most` heads of each kind, to be ablated; and those of both kinds together, last.
+
+    >>> strongest({"x_to_y": [Head(0, 1), Head(0, 0)], "example_to_example": [Head(1, 0)]}, 1)["both"]
+    (Head(0, 1), Head(1, 0))
+    """
+    groups = {kind: tuple(heads[:most]) for kind, heads in named.items()}
+    if len(set(map(frozenset, groups.values()))) > 1:
+        groups[BOTH] = tuple(sorted({head for heads in groups.values() for head in heads}))
+    return groups
+
+
+def ablated_heads(ctx: Context[BayesSettings]) -> dict[str, AgainstRandom]:
+    """Each group ablated together beside random sets, on the estimation half; a group of all heads has no control."""
+    groups = strongest(ctx.once(named_heads), ctx.settings.strongest)
+    if not groups:
+        return {}
+    shots = halves(ctx.settings.draw(ctx.model)).estimation
+    return against_random_sets(
+        ctx.model,
+        linear(ctx.model, shots).answered(),
+        groups,
+        cut=ctx.once(mean_over_shuffled),
+        measure=joint_log_probability(),
+        control=Control(ctx.settings.random_sets, ctx.settings.seed),
+        progress=ctx.stage("ablating heads of pairs"),
+    )
+
+
+def mean_over_shuffled(ctx: Context[BayesSettings]) -> Mean:
+    """A head's mean over other prompts with shuffled labels, where they align position by position."""
+    settings, model = ctx.settings, ctx.model
+    shuffled = settings.draw(model, n=_REFERENCES, seed=_OTHER_PROMPTS).with_shuffled_labels(settings.seed)
+    ablation = mean(
+        "z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None
+    )
+    assert isinstance(ablation, Mean)
+    return ablation
+
+
+def curves(ctx: Context[BayesSettings]) -> Samples:
+    """[prompt, (ablated, shots)]: intact, without each group, and without the random set that costs most."""
+    beside, ablation = ctx.once(ablated_heads), ctx.once(mean_over_shuffled)
+    sets: dict[str, Sequence[Head]] = {INTACT: ()}
+    sets |= {f"{kind}: {head_names(each.picked)}": each.picked for kind, each in beside.items()}
+    if beside and (last := list(beside.values())[-1]).worst:
+        sets[f"random, the worst set: {head_names(last.worst)}"] = last.worst
+    shots = halves(ctx.settings.draw(ctx.model)).estimation
+    without = {}
+    for done, (name, heads) in enumerate(sets.items()):
+        ctx.progress("curves without heads", done, len(sets))
+        edits = [mean(list(heads), over=ablation.over, per_position=ablation.per_position)] if heads else []
+        without[name] = predictions(ctx.model, shots, edits).probability
+    return over_shots(PROBABILITY, without, axis=ABLATED)
+
+
+def _group(beside: AgainstRandom) -> tuple[Any, ...]:
+    mean, largest = float(beside.means.mean()), max(beside.means.tolist(), default=math.nan)
+    return head_names(beside.picked), mean, largest, head_names(beside.worst), len(beside.sets), beside.p
+
+
+def _figures(roles: Table, probability: Samples) -> list[Figure]:
+    """What each head attends to, and the curves without the named ones."""
+    grid = head_grid(
+        roles,
+        "score",
+        facet="detector",
+        low=0.0,
+        high=1.0,
+        title="Heads between the tokens of pairs",
+        caption="Attention from every y to the x of its own pair, and from the token before every y to all earlier "
+        "y: mean over prompts of the estimation half. The table has intervals and the null of shuffled roles.",
+        name="roles",
+    )
+    if len(probability.coordinates("ablated")) < 2:
+        return [grid]
+    without = lines(
+        probability,
+        "shots",
+        colour="ablated",
+        name="ablated_curves",
+        title="The curve without the heads between pairs",
+        caption="Mean probability of the function's value after so many pairs, over prompts of the estimation "
+        "half, with heads replaced by their mean over label-shuffled prompts. The random set is the most damaging "
+        "of those drawn.",
+    )
+    return [grid, without]

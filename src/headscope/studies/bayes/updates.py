@@ -1,0 +1,208 @@
+"""Does every example add the same to the log-odds of the task, as the article's Bayesian update has it?
+
+In: the context of the study. Out: the update fitted to log-odds averaged over prompts, p_n = beta + (gamma - beta)
+A_n with logit A_n = logit A_0 + n log(c / (1 - c)), for the model and for the exact posterior on the same resampled
+prompts; how far each is from that line (the misfit); the claim `linear_log_odds`. The line is one of logit A and
+not of logit p: the exact posterior predictive itself bends in logit p, and stands in the tables for that, beside
+its own belief in the true function. Source: the article, its update mended (measures.updates). Not done here: other
+families of curves (families).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headscope import figures
+from headscope.evidence import Test, claim, table
+from headscope.measures.intervals import Array
+from headscope.measures.statistics import Statistic
+from headscope.measures.updates import RESOLVED, Updates, fit_updates, line_of
+from headscope.results.study import Claim
+from headscope.studies.bayes import observations as seen
+from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL
+from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.context import Context, Part
+from headscope.tables import Column, Quantity, Schema
+
+# By how much worse than the exact posterior a line may fit, and from where on that one is no line either.
+MISFIT_MARGIN, CONTROL_MISFIT = 0.02, 0.05
+# Probabilities nearer to 0 or 1 than this are counted as this near, so that log-odds stay finite.
+NEAREST = 1e-6
+BELIEF, LOGIT_P = "exact posterior, belief in the function", "exact posterior, logit of p"
+
+STEP = Quantity("step", "log(c / (1 - c)): what an example adds to the log-odds of the task", "nats")
+GAMMA = Quantity("gamma", "probability of the right answer where the task is followed", within=(0.0, 1.0))
+MISFIT = Quantity("misfit", "root mean squared error of the fitted curve over the curve's mean")
+PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {
+    Column("a_0", pl.Float64, "belief in the task before any example (often not identifiable)"): lambda u: (
+        u.prior
+    ),
+    Column("c", pl.Float64, "how strongly an example speaks for the task"): lambda u: u.c,
+    Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: (
+        u.beta
+    ),
+    Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: (
+        u.line.slope
+    ),
+    Column("line_r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
+    Column(
+        "line_bend", pl.Float64, "slope of the later half minus the earlier, over that of all"
+    ): lambda u: u.line.bend,
+    Column("points", pl.Int64, "shots behind the line"): lambda u: u.line.points,
+    Column("outside", pl.Int64, "shots left out, p not between beta and gamma"): lambda u: u.outside,
+    Column("unresolved", pl.Int64, "shots left out, belief within .02 of 0 or 1"): lambda u: u.unresolved,
+}
+LOG_ODDS = Schema(
+    "log_odds",
+    (
+        LEARNER,
+        seen.SHOTS,
+        Column("probability", pl.Float64, "the curve of the mean log-odds of the right answer"),
+        Column("fitted", pl.Float64, "the article's update fitted to it, as a probability"),
+        Column(
+            "task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"
+        ),
+    ),
+)
+
+Fits = Mapping[str, Updates]
+
+
+def updates(ctx: Context[BayesSettings]) -> Part:
+    """Is the model's curve one of Bayesian updates between two hypotheses?"""
+    fits = ctx.once(fitted_updates)
+    gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
+    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(
+        learner=[MODEL, EXACT]
+    )
+    more = {
+        column: {(learner,): read(fit) for learner, fit in fits.items()}
+        for column, read in PARAMETERS.items()
+    }
+    belief, answer = fits[BELIEF].line, fits[LOGIT_P].line
+    bends = (
+        f"The exact posterior's belief in the function gains {belief.slope:.2f} nats per example, on a line (r² "
+        f"{belief.r2:.2f}); the log-odds of its answer bend (r² {answer.r2:.2f}). The update is about the former."
+    )
+    # The exact posterior's own belief climbs far above what p can show: it is in the table alone.
+    figure = figures.lines(
+        LOG_ODDS.table(_log_odds({learner: fit for learner, fit in fits.items() if learner != BELIEF})),
+        "shots",
+        "task_log_odds",
+        "learner",
+        name="log_odds",
+        title="Log-odds of the task",
+        caption="Log-odds of A, read off the curve of the mean log-odds over prompts with the fitted beta and gamma, "
+        "where p lies between them and A is not within .02 of 0 or 1: the article's update makes it a straight line. "
+        "Beside it the log-odds of the exact p itself, which level off.",
+    )
+    return Part(
+        tables=[
+            table([misfit, worse_fit(misfit).labelled(LEARNER, "model minus exact posterior")], "misfits"),
+            table(steps(ctx), "updates", more=more),
+            table(gamma, "ceilings"),
+            LOG_ODDS.table(_log_odds(fits)),
+        ],
+        claims=[linear_log_odds(misfit, ctx.once(seen.updates_to_judge))],
+        figures=[figure],
+        says=[bends] if min(belief.points, answer.points) >= 4 else [],
+        notes=_NOTES,
+    )
+
+
+def linear_log_odds(misfit: Statistic, needs: Sequence[Test]) -> Claim:
+    """`misfit` [learner] of the model and of the exact posterior, drawn from the same prompts."""
+    return claim(
+        "linear_log_odds",
+        "Each example adds the same to the log-odds of the task: a straight line fits the model as well as the exact "
+        "posterior.",
+        needs=needs,
+        positive_control=Test(
+            "misfit of the exact posterior", misfit.at(learner=EXACT), below=CONTROL_MISFIT
+        ),
+        tests=[
+            Test("misfit of the model minus the exact posterior's", worse_fit(misfit), below=MISFIT_MARGIN)
+        ],
+        tables=("misfits", "updates", "log_odds"),
+    )
+
+
+def worse_fit(misfit: Statistic) -> Statistic:
+    """How much worse the line fits the model than the exact posterior, resample by resample."""
+    difference = misfit.at(learner=MODEL) - misfit.at(learner=EXACT)
+    return difference.because(next(iter(misfit.reasons.values()), ""))
+
+
+def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
+    """The update fitted to the model and the exact posterior; of that one's own log-odds only the line."""
+    observed, settings = ctx.once(seen.observations), ctx.settings
+    fits = {}
+    for done, (learner, curve) in enumerate(observed.learners.items()):
+        ctx.progress("fitting updates", done, 2)
+        log_odds, known = _logit(curve.numpy()), {"resamples": settings.resamples}
+        if np.isfinite(log_odds).all():
+            fits[learner] = fit_updates(log_odds, **known, seed=settings.seed)
+        else:
+            fits[learner] = Updates.undefined(log_odds.mean(0), seen.IMPOSSIBLE, **known)
+    own = {BELIEF: observed.belief.numpy(), LOGIT_P: _logit(observed.learners[EXACT].numpy())}
+    for learner, log_odds in own.items():
+        line = np.where(
+            np.isfinite(log_odds.mean(0)), log_odds.mean(0), math.nan
+        )  # who is sure of it has none
+        unfitted = Updates.undefined(np.full(len(line), math.nan), "a line alone: nothing is fitted", **known)
+        fits[learner] = replace(unfitted, log_odds=line, line=line_of(line))
+    return fits
+
+
+def steps(ctx: Context[BayesSettings]) -> Statistic:
+    """What an example adds to the log-odds of the task, [learner]."""
+    return _statistic(ctx, STEP, lambda fit: (fit.step_nats, fit.resampled_steps))
+
+
+def _statistic(
+    ctx: Context[BayesSettings], quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]
+) -> Statistic:
+    """One number of the fits with its draws, [learner]; those of the same prompts are paired."""
+    fits, prompts = ctx.once(fitted_updates), len(ctx.once(seen.observations).shots)
+    return Statistic.of(
+        quantity,
+        (LEARNER,),
+        {learner: read(fit) for learner, fit in fits.items()},
+        count=prompts,
+        drawn_from=(prompts, ctx.settings.seed),
+        reasons={(learner,): fit.reason for learner, fit in fits.items() if fit.reason},
+    )
+
+
+def _logit(probability: Array) -> Array:
+    p = np.clip(probability, NEAREST, 1 - NEAREST)
+    log_odds: Array = np.log(p) - np.log1p(-p)
+    return log_odds
+
+
+def _log_odds(fits: Fits) -> list[dict[str, Any]]:
+    return [
+        {
+            "learner": learner,
+            "shots": shot,
+            "probability": float(p),
+            "fitted": float(f),
+            "task_log_odds": float(odds),
+        }
+        for learner, fit in fits.items()
+        for shot, (p, f, odds) in enumerate(zip(fit.p, fit.fitted, fit.log_odds, strict=True))
+    ]
+
+
+_NOTES = (
+    "The article prints (c - 1) where the update needs (1 - c); here it is mended. What an example adds to the "
+    "log-odds, log(c / (1 - c)) = K log(gamma / beta), can be read off a curve; A_0, beta and K separately often "
+    "cannot.",
+    f"Updates are fitted to log-odds averaged over prompts, p kept {NEAREST:g} away from 0 and 1. Shots at which p "
+    f"is not between beta and gamma, or the belief not between {RESOLVED[0]} and {RESOLVED[1]}, count in the misfit "
+    "and are left out of the line.",
+)

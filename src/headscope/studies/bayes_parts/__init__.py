@@ -1,1 +1,0 @@
-"""The study of Bayesian updates, in parts: the plan is `studies.bayes`."""
