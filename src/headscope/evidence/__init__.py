@@ -1,6 +1,6 @@
 """How numbers become claims: tests of samples, one verdict rule for all, tables and figures of samples."""
 
-from headscope.evidence.claim import claim, claims_per
+from headscope.evidence.claim import claim, claims_per, percent
 from headscope.evidence.comparisons import Rank, Test, any_of, every, injected
 from headscope.evidence.figures import bars, lines
 from headscope.evidence.tables import joint_table, table
@@ -16,5 +16,6 @@ __all__ = [
     "injected",
     "joint_table",
     "lines",
+    "percent",
     "table",
 ]

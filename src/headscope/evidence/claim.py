@@ -21,6 +21,7 @@ from typing import Any
 
 from headscope.evidence.comparisons import LEVEL, Judged
 from headscope.figures.words import number
+from headscope.measures.samples import Cells
 from headscope.results.study import Claim, EvidenceRow, Verdict
 
 MOST_WORDS = 25
@@ -116,6 +117,24 @@ def told(row: EvidenceRow) -> str:
         return f"{row.what} {number(row.estimate)}{unit}, {row.reason or 'without bounds'}"
     estimate, low, high, margin = _written(row.estimate, row.low, row.high, row.margin)
     return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
+
+
+def percent(sample: Cells) -> str:
+    """A share in a sentence: mean and 95% bounds of a single cell.
+
+    >>> from headscope.measures.samples import Samples
+    >>> from headscope.tables import Quantity
+    >>> percent(Samples.one(Quantity("share", "of what", within=(0.0, 1.0)), [0.4, 0.5, 0.6, 0.5, 0.5, 0.5]))
+    '50% [44, 56]'
+    """
+    if len(sample) != 1:
+        raise ValueError(f"{sample.quantity.name!r}: {len(sample)} cells; use at(...)")
+    bounded = sample.estimate()
+    mean, low, high = (float(each[0]) for each in (bounded.mean, bounded.low, bounded.high))
+    if math.isnan(mean):
+        return "an undefined share"
+    whole = [f"{round(100 * value) + 0}" for value in (mean, low, high) if not math.isnan(value)]
+    return f"{whole[0]}%" if len(whole) < 3 else f"{whole[0]}% [{whole[1]}, {whole[2]}]"
 
 
 def _written(*values: float) -> list[str]:
