@@ -221,11 +221,13 @@ def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
     assert (row.side, row.what, row.n) == ("yes", "transfer, layer 1", 30)
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
     assert any_of("transfer", layers, above=0.5).row("test").side == "unclear"
-    # The chosen cell is surely under the margin, but another is not: not one of them refutes.
+    # The chosen cell is surely under the margin, but another is not: that is the row, and nothing is refuted.
     row = any_of("transfer", layers, above=0.5, chosen={"layer": 2}).row("test")
-    assert (row.side, row.estimate) == ("unclear", pytest.approx(0.3))
-    assert_allclose((row.low, row.high), (alone.low[2], alone.high[1]))
-    assert any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test").side == "no"
+    assert (row.side, row.what) == ("unclear", "transfer, layer 1 (not chosen)")
+    assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
+    row = any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test", 0.99)
+    assert (row.side, row.what) == ("no", "transfer, layer 1 (not chosen)")
+    assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.estimate(0.99).high[1]))
 
 
 def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
