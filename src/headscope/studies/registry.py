@@ -17,9 +17,10 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import bayes, heads, redundancy, vectors
+from headscope.studies import bayes, heads, redundancy
 from headscope.studies.bayes_parts.config import Config as BayesConfig
 from headscope.studies.context import Plan
+from headscope.studies.vectors.plan import PLAN as VECTORS
 from headscope.vocabulary import Progress, silent
 
 
@@ -52,12 +53,7 @@ STUDIES: dict[str, Entry | Plan[Any]] = {
         "zoo:linear-8l",
         "Where a task learnt from pairs (x, y) forms, and who forms it once that is cut.",
     ),
-    "vectors": Entry(
-        vectors.Config,
-        vectors.run,
-        "zoo:linear-8l",
-        "Whether one vector carries a task learnt in context, and which heads make it.",
-    ),
+    "vectors": VECTORS,
 }
 
 
