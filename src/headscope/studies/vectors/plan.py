@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from headscope.evidence import percent
 from headscope.results.study import Claim, Source
 from headscope.studies.context import Plan
-from headscope.studies.vectors.different_heads import agreements, different_heads
+from headscope.studies.vectors.different_heads import different_heads
 from headscope.studies.vectors.does_the_task import baselines, does_the_task, examples_help
 from headscope.studies.vectors.effects import FEW, OWN, ZERO
 from headscope.studies.vectors.function_vector import carried_by_heads, function_vector
@@ -61,15 +61,15 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
         return (f"{does}: examples do not clearly help, so there is no task for a vector to carry.",)
     task, summed = ctx.once(recovered_share), ctx.once(carried_by_heads)[ZERO].share
     right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=SHUFFLED, answer=OWN)
-    top, common = ctx.once(top_heads), ctx.once(agreements)
-    heads, layer = " ".join(map(str, top.function_vector)), task.where["layer"]
-    both = f"; {common[top.judged].common} of them are induction heads too" if top.judged in common else ""
+    top, layer = ctx.once(top_heads), task.where["layer"]
+    heads = " ".join(map(str, top.function_vector))
+    common = " ".join(str(head) for head in top.function_vector if head in top.induction) or "none"
     shuffled = percent(right.at(**task.where))
     return (
         f"{does}. The final-token residual stream of one few-shot prompt, patched into a zero-shot prompt before "
         f"layer {layer}, recovers {percent(task.there)} of that gain (label-shuffled: {shuffled} right).",
         f"The summed mean outputs of heads {heads}, added before layer {summed.where['layer']}, recover "
-        f"{percent(summed.there)}{both}.",
+        f"{percent(summed.there)} (top induction heads among these: {common}).",
     )
 
 
