@@ -366,7 +366,9 @@ def test_a_chosen_cell_is_marked_and_tested():
     assert (len(made), marked) == (6, [("examples", 1), ("shuffled", 2)])
     assert len(chosen_table("t", (), {(): chosen}).rows(chosen=True)) == 1
     two = chosen_table("t", (SOURCE, Column("way", pl.String, "how")), {("examples", "zero"): chosen})
-    assert two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
+    assert (
+        two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
+    )
     assert [column.name for column in two.schema.columns][:3] == ["source", "way", "layer"]
 
 
