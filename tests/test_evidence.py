@@ -11,16 +11,20 @@ from numpy.testing import assert_allclose
 
 from headscope.errors import BadArgument, UnknownName
 from headscope.evidence import (
+    Chosen,
     Rank,
     Test,
     any_of,
     bars,
+    beside,
+    chosen_table,
     claim,
     claims_per,
     every,
     injected,
     joint_table,
     lines,
+    series,
     table,
 )
 from headscope.evidence.claim import told
@@ -223,11 +227,13 @@ def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
     assert (row.side, row.what, row.n) == ("yes", "transfer, layer 1", 30)
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
     assert any_of("transfer", layers, above=0.5).row("test").side == "unclear"
-    # The chosen cell is surely under the margin, but another is not: not one of them refutes.
+    # The chosen cell is surely under the margin, but another is not: that is the row, and nothing is refuted.
     row = any_of("transfer", layers, above=0.5, chosen={"layer": 2}).row("test")
-    assert (row.side, row.estimate) == ("unclear", pytest.approx(0.3))
-    assert_allclose((row.low, row.high), (alone.low[2], alone.high[1]))
-    assert any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test").side == "no"
+    assert (row.side, row.what) == ("unclear", "transfer, layer 1 (not chosen)")
+    assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
+    row = any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test", 0.99)
+    assert (row.side, row.what) == ("no", "transfer, layer 1 (not chosen)")
+    assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.estimate(0.99).high[1]))
 
 
 def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
@@ -321,6 +327,20 @@ def test_joint_tables_have_wider_bounds():
     assert joint[3]["head"] == "0.3"
 
 
+def test_another_quantity_stands_beside_with_its_bounds():
+    values = np.random.default_rng(0).random((10, 2))
+    share = Samples.grid(SHARE, {LAYER: [0, 1]}, values)
+    effect = Samples.grid(EFFECT, {LAYER: [0, 1]}, values - 1)
+    made = table(share, "t", more=beside(effect))
+    assert [column.name for column in made.schema.columns][4:] == [
+        "effect",
+        "effect_low",
+        "effect_high",
+        "prompts",
+    ]
+    assert made.rows(layer=1)[0]["effect_low"] == effect.estimate().low[1]
+
+
 def test_figures_are_drawn_from_the_samples():
     patched = Samples.grid(SHARE, {LAYER: [0, 1]}, np.random.default_rng(0).random((10, 2))).labelled(
         SOURCE, "examples"
@@ -336,6 +356,35 @@ def test_numbers_are_told_shortly():
     row = Test("rise", about(0.0012, spread=0.001), above=0.0004).row("test")
     assert told(row).startswith("rise 0.0012 [0.00")
     assert told(row).endswith("nats (margin: above 0.0004)")
+
+
+def test_a_chosen_cell_is_marked_and_tested():
+    values = np.random.default_rng(0).random((10, 3)) / 10 + np.array([0.0, 0.5, 0.2])
+    chosen = Chosen(Samples.grid(SHARE, {LAYER: [0, 1, 2]}, values), {"layer": 1})
+    assert chosen.there.cells == ((),)
+    assert chosen.exceeds("transfer", 0.3).row("test").what == "transfer, layer 1"
+    made = chosen_table("t", (SOURCE,), {"examples": chosen, "shuffled": replace(chosen, where={"layer": 2})})
+    marked = [(row["source"], row["layer"]) for row in made.rows(chosen=True)]
+    assert (len(made), marked) == (6, [("examples", 1), ("shuffled", 2)])
+    assert len(chosen_table("t", (), {(): chosen}).rows(chosen=True)) == 1
+    two = chosen_table("t", (SOURCE, Column("way", pl.String, "how")), {("examples", "zero"): chosen})
+    assert (
+        two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
+    )
+    assert [column.name for column in two.schema.columns][:3] == ["source", "way", "layer"]
+
+
+def test_level_lines_hold_at_every_cell():
+    patched = Samples.grid(SHARE, {LAYER: [0, 1]}, np.random.default_rng(0).random((10, 2)))
+    clean = Samples.one(SHARE, np.random.default_rng(1).random(10))
+    labelled = series({"patched": patched}, {"clean": clean})
+    assert [each.cells for each in labelled] == [
+        (("patched", 0), ("patched", 1)),
+        (("clean", 0), ("clean", 1)),
+    ]
+    assert_allclose(labelled[1].mean, clean.mean[0])
+    drawn = lines(labelled, "layer", colour="series", name="t", title="T", caption="C.")
+    assert "clean" in drawn.svg
 
 
 # Contexts and plans

@@ -137,6 +137,24 @@ def in_words(sample: Cells) -> str:
     return f"{mean} [{low}, {high}]{unit}"
 
 
+def percent(sample: Cells) -> str:
+    """A share in a sentence: mean and 95% bounds of a single cell.
+
+    >>> from headscope.measures.samples import Samples
+    >>> from headscope.tables import Quantity
+    >>> percent(Samples.one(Quantity("share", "of what", within=(0.0, 1.0)), [0.4, 0.5, 0.6, 0.5, 0.5, 0.5]))
+    '50% [44, 56]'
+    """
+    if len(sample) != 1:
+        raise ValueError(f"{sample.quantity.name!r}: {len(sample)} cells; use at(...)")
+    bounded = sample.estimate()
+    mean, low, high = (float(each[0]) for each in (bounded.mean, bounded.low, bounded.high))
+    if math.isnan(mean):
+        return "an undefined share"
+    whole = [f"{round(100 * value) + 0}" for value in (mean, low, high) if not math.isnan(value)]
+    return f"{whole[0]}%" if len(whole) < 3 else f"{whole[0]}% [{whole[1]}, {whole[2]}]"
+
+
 def _written(*values: float) -> list[str]:
     """Numbers of one kind with two decimals, never "-0.00"; with more where all of them are small."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)

@@ -127,7 +127,8 @@ def any_of(
     """Some cell's mean exceeds the margin; see the head of this module for what is corrected.
 
     `chosen` are the coordinates of a cell that other units chose (`{"layer": 3}`): yes by that cell's own bound, no
-    where every cell's bound stays under the margin. A cell that is not among them is an empty selection.
+    where every cell's bound stays under the margin. The row is the chosen cell's, or, where that one is surely under
+    the margin, that of the cell whose upper bound is largest. A cell that is not among them is an empty selection.
     """
     return _AnyOf(what, samples, above=above, reason=reason, chosen=chosen)
 
@@ -168,11 +169,16 @@ class _AnyOf(Test):
             return Found(math.nan, math.nan, math.nan, "unclear", 0, self.reason or "nothing was selected")
         if len(chosen) != 1:
             raise ValueError(f"test {self.what!r}: {len(chosen)} cells are chosen, not one")
-        own, highest = chosen.estimate(LEVEL), float(np.max(every.estimate(no_level).high))
+        own, highest = chosen.estimate(LEVEL), every.estimate(no_level).high
+        side = _side(float(own.low[0]) > above, bool((highest < above).all()))
+        shown, name = chosen, _named(chosen, 0)
+        # The row is that of the cell that decides: the chosen one, unless only another one could exceed the margin.
+        if side != "yes" and float(own.high[0]) < above and not np.isnan(highest).any():
+            shown = every._taken([int(highest.argmax())])
+            own = shown.estimate(no_level)
+            name = _named(shown, 0) + (" (not chosen)" if shown.cells != chosen.cells else "")
         mean, low, high = (float(each[0]) for each in (own.mean, own.low, own.high))
-        side = _side(low > above, highest < above)
-        shown = high if side == "yes" else highest
-        return Found(mean, low, shown, side, int(chosen.n[0]), _why(chosen, mean, low), _named(chosen, 0))
+        return Found(mean, low, high, side, int(shown.n[0]), _why(shown, mean, low), name)
 
 
 class _Every(Test):

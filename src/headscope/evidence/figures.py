@@ -5,13 +5,20 @@ In: samples, and which of their axes is drawn how. Out: a finished Figure. The n
 (grids of heads, attention, drawn puzzles) are made by `figures` from tables.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+import polars as pl
 
 from headscope import figures
 from headscope.evidence.tables import Several, table
-from headscope.measures.samples import Cells
+from headscope.measures.samples import Cells, Samples
 from headscope.results.study import Figure
 from headscope.tables import Column
+
+SERIES = Column("series", pl.String, "which line of the figure")
 
 
 def lines(
@@ -68,6 +75,24 @@ def bars(
         caption=caption,
         name=f"{name}-{label}",
     )
+
+
+def series(
+    drawn: Mapping[str, Samples], level: Mapping[str, Samples] = MappingProxyType({})
+) -> list[Samples]:
+    """Samples of the same cells for a figure with `colour="series"`, each under its name in the legend.
+
+    `level` are single cells that are drawn as level lines: what holds at every cell of the others.
+    """
+    cells = next(iter(drawn.values())).cells
+    axes = next(iter(drawn.values())).axes
+    flat = {
+        name: replace(
+            one, axes=axes, cells=cells, values=np.repeat(one.linear, len(cells), axis=1), counts=None
+        )
+        for name, one in level.items()
+    }
+    return [samples.labelled(SERIES, name) for name, samples in {**drawn, **flat}.items()]
 
 
 def _first(samples: Several) -> Cells:

@@ -58,6 +58,24 @@ def joint_table(
     return _made([samples], name, rows, "for all rows at once", beside, more or {})
 
 
+def beside(*samples: Cells) -> dict[Column, dict[Any, Any]]:
+    """Mean and bounds of samples as further columns (`more=`) of a table whose rows are the same cells.
+
+    Several have cells of their own, such as those of two halves.
+    """
+    quantity, over = samples[0].quantity, samples[0].over
+    low, high = (
+        Column(f"{quantity.name}_{end}", pl.Float64, f"{which} 95% bound of it over {over}", quantity.unit)
+        for end, which in (("low", "lower"), ("high", "upper"))
+    )
+    columns: dict[Column, dict[Any, Any]] = {quantity.column: {}, low: {}, high: {}}
+    for each in samples:
+        bounded = each.estimate()
+        for column, values in zip(columns, (bounded.mean, bounded.low, bounded.high), strict=True):
+            columns[column] |= dict(zip(each.cells, values.tolist(), strict=True))
+    return columns
+
+
 def _made(
     listed: Sequence[Cells],
     name: str,

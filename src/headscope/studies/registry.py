@@ -17,10 +17,11 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import redundancy, vectors
+from headscope.studies import redundancy
 from headscope.studies.bayes import plan as bayes
 from headscope.studies.context import Plan
 from headscope.studies.heads import plan as heads
+from headscope.studies.vectors import plan as vectors
 from headscope.vocabulary import Progress, silent
 
 
@@ -43,12 +44,7 @@ STUDIES: dict[str, Entry | Plan[Any]] = {
         "zoo:linear-8l",
         "Where a task learnt from pairs (x, y) forms, and who forms it once that is cut.",
     ),
-    "vectors": Entry(
-        vectors.Config,
-        vectors.run,
-        "zoo:linear-8l",
-        "Whether one vector carries a task learnt in context, and which heads make it.",
-    ),
+    "vectors": vectors.PLAN,
 }
 
 

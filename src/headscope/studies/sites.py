@@ -1,17 +1,19 @@
-"""Sites of a model at some positions of each prompt: what studies read of streams and head outputs.
+"""Sites of a model at some positions of each prompt: what studies read of residual streams and head outputs.
 
 In: a model, prompts, sites, positions. Out: float32 values on the model's device; no more prompts run at a time than
 fit into memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from headscope.models.model import Model
 from headscope.sweeps.execute import chunks
+from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Head
 
 Site = tuple[str, int]
 
@@ -35,3 +37,39 @@ def at_readout(model: Model, prompts: Prompts, sites: Sequence[Site]) -> dict[Si
     """Each site at the last position of every prompt, [prompt, ...]."""
     found = at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])
     return {site: values[:, 0] for site, values in found.items()}
+
+
+def residual_streams(model: Model, prompts: Prompts) -> Tensor:
+    """The residual stream before every layer at the final token, float32 [layer, prompt, model]."""
+    sites = [("resid_pre", layer) for layer in range(model.n_layers)]
+    captured = at_readout(model, prompts, sites)
+    return torch.stack([captured[site] for site in sites])
+
+
+def head_outputs(model: Model, prompts: Prompts) -> dict[int, Tensor]:
+    """z of every layer with attention at the final token, float32 [prompt, head, head_dim] by layer."""
+    layers = sorted({head.layer for head in model.heads})
+    captured = at_readout(model, prompts, [("z", layer) for layer in layers])
+    return {layer: captured["z", layer] for layer in layers}
+
+
+def through_output(model: Model, z: Mapping[int, Tensor], heads: Sequence[Head]) -> Tensor:
+    """What these heads write together: their z through their slices of W_O, summed, float32 [row, model]."""
+    rows = len(next(iter(z.values())))
+    total = torch.zeros(rows, model.d_model, device=model.device)
+    for head in heads:
+        total += z[head.layer][:, head.index] @ model.output_matrix(head.layer)[head.index].float()
+    return total
+
+
+def means_by(values: Tensor, function: Ints) -> Tensor:
+    """Means over the examples of each function, [function, ...] from [example, ...].
+
+    >>> import numpy as np
+    >>> means_by(torch.tensor([[1.0], [3.0], [5.0]]), np.array([0, 0, 1])).tolist()
+    [[2.0], [5.0]]
+    """
+    index = torch.from_numpy(function).to(values.device)
+    total = values.new_zeros(int(index.max()) + 1, *values.shape[1:]).index_add_(0, index, values)
+    count = torch.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
+    return total / count

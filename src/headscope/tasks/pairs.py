@@ -63,6 +63,15 @@ class PairLanguage(Functions):
         return ["<bos>", *map(str, range(self.n_numbers)), ",", ";"]
 
     @property
+    def attainable(self) -> float:
+        """The best probability of the right y for who knows the function for sure.
+
+        >>> round(PairLanguage(noise=0.5, inputs=(0, 4), a=(1, 1), b=(0, 5), held_out=0).attainable, 2)
+        0.55
+        """
+        return 1 - self.noise + self.noise / self.n_numbers
+
+    @property
     def comma(self) -> int:
         return self.n_numbers + 1
 

@@ -38,3 +38,18 @@ def card(name: str) -> dict[str, Any]:
     """
     contents: dict[str, Any] = json.loads((path(name) / "card.json").read_text(encoding="utf-8"))
     return contents
+
+
+def standing(model: str) -> str:
+    """How far a model can stand for others, by its card, as a sentence of a report; empty unless it is "zoo:NAME"."""
+    if not model.startswith("zoo:"):
+        return ""
+    told = card(model.removeprefix("zoo:"))
+    said = f"The card of this model says: {told.get('purpose', 'nothing')}"
+    layers = " and ".join(map(str, told.get("recipe", {}).get("carried_at") or ()))
+    if not layers:
+        return f"{said} It is a small model of one synthetic task, not a large language model."
+    return (
+        f"{said} That its final token's residual stream carries the function before layers {layers} is so by "
+        "construction. It shows that a study finds what is there, not that other models have it."
+    )

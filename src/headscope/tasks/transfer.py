@@ -1,9 +1,10 @@
-"""The problems of the vectors study: functions in two halves, their questions, and what vectors are made of.
+"""Problems for transferring a function from one prompt to another, in two halves: one to select, one to estimate.
 
-In: settings and a model. Out: two `Problems`, one that selects layers and heads and one that estimates; no function
-is in both. Inputs are split once: what prompts ask whose stream is taken (*dummy* queries) is never what is asked
-where it is put, so that no vector can hold the answer that is wanted. Within a problem neither of the two inputs
-is shown. Prompts that vectors are averaged over (*sources*) are drawn apart from those that are judged.
+In: few-shot problems as numbers (`Shots`), for their family of functions, shots and noise. Out: `Split[Transfer]`,
+about functions of which none is in both halves. Inputs are split once: what source prompts ask (*dummy queries*,
+Hendel et al. 2023) is never asked where something of them is patched in, so that it cannot hold the answer that is
+wanted. Within a problem neither of the two inputs is shown. Prompts that means are taken over (*sources*) are drawn
+apart from the problems. Not done here: how a prompt is written (tasks.linear).
 """
 
 from dataclasses import dataclass, replace
@@ -12,15 +13,15 @@ from functools import cached_property
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.measures import FEWEST
-from headscope.models.model import Model
-from headscope.studies.pairs import PairsConfig
-from headscope.tasks.functions import Functions, Ints
+from headscope.tasks.functions import Functions, Ints, Which
 from headscope.tasks.shots import Shots
+from headscope.tasks.split import Split
+
+FEWEST_FUNCTIONS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Problems:
+class Transfer:
     """Few-shot problems of several functions, numbered by `function` [problem].
 
     `dummy` asks each problem's dummy query, `asked` [problem] is what is really asked. `other` has the same inputs
@@ -46,12 +47,12 @@ class Problems:
 
     @cached_property
     def few(self) -> Shots:
-        """The problems themselves: the pairs, and then what is asked."""
+        """The problems themselves: the examples, and then what is asked."""
         return self.dummy.asking(self.asked)
 
     @property
     def zero(self) -> Shots:
-        """What is asked, without any pairs."""
+        """What is asked, without any examples."""
         return self.few.without_context()
 
     @property
@@ -61,64 +62,58 @@ class Problems:
 
     @property
     def other_answer(self) -> Ints:
-        """What the other function says of the input that is asked, [problem]."""
+        """The other function's value at the input that is asked, [problem]."""
         return self.other.asking(self.asked).answer
 
 
-def halves_of_functions(
-    config: PairsConfig, model: Model, *, each: int, sources: int
-) -> tuple[Problems, Problems]:
-    """Problems that select and problems that estimate: about `config.n` in each, `each` of a function.
+def transfer_halves(
+    usual: Shots, *, n: int, each: int, sources: int, among: Which = "grid", seed: int = 0
+) -> Split[Transfer]:
+    """Problems that select and problems that estimate: about `n` in each, `each` of a function.
 
-    With few functions there are more problems of each. `sources` prompts of each function make its means.
+    Functions, shots and noise are those of `usual`. With few functions there are more problems of each. `sources`
+    further prompts of each function are for its means.
 
     Raises:
         BadArgument: for too few functions, shots or inputs.
     """
-    if config.article:
+    generator = np.random.default_rng(seed)
+    parameters = generator.permutation(usual.functions.among(among))
+    count = min(n // each, len(parameters) // 2)
+    if count < FEWEST_FUNCTIONS:
         raise BadArgument(
-            "cannot study vectors on the article's pairs: they have one function, and vectors of others are what "
-            "its vector is compared with. Leave --article away; --a, --b and --inputs choose the functions."
+            f"cannot split {n} problems of {len(parameters)} functions: each half needs at least "
+            f"{FEWEST_FUNCTIONS} functions, got {count}. Use a larger --n or a wider family."
         )
-    # One problem for the settings alone: functions, shots and noise are those of every study of pairs.
-    usual = config.draw(model, n=1)
-    generator = np.random.default_rng(config.seed)
-    parameters = generator.permutation(usual.functions.among(config.among))  # type: ignore[arg-type]
-    count = min(config.n // each, len(parameters) // 2)
-    if count < FEWEST:
-        raise BadArgument(
-            f"cannot study vectors on {config.n} problems of {len(parameters)} functions: each half needs at least "
-            f"{FEWEST} functions, got {count}. Use a larger --n or a wider family."
-        )
-    each = -(-config.n // count)
     inputs = generator.permutation(np.arange(usual.functions.inputs[0], usual.functions.inputs[1] + 1))
     shots = usual.x.shape[1]
     if shots < 2 or len(inputs) < shots + 2:
         raise BadArgument(
-            f"cannot study vectors with {shots} shots of {len(inputs)} inputs: use 2 shots or more, and 2 inputs "
-            "more than shots, since a problem has two queries that it does not show."
+            f"cannot transfer functions with {shots} shots of {len(inputs)} inputs: use 2 shots or more, and 2 "
+            "inputs more than shots, since a problem has two queries that it does not show."
         )
-    drawer = _Drawer(usual, inputs, generator)
-    found = []
-    for half, chosen in enumerate((parameters[:count], parameters[count : 2 * count])):
-        found.append(drawer.problems(chosen, each, sources, seed=2 * config.seed + half))
-    return found[0], found[1]
+    drawer = _Drawer(usual, inputs, -(-n // count), sources, generator)
+    # In this order: both halves draw from one generator.
+    selection = drawer.problems(parameters[:count], 2 * seed)
+    return Split(selection, drawer.problems(parameters[count : 2 * count], 2 * seed + 1))
 
 
 @dataclass
 class _Drawer:
     usual: Shots
     inputs: Ints
+    each: int
+    sources: int
     generator: np.random.Generator
 
-    def problems(self, parameters: Ints, each: int, sources: int, *, seed: int) -> Problems:
+    def problems(self, parameters: Ints, seed: int) -> Transfer:
         """Problems of these functions, function by function."""
-        function = np.repeat(np.arange(len(parameters)), each)
+        function = np.repeat(np.arange(len(parameters)), self.each)
         x, dummy, asked = self._inputs(len(function))
         partner = _partners(self.usual.functions, parameters, function, asked)
-        source_function = np.repeat(np.arange(len(parameters)), sources)
+        source_function = np.repeat(np.arange(len(parameters)), self.sources)
         shown, query, _ = self._inputs(len(source_function))
-        return Problems(
+        return Transfer(
             self._shots(parameters[function], x, dummy),
             self._shots(parameters[partner], x, dummy),
             asked,
@@ -149,14 +144,14 @@ class _Drawer:
 def _partners(functions: Functions, parameters: Ints, function: Ints, asked: Ints) -> Ints:
     """For each problem another function whose value at what is asked differs, the next such in order."""
     own = functions.values(parameters[function], asked)
-    found = np.full_like(function, -1)
+    partner = np.full_like(function, -1)
     for step in range(len(parameters) - 1, 0, -1):
         candidate = (function + step) % len(parameters)
         differs = functions.values(parameters[candidate], asked) != own
-        found = np.where(differs, candidate, found)
-    if (found < 0).any():
+        partner = np.where(differs, candidate, partner)
+    if (partner < 0).any():
         raise BadArgument(
-            "cannot find another function for every question: at some input all functions of a half agree. "
+            "cannot find another function for every query: at some input all functions of a half agree. "
             "Choose other ranges of a, b or inputs."
         )
-    return found
+    return partner

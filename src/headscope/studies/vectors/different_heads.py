@@ -1,0 +1,80 @@
+"""Are function-vector heads and induction heads different heads: the overlap of Yin & Steinhardt 2025.
+
+In: causal indirect effects and induction scores of every head on the estimating half, and the top heads that the
+selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random,
+and the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts
+(measures.rankings). Not done here: what either kind does for the answer (matter_more).
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from headscope.evidence import Test, claim, table
+from headscope.measures.rankings import Agreement, agreement
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.vectors.does_the_task import examples_help
+from headscope.studies.vectors.effects import columns
+from headscope.studies.vectors.head_effects import SCORE, indirect_effects, induction, kinds_exist, top_heads
+from headscope.studies.vectors.problems import Ctx
+from headscope.tables import Column
+from headscope.tasks.split import Split
+
+COMMON_MARGIN = 0.5
+"""From this share of common heads on, two kinds of heads are not different."""
+_COUNTS = (
+    Column("judged", pl.Boolean, "whether the claims go by this score"),
+    Column("top", pl.Int64, "heads taken of each ranking"),
+    Column("common", pl.Int64, "heads that are in both, as selected"),
+    Column("expected", pl.Float64, "how many if both were drawn at random", "heads"),
+    Column("p_value_at_least", pl.Float64, "chance of at least so many at random"),
+    Column("p_value_at_most", pl.Float64, "chance of at most so many at random"),
+)
+_P_VALUE = Column("p_value", pl.Float64, "chance of so strong a correlation with heads exchanged")
+
+
+def different_heads(ctx: Ctx) -> Part:
+    """Are the heads that carry the function those that look examples up?"""
+    rankings, judged = ctx.once(agreements), ctx.once(top_heads).judged
+    claims = [heads_differ([examples_help(ctx), *kinds_exist(ctx)], rankings.get(judged))]
+    if not rankings:
+        return Part(claims=claims)
+    counts = {
+        kind: (kind == judged, r.top, r.common, r.expected, r.p_value_at_least, r.p_value_at_most)
+        for kind, r in rankings.items()
+    }
+    p_values = {_P_VALUE: {kind: r.p_value for kind, r in rankings.items()}}
+    shares = [r.share.labelled(SCORE, kind) for kind, r in rankings.items()]
+    rhos = [r.rho.labelled(SCORE, kind) for kind, r in rankings.items()]
+    listed = table(shares, "overlap", more=columns(_COUNTS, counts))
+    noisy = (
+        "Resampling adds noise to rankings of heads with like scores: the intervals of their common share and their "
+        "rank correlation are biased downwards."
+    )
+    return Part(
+        tables=[listed, table(rhos, "rank_correlations", more=p_values)], claims=claims, notes=[noisy]
+    )
+
+
+def heads_differ(needs: Sequence[Test], judged: Agreement | None) -> Claim:
+    """Whether fewer than half of the top heads of one kind are top heads of the other."""
+    what, share = "share of the top heads that are of both kinds", None if judged is None else judged.share
+    tables = [] if judged is None else ["overlap", "rank_correlations", "induction_scores"]
+    return claim(
+        "different_heads",
+        "Function-vector heads and induction heads are different heads: fewer than half of the top heads are common.",
+        needs=needs,
+        tests=[Test(what, share, below=COMMON_MARGIN, reason="induction heads were not measured")],
+        tables=[*tables, "head_effects"],
+    )
+
+
+def agreements(ctx: Ctx) -> dict[str, Agreement]:
+    """How the ranking by indirect effect agrees with that by each induction score that was measured."""
+    top, own, seed = ctx.once(top_heads), ctx.once(indirect_effects).estimation, ctx.settings.seed
+    return {
+        kind: agreement(own, score.estimation.attention, (top.function_vector, top.by_score[kind]), seed=seed)
+        for kind, score in ctx.once(induction).items()
+        if isinstance(score, Split)
+    }

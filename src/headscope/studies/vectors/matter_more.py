@@ -1,0 +1,131 @@
+"""Which kind of heads matters more for few-shot accuracy: the ablations of Yin & Steinhardt 2025.
+
+In: the top heads of both kinds, picked on the selecting half. Out: accuracy lost when the top heads of one kind are
+mean-ablated that are not top heads of the other, as in the paper, beside random sets of as many heads. Means are
+over all positions of label-shuffled prompts about other functions, which hold the form of the task but no function.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from headscope.evidence import Test, bars, beside, claim, percent, table
+from headscope.interventions import mean
+from headscope.measures.samples import Samples
+from headscope.measures.whole_answers import unpacked, whole_answer
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.vectors.does_the_task import examples_help
+from headscope.studies.vectors.effects import by_function, columns
+from headscope.studies.vectors.head_effects import kinds_exist, top_heads
+from headscope.studies.vectors.problems import Ctx, problems
+from headscope.sweeps.controls import Control, against_random_sets
+from headscope.tables import Column, Quantity
+from headscope.tasks import linear
+
+MARGIN = 0.05
+"""Accuracy by which ablating one kind of heads must cost more."""
+FUNCTION_VECTOR, INDUCTION = "function-vector heads", "induction heads"
+LOST = Quantity("accuracy_lost", "few-shot accuracy lost when these heads are ablated", "share", (-1.0, 1.0))
+BEYOND = Quantity(
+    "beyond_random", "the same minus the mean over random sets of as many heads", "share", (-1.0, 1.0)
+)
+RANDOM = Quantity(
+    "random_sets_mean", "mean accuracy lost over random sets of as many heads", "share", (-1.0, 1.0)
+)
+GROUP = Column("group", pl.String, "the top heads of one kind that are not top heads of the other")
+_MORE = (
+    Column("ablated", pl.String, "heads that are mean-ablated together"),
+    Column("random_sets_max", pl.Float64, "largest accuracy lost among the random sets", "share"),
+    Column("random_sets", pl.Int64, "how many random sets were ablated"),
+    Column("p_value", pl.Float64, "share of sets, this one included, that cost at least as much"),
+    Column("probability_lost", pl.Float64, "probability of the answer lost", "probability"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablated:
+    """What ablating each group costs, [function, group], alone and beyond `random` heads; `more` columns by group."""
+
+    lost: Samples
+    random: Samples
+    beyond_random: Samples
+    more: Mapping[Column, Mapping[Any, Any]]
+
+
+def matter_more(ctx: Ctx) -> Part:
+    """Do answers rest on the heads that carry the function, or on those that look examples up?"""
+    ablated = ctx.once(ablations)
+    judged = function_vector_heads_more([examples_help(ctx), *kinds_exist(ctx)], ablated)
+    if ablated is None:
+        return Part(claims=[judged])
+    more = {**beside(ablated.beyond_random), **ablated.more}
+    figure = bars(
+        ablated.lost,
+        "group",
+        reference=ablated.random,
+        name="ablations",
+        title="Few-shot accuracy lost when the heads of one kind are ablated",
+        caption="The top heads of one kind that are not top heads of the other, mean-ablated together: mean over "
+        f"{len(ctx.once(problems).estimation)} few-shot problems. The stroke is the mean over random sets of as many "
+        "heads. Whiskers: 95% over functions.",
+    )
+    listed = table(ablated.lost, "ablations", beside=(ablated.random,), more=more)
+    heads, by_group = ablated.more[_MORE[0]], ablated.lost.by("group")
+    costs = ", ".join(f"{name} ({heads[name]}) {percent(each)}" for name, each in by_group.items())
+    says = f"Few-shot accuracy lost with the top heads of one kind alone ablated: {costs}."
+    return Part(tables=[listed], claims=[judged], figures=[figure], says=[says])
+
+
+def function_vector_heads_more(needs: Sequence[Test], ablated: Ablated | None) -> Claim:
+    """Whether function-vector heads cost more than induction heads, and more than random ones."""
+    more = beyond = None
+    if ablated is not None and set(ablated.lost.coordinates("group")) == {FUNCTION_VECTOR, INDUCTION}:
+        more = ablated.lost.at(group=FUNCTION_VECTOR) - ablated.lost.at(group=INDUCTION)
+        beyond = ablated.beyond_random.at(group=FUNCTION_VECTOR)
+    what, same = "accuracy lost: function-vector heads minus", "the top heads of both kinds are the same"
+    return claim(
+        "matter_more",
+        "Function-vector heads matter more for few-shot accuracy than induction heads, and more than random heads.",
+        needs=needs,
+        tests=[
+            Test(f"{what} induction heads", more, above=MARGIN, reason=same),
+            Test(f"{what} random heads", beyond, above=0.0, reason=same),
+        ],
+        tables=["head_effects"] if ablated is None else ["ablations", "head_effects"],
+    )
+
+
+def ablations(ctx: Ctx) -> Ablated | None:
+    """Each kind's top heads ablated without the other's; None where all top heads are common."""
+    top, half = ctx.once(top_heads), ctx.once(problems).estimation
+    alone = {
+        FUNCTION_VECTOR: [head for head in top.function_vector if head not in top.induction],
+        INDUCTION: [head for head in top.induction if head not in top.function_vector],
+    }
+    groups = {kind: heads for kind, heads in alone.items() if heads}
+    if not groups:
+        return None
+    against_random = against_random_sets(
+        ctx.model,
+        linear(ctx.model, half.few).answered(),
+        groups,
+        cut=mean("z", over=linear(ctx.model, ctx.once(problems).selection.shuffled)),
+        measure=whole_answer(),
+        control=Control(ctx.settings.random_sets, ctx.settings.seed),
+        progress=ctx.stage("ablating heads"),
+    )
+    lost, random, more = {}, {}, {}
+    for group, each in against_random.items():
+        (accuracy, probability), drawn = unpacked(each.damage), unpacked(each.set_damage)[0]
+        sets = drawn.mean(1)
+        lost[group] = by_function(accuracy, half.function)
+        random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
+        p_value = (1 + int((sets >= accuracy.mean()).sum())) / (1 + len(sets))
+        largest, heads = max(sets.tolist(), default=math.nan), " ".join(map(str, each.picked))
+        more[group] = (heads, largest, len(sets), p_value, float(probability.mean()))
+    own, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
+    return Ablated(own, others, (own - others).measured_as(BEYOND), columns(_MORE, more))

@@ -1,0 +1,85 @@
+"""Is it the task that is transferred, or the answer of the prompt from which the vector comes?
+
+In: outcomes under task vectors. Out: comparisons by layer. With the task vector the model must answer its own
+query, not repeat the dummy query's answer, and with another function's vector it must follow that function. Late
+layers copy: the article on redundant heads sees both outcomes when it patches a residual stream ("almost the exact
+answer is copied over"). Something must be transferred at all before it is asked what: whichever of task and answer
+the selecting functions show more often.
+"""
+
+from dataclasses import dataclass
+
+from headscope.evidence import Chosen, Test, chosen_table, claim
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.vectors import effects
+from headscope.studies.vectors.does_the_task import examples_help
+from headscope.studies.vectors.effects import DUMMYS, MARGIN, OTHERS, OWN, ZERO, Outcomes
+from headscope.studies.vectors.problems import Ctx, problems
+from headscope.studies.vectors.task_vector import OTHER, TASK, beyond_shuffled, task_vector_outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class Transferred:
+    """Differences of accuracies under task vectors by layer; `clearest` is what the selecting functions show most."""
+
+    beyond_shuffled: Chosen
+    not_copied: Chosen
+    follows_other: Chosen
+    copied: Chosen
+    clearest: str
+
+
+def task_not_answer(ctx: Ctx) -> Part:
+    """Does a task vector carry the task, or the answer of its own prompt?"""
+    judged = ctx.once(transferred)
+    compared = {
+        "task vector minus label-shuffled, f(x)": judged.beyond_shuffled,
+        "task vector, f(x) minus f(dummy)": judged.not_copied,
+        "other function's vector, g(x) minus f(x)": judged.follows_other,
+        "task vector minus no vector, f(dummy)": judged.copied,
+    }
+    return Part(
+        tables=[chosen_table("task_vector_differences", (effects.COMPARISON,), compared)],
+        claims=[task_rather_than_answer(examples_help(ctx), judged)],
+    )
+
+
+def task_rather_than_answer(need: Test, judged: Transferred) -> Claim:
+    """Whether the vector's own function is applied to another input."""
+    shown = judged.beyond_shuffled if judged.clearest == OWN else judged.copied
+    anything = f"transfer of {judged.clearest} before layer {shown.where['layer']}"
+    own, follows = judged.not_copied.there, judged.follows_other.there
+    return claim(
+        "task_not_answer",
+        "The task vector transfers the task, not its prompt's answer: its function is applied to another input.",
+        needs=[need, Test(anything, shown.there, above=MARGIN)],
+        tests=[
+            judged.beyond_shuffled.exceeds("f(x) under the task vector minus a label-shuffled one", MARGIN),
+            Test("f(x) minus f(dummy query) under the task vector", own, above=MARGIN),
+            Test("g(x) minus f(x) under the vector of another function g", follows, above=MARGIN),
+        ],
+        tables=["task_vector_differences", "task_vectors"],
+    )
+
+
+def transferred(ctx: Ctx) -> Transferred:
+    """The comparisons; the copy has a layer of its own, at which it is most frequent on the selecting functions."""
+    outcomes, task, half = (
+        ctx.once(task_vector_outcomes),
+        ctx.once(beyond_shuffled),
+        ctx.once(problems).estimation,
+    )
+    copying = outcomes.selection.best_layer(vector=TASK, answer=DUMMYS)
+    own, others = (outcomes.estimation.accuracy.at(vector=vector).by("answer") for vector in (TASK, OTHER))
+    chosen = outcomes.selection.accuracy.at(vector=TASK)
+    shows_task = chosen.at(answer=OWN, **task.where).mean >= chosen.at(answer=DUMMYS, **copying).mean
+    values = effects.plain_outcomes(ctx.model, effects.asked(ctx.model, half, ZERO, DUMMYS))
+    plain = Outcomes.of((effects.PROMPTS_KIND,), {ZERO: values}, half.function).accuracy.at(prompts_kind=ZERO)
+    return Transferred(
+        task,
+        Chosen(effects.difference(own[OWN], own[DUMMYS]), task.where),
+        Chosen(effects.difference(others[OTHERS], others[OWN]), task.where),
+        Chosen(effects.difference(own[DUMMYS], plain), copying),
+        OWN if shows_task[0] else DUMMYS,
+    )

@@ -1,0 +1,116 @@
+"""Does one residual stream transfer the task: the task vectors of Hendel et al. 2023.
+
+In: the residual stream at the final token of few-shot prompts with dummy queries, before every layer. Out: accuracy
+where it takes the place of that of a zero-shot prompt with another query, before the same layer; for single
+prompts, label-shuffled ones, another function, and means over prompts. The layer is chosen on other functions, as
+in the paper on a development set. The residual stream after the last layer is left out: there the dummy query's
+answer is copied by construction. Whether it is the task that is transferred, and not the answer, is
+`task_not_answer`.
+"""
+
+import torch
+
+from headscope.evidence import Chosen, Test, chosen_table, claim, lines, series
+from headscope.models.model import Model
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.sites import means_by, residual_streams
+from headscope.studies.vectors import effects
+from headscope.studies.vectors.does_the_task import baselines, examples_help, gain_of_examples
+from headscope.studies.vectors.effects import DUMMYS, FEW, OTHERS, OWN, ZERO, Draws, Outcomes
+from headscope.studies.vectors.problems import Ctx, problems
+from headscope.tasks import linear
+from headscope.tasks.split import Split
+from headscope.tasks.transfer import Transfer
+
+# Residual streams of single prompts, and means over prompts.
+TASK, SHUFFLED, OTHER = "task vector", "label-shuffled", "other function"
+MEAN, MEAN_SHUFFLED, MEAN_OTHER = "mean task vector", "mean label-shuffled", "mean of other function"
+_DRAWN = ((TASK, OWN), (SHUFFLED, OWN), (OTHER, OTHERS), (TASK, DUMMYS))
+
+
+def task_vector(ctx: Ctx) -> Part:
+    """Does the residual stream of one prompt make a zero-shot prompt do the task?"""
+    outcomes, plain = ctx.once(task_vector_outcomes), ctx.once(baselines).accuracy.by("prompts_kind")
+    accuracy, share = outcomes.estimation.accuracy, ctx.once(recovered_share)
+    drawn = {f"{vector}: {answer}": accuracy.at(vector=vector, answer=answer) for vector, answer in _DRAWN}
+    figure = lines(
+        series(drawn, {f"no vector, {kind}": plain[kind] for kind in (FEW, ZERO)}),
+        "layer",
+        colour="series",
+        name="task_vectors",
+        title="Accuracy when the final token's residual stream is replaced before each layer",
+        caption="Zero-shot prompts whose final-token residual stream is that of a few-shot prompt with another query "
+        f"(the task vector): mean over {len(ctx.once(problems).estimation)} problems of functions that chose "
+        "nothing. f(x): the prompt's own answer; g(x): that of another function, whose vector is patched in; "
+        "f(dummy): the answer to the source prompt's own query, a copy. Bands: 95% over functions.",
+    )
+    return Part(
+        tables=[
+            effects.outcome_table("task_vectors", *effects.of_halves(outcomes)),
+            chosen_table("task_vector_shares", (), {(): share}),
+        ],
+        claims=[single_vector(examples_help(ctx), share, ctx.once(beyond_shuffled))],
+        figures=[figure],
+        notes=[
+            "Inputs are split once: no dummy query is ever asked where a vector is patched in. Mean task vectors and "
+            f"function vectors average {ctx.settings.sources} further prompts of the function with dummy queries."
+        ],
+    )
+
+
+def single_vector(need: Test, share: Chosen, beyond: Chosen) -> Claim:
+    """Whether one prompt's residual stream transfers the task."""
+    return claim(
+        "single_vector",
+        "The final-token residual stream of one few-shot prompt transfers the task to a zero-shot prompt.",
+        needs=[need],
+        tests=[
+            share.exceeds(
+                "share of the gain from examples that the task vector recovers", effects.RECOVERED_MARGIN
+            ),
+            beyond.exceeds("accuracy with the task vector minus a label-shuffled one", effects.MARGIN),
+        ],
+        tables=["task_vectors", "task_vector_shares", "task_vector_differences", "baselines"],
+    )
+
+
+def beyond_shuffled(ctx: Ctx) -> Chosen:
+    """What the task vector does beyond a label-shuffled one, with the layer at which the former works best."""
+    outcomes = ctx.once(task_vector_outcomes)
+    right = outcomes.estimation.accuracy.at(answer=OWN).by("vector")
+    layer = outcomes.selection.best_layer(vector=TASK, answer=OWN)
+    return Chosen(effects.difference(right[TASK], right[SHUFFLED]), layer)
+
+
+def recovered_share(ctx: Ctx) -> Chosen:
+    """Which share of the gain from examples the task vector recovers, with the same layer."""
+    right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=TASK, answer=OWN)
+    gained = right - ctx.once(baselines).accuracy.at(prompts_kind=ZERO)
+    return Chosen(effects.recovered(gained, gain_of_examples(ctx)), ctx.once(beyond_shuffled).where)
+
+
+def task_vector_outcomes(ctx: Ctx) -> Split[Outcomes]:
+    """Outcomes under task vectors: those that choose a layer on one half, all of them on the other."""
+    selection, estimation = ctx.once(problems)
+    own = task_vectors(ctx.model, selection)
+    chosen = {vector: own[vector] for vector in (TASK, MEAN)}
+    every = task_vectors(ctx.model, estimation)
+    return Split(
+        effects.outcomes_under(ctx, selection, ZERO, (OWN, DUMMYS), chosen, added=False),
+        effects.outcomes_under(ctx, estimation, ZERO, (OWN, OTHERS, DUMMYS), every, added=False),
+    )
+
+
+def task_vectors(model: Model, half: Transfer) -> dict[str, Draws]:
+    """The residual stream at the final token of prompts with dummy queries: single prompts, and means by function."""
+    single = {TASK: half.dummy, SHUFFLED: half.dummy.with_shuffled_labels(half.seed), OTHER: half.other}
+    averaged = {MEAN: half.sources, MEAN_SHUFFLED: half.sources.with_shuffled_labels(half.seed)}
+    vectors = {name: residual_streams(model, linear(model, shots)) for name, shots in single.items()}
+    for name, shots in averaged.items():
+        by_layer = residual_streams(model, linear(model, shots))
+        means = torch.stack([means_by(stream, half.source_function) for stream in by_layer])
+        vectors[name] = means[:, half.function]
+        if name == MEAN:
+            vectors[MEAN_OTHER] = means[:, half.partner]
+    return {name: [by_layer] for name, by_layer in vectors.items()}
