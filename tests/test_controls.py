@@ -129,7 +129,7 @@ def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
     )
     assert len(runs) == 8  # each of the eight heads
     assert_close(found["b"].damage, found["a"].set_damage[found["a"].sets.index((hs.Head(1, 1),))])
-    assert told == [(done, 8) for done in range(1, 9)]
+    assert told == [("sets of heads", done, 8) for done in range(1, 9)]
 
 
 def test_refusals(model, prompts):

@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_what_is_done_and_says_how_to_go_on(llama, tmp_path, 
 
 
 def test_an_exception_keeps_what_is_done(llama, tmp_path):
-    def stop(done, of):
+    def stop(stage, done, of):
         if done == 5:
             raise KeyboardInterrupt
 

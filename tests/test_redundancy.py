@@ -231,7 +231,7 @@ def test_progress_ends_within_what_was_announced():
     model, seen = planted.copies(3), []
     heads = [str(head) for head in model.heads]
     found = who_takes_over(model, planted.prompts(), heads, OPTIONS, progress=lambda *at: seen.append(at))
-    assert seen == [(done, 31) for done in range(1, 32)]
+    assert seen == [("sets of heads", done, 31) for done in range(1, 32)]
     assert found.sets_cut == 31
 
 

@@ -24,6 +24,11 @@ def silent(stage: str, done: int, of: int) -> None:
     """The progress of who does not want to know."""
 
 
+def staged(progress: Progress, stage: str) -> Progress:
+    """The same progress with a stage named by the caller, who knows better what is being done and why."""
+    return lambda _, done, of: progress(stage, done, of)
+
+
 @dataclass(frozen=True, order=True)
 class Head:
     """One attention head: layer and index, both counted from 0.

@@ -76,7 +76,7 @@ def run(
         print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
         return
     with progress_bar(quiet) as bar:
-        shared: dict[str, Any] = {"progress": lambda done, of: bar("cells", done, of)}
+        shared: dict[str, Any] = {"progress": bar}
         if approximate:
             table = sweep_approximately(loaded, batches(0), measured, verify_top=verify_top, **shared)
         else:

@@ -31,6 +31,7 @@ from headscope.sweeps.attribution import verified
 from headscope.sweeps.naive import with_own_position
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.vocabulary import Progress, silent
 
 SWEEP = Schema(
     "sweep",
@@ -58,8 +59,6 @@ APPROXIMATE = Schema(
 # Batches of prompts that are tried for a precision before it is given up.
 MOST_BATCHES = 40
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -77,14 +76,14 @@ def sweep(
     *,
     under: Sequence[Edit] = (),
     out: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     approximate: bool = False,
     verify_top: int = 0,
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
     `under` are interventions that hold in every cell, before its own. `out` is a folder that keeps finished cells
-    (results.record): run again, the sweep goes on there. `progress(done, of)` is called after each cell.
+    (results.record): run again, the sweep goes on there. `progress("cells", done, of)` is called after each cell.
     `approximate` estimates all cells from one forward and one backward pass and runs the `verify_top` of largest
     mean change; the column `path` says which a row is.
 
@@ -140,7 +139,7 @@ def sweep_batches(
     under: Sequence[Edit] = (),
     out: Path | str | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Table:
     """A sweep over batch 0, and over as many more as it takes until every 95% interval is within `precision`.
 
@@ -185,7 +184,7 @@ def sweep_approximately(
     *,
     verify_top: int = 0,
     under: Sequence[Edit] = (),
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Table:
     """A sweep to first order, in which the `verify_top` cells of largest mean change are run.
 
@@ -202,8 +201,7 @@ def sweep_approximately(
     for result, estimate in verified(model, batch.prompts, batch.cells, measure, under=under, top=verify_top):
         found[result.index] = _Ran(result.values.numpy(), result.path, result.note)
         estimates[result.index] = float(interval(estimate.numpy()).mean)
-        if progress is not None:
-            progress(len(found), len(batch.cells))
+        progress("cells", len(found), len(batch.cells))
     every = range(len(batch.cells))
     rows = _rows(batch.cells, [[found[index] for index in every]], measure)
     return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
@@ -251,7 +249,7 @@ def _run(
     measure: Measure,
     under: Sequence[Edit],
     kept: Record | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[_Ran]:
     """Every cell of a batch, in order; those in the record are taken from there."""
     names = digests(batch.cells)
@@ -267,8 +265,7 @@ def _run(
         if kept is not None:
             kept.add(number, names[index], values)
         done += 1
-        if progress is not None:
-            progress(done, len(names))
+        progress("cells", done, len(names))
     return [found[index] for index in range(len(names))]
 
 

@@ -10,7 +10,6 @@ position; and direct effects before and after a cut. Heads are *selected* on one
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import induction_pairs
 from headscope.tasks.split import halves
 from headscope.tasks.text import read_text
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 Progress = Callable[[str, int, int], None]
 
@@ -180,7 +179,7 @@ def damage_of_heads(model: Model, prompts: DetectorPrompts, reference: Prompts, 
     rows = []
     for ablation, kind, shown, cut in cells:
         measure = loss("predictable" if kind == "repeated" else "all")
-        stage = partial(progress, f"cutting heads ({ablation}, {kind})")
+        stage = staged(progress, f"cutting heads ({ablation}, {kind})")
         harm = damages(model, shown, each_head(cut, model.heads), measure, progress=stage)
         for head, damage in zip(model.heads, harm, strict=True):
             rows.append(tables.damage_row(head, ablation, kind, damage))
@@ -192,7 +191,7 @@ def order_by_damage(
 ) -> list[Head]:
     """Heads by damage of their mean ablation on the selection prompts, worst first."""
     cells = each_head(mean("z", over=reference), model.heads)
-    stage = partial(progress, "selecting heads")
+    stage = staged(progress, "selecting heads")
     harm = damages(model, selection.repeated, cells, loss("predictable"), progress=stage)
     damage = dict(zip(model.heads, harm.mean(1).tolist(), strict=True))
     return sorted(damage, key=lambda head: -damage[head])
@@ -209,7 +208,7 @@ def damage_of_groups(
         cut=mean("z", over=reference),
         measure=loss("predictable"),
         control=Control(config.random_sets, config.seed),
-        progress=partial(progress, "random heads beside named ones"),
+        progress=staged(progress, "random heads beside named ones"),
     )
     return tables.GROUPS.table(tables.group_row(group, beside) for group, beside in found.items())
 
@@ -269,7 +268,7 @@ def _patched(
         Cell((patch(sites[layer], source=source, positions=position),), layer, None, position)
         for layer, position in places
     ]
-    patched = cell_values(model, corrupted, cells, measure, progress=partial(progress, "patching the stream"))
+    patched = cell_values(model, corrupted, cells, measure, progress=staged(progress, "patching the stream"))
     rows: list[dict[str, object]] = []
     for (layer, position), value in zip(places, patched, strict=True):
         share = estimated(heads_claims.share_of_gap(value - low, high - low), "recovered")
@@ -298,7 +297,7 @@ def follow_cuts(
             half,
             "predictable",
             cuts=[zero(head) for head in cuts],
-            progress=partial(progress, "following cuts through the model"),
+            progress=staged(progress, "following cuts through the model"),
         )
         found[schema.name] = tables.takeover_table(schema, model, cuts, followed)
     return found, tables.self_repair_table(cuts, followed)

@@ -13,7 +13,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,7 +29,7 @@ from headscope.models.model import Model
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.ordered import damages
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, Progress, silent, staged
 
 Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
@@ -118,7 +118,7 @@ def against_random_sets(
     cut: Intervention,
     measure: Measure,
     control: Control | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = silent,
 ) -> dict[str, AgainstRandom]:
     """Each group cut together, beside random sets of heads of the same model, on the same prompts.
 
@@ -142,7 +142,7 @@ def against_random_sets(
     every = [heads for group, picked in named.items() for heads in (picked, *drawn[group])]
     distinct = list({frozenset(heads): heads for heads in every}.values())
     cells = [Cell((replace(cut, targets=targets_of(heads)),)) for heads in distinct]
-    harm = damages(model, prompts, cells, measure, progress=progress)
+    harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
     known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
     found = {}
     for group, picked in named.items():

@@ -9,7 +9,7 @@ Only the heads given take part: a backup outside them works on in every set. Cho
 damages are flattered. What writes *more* when a head is cut is `takeover`'s question.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,10 +28,9 @@ from headscope.sweeps.naive import evaluate
 from headscope.sweeps.ordered import cell_values
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts, PromptsLike
-from headscope.vocabulary import Head, heads_of
+from headscope.vocabulary import Head, Progress, heads_of, silent
 
 HeadsLike = Head | str | Iterable[Head | str]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,11 @@ def who_takes_over(
     heads: HeadsLike,
     options: Options | None = None,
     *,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Redundancy:
     """Cut sets of these heads and say which stand in for each other, which are needed and which suffice.
 
-    `progress(done, of)` is called after each set; `of` is the most that it can take.
+    `progress("sets of heads", done, of)` is called after each set; `of` is the most that it can take.
 
     >>> found = who_takes_over(model, prompts, ["9.6", "9.9", "10.0"])      # doctest: +SKIP
     >>> found.interactions.sorted("interaction", descending=True)           # doctest: +SKIP
@@ -141,7 +140,7 @@ def head_game(
     heads: HeadsLike,
     options: Options | None = None,
     *,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Game:
     """Heads as the players of a game, each set of them cut together on the same prompts.
 
@@ -167,7 +166,7 @@ def head_game(
         len(checked),
         _Damages(model, checked, asked, players),
         asked.most_sets,
-        lambda done: progress(done, most),
+        lambda done: progress("sets of heads", done, most),
     )
 
 

@@ -10,7 +10,7 @@ backup writes *more* once the head is cut.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head, PositionsLike
+from headscope.vocabulary import Head, PositionsLike, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def direct_effects(
     *,
     cuts: Sequence[Edit] = (),
     rows: int = 8,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Followed:
     """Direct effects of every head and MLP on the logit of the token that really follows.
 
@@ -89,7 +89,7 @@ def direct_effects(
         parts[0].append(_effects(run, where, scales))
         del run  # captures of all layers, no longer needed
         for index, edit in enumerate(cuts):
-            progress(done * len(cuts) + index, len(starts) * len(cuts))
+            progress("runs", done * len(cuts) + index, len(starts) * len(cuts))
             parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
     components = _components(model)
     clean, *cut = (

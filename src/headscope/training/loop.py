@@ -37,10 +37,14 @@ from headscope.training.watches import watch
 
 RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
 
-Progress = Callable[[Milestone], None]
 
-
-def train(recipe: Recipe, out: str | Path, *, resume: bool = True, progress: Progress | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    progress: Callable[[Milestone], None] | None = None,
+) -> Path:
     """Train a model by `recipe` in the folder `out`, and return that folder.
 
     A folder that holds an unfinished run of the same recipe is continued, a finished one returned as it is;
@@ -90,7 +94,7 @@ def _run(
     model: ToyForCausalLM,
     optimizer: torch.optim.Optimizer,
     stage: Stage | None,
-    progress: Progress | None,
+    progress: Callable[[Milestone], None] | None,
 ) -> None:
     """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
     watching = watch(recipe.data)

@@ -6,7 +6,6 @@ exact posterior goes through the same fits on the same resampled prompts: it is 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from headscope.studies.bayes_parts.config import Config
 from headscope.studies.bayes_parts.curve_rows import MODEL, of_right
 from headscope.studies.bayes_parts.seen import Seen
 from headscope.tables import Table
+from headscope.vocabulary import Progress
 
 # Probabilities nearer to 0 or 1 than this are counted as this near, so that log-odds stay finite.
 NEAREST = 1e-6
@@ -37,7 +37,7 @@ _NO_FIT = "a line alone: nothing is fitted"
 _IMPOSSIBLE = "no function of the family allows what some prompts show"
 
 
-def fit_tables(seen: Seen, config: Config, progress: Callable[[str, int, int], None]) -> dict[str, Table]:
+def fit_tables(seen: Seen, config: Config, progress: Progress) -> dict[str, Table]:
     """All fits, for the model and for the exact posterior over all functions."""
     exact = next(iter(seen.exact))
     curves = {MODEL: _safe(seen.model.p.numpy()), exact: _safe(of_right(seen.reference, seen.right).numpy())}

@@ -7,7 +7,6 @@ under those cuts. A mean over prompts of the same task would hold the task itsel
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from headscope.detectors.roles import NAMES, detect_roles
@@ -27,7 +26,7 @@ from headscope.tables import Table
 from headscope.tasks.linear import functions_of, linear
 from headscope.tasks.shots import Shots
 from headscope.tasks.split import halves
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 BOTH = "both"
 _REFERENCES = 64
@@ -114,7 +113,7 @@ def _cut_groups(
         cut=cut,
         measure=joint_log_probability(),
         control=Control(config.random_sets, config.seed),
-        progress=partial(progress, "cutting heads that carry pairs"),
+        progress=staged(progress, "cutting heads that carry pairs"),
     )
 
 

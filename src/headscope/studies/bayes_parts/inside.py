@@ -6,7 +6,6 @@ number l is the residual stream before layer l, the last one the final stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from headscope.studies.bayes_parts.problems import with_role
 from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.ordered import cell_values
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,7 +40,7 @@ def log_odds_under(
 ) -> Array:
     """The same under the interventions of every cell, [cell, prompt]."""
     found = cell_values(
-        model, prompts.answered(), cells, joint_log_probability(), progress=partial(progress, stage)
+        model, prompts.answered(), cells, joint_log_probability(), progress=staged(progress, stage)
     )
     return log_odds(found).numpy()
 

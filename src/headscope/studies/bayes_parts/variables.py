@@ -9,7 +9,6 @@ not know the variable yet, and 1 where it no longer asks elsewhere. No claim: th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -35,6 +34,7 @@ from headscope.sweeps.ordered import cell_values
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.functions import Ints
 from headscope.tasks.shots import Shots
+from headscope.vocabulary import staged
 
 SHOTS = "shots"
 VARIABLES = ("a", "b", "x", SHOTS)
@@ -147,7 +147,7 @@ def _moved(model: Model, swap: Swap, variable: str, progress: Progress) -> tuple
         cells = [
             Cell((patch(site, source=source, positions={-1: -1}),), layer) for layer, site in enumerate(sites)
         ]
-        stage = partial(progress, f"swapping {variable}")
+        stage = staged(progress, f"swapping {variable}")
         patched.append(cell_values(model, recipient.answered(), cells, measure, progress=stage))
         received.append(evaluate(model, recipient.answered(), [measure])[0])
         donated.append(evaluate(model, donor.answered(), [measure])[0])

@@ -6,7 +6,7 @@ the smallest sets that break the behaviour or carry it alone. With fewer than tw
 tables are empty.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from headscope.interventions import mean
 from headscope.measures import next_logit
@@ -15,7 +15,7 @@ from headscope.sweeps import redundancy_tables as tables
 from headscope.sweeps.redundancy import Options, who_takes_over
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, Progress, staged
 
 # Among so many heads every set is cut: 2^6 - 1 passes over the prompts.
 MOST_HEADS = 6
@@ -26,7 +26,7 @@ def stand_ins(
     shown: Prompts,
     reference: Prompts,
     heads: Sequence[Head],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> dict[str, Table]:
     """Tables `interactions`, `effects` and `sets` of the first few of these heads, in logits."""
     if len(heads) < 2:
@@ -38,7 +38,7 @@ def stand_ins(
         shown,
         heads[:MOST_HEADS],
         options,
-        progress=lambda done, of: progress("cutting sets of induction heads", done, of),
+        progress=staged(progress, "cutting sets of induction heads"),
     )
     return {name: table for name, table in found.tables.items() if name != "steps"}
 

@@ -9,7 +9,6 @@ over label-shuffled prompts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from headscope.sweeps.ordered import damages
 from headscope.sweeps.redundancy import Options, Redundancy, who_takes_over
 from headscope.sweeps.takeover import Followed, direct_effects
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 # A head matters if cutting it surely lowers the answer's logit by more than this.
 MATTERS_LOGITS = 0.1
@@ -59,7 +58,7 @@ class Damage:
 
 def damage_of_heads(bench: Bench, progress: Progress) -> Damage:
     cells = each_head(bench.scissors.by_mean(), bench.model.heads)
-    stage = partial(progress, "cutting single heads")
+    stage = staged(progress, "cutting single heads")
     halves = [
         damages(bench.model, half.a, cells, next_logit("readout"), progress=stage)
         for half in (bench.selection, bench.estimation)
@@ -85,7 +84,7 @@ def stand_ins(bench: Bench, heads: Heads, progress: Progress) -> Redundancy | No
     if len(heads) < 2:
         return None
     options = Options(cut=bench.scissors.by_mean(), measure=next_logit("readout"))
-    stage = partial(progress, "cutting sets of heads")
+    stage = staged(progress, "cutting sets of heads")
     return who_takes_over(bench.model, bench.estimation.a, heads, options, progress=stage)
 
 

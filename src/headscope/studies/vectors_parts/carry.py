@@ -5,7 +5,6 @@ rows of comparisons, with the layer that the first half chose marked. A comparis
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from headscope.studies.vectors_parts.reach import (
 from headscope.studies.vectors_parts.values import ACCURACY, plain_outcomes
 from headscope.sweeps.controls import Control, random_sets
 from headscope.tables import Table
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,7 +42,7 @@ def carry_task(
     model: Model, halves: Sequence[Problems], plain: Mapping[str, Tensor], progress: Progress
 ) -> tuple[Table, list[dict[str, object]]]:
     """Task vectors in prompts without pairs: all layers, with the layer chosen on the first half."""
-    stage = partial(progress, "patching task vectors")
+    stage = staged(progress, "patching task vectors")
     found: list[Reached] = []
     for half in halves:
         vectors, asked = task_vectors(model, half), questions(model, half)
@@ -95,7 +94,7 @@ def carry_function(
     listed: list[dict[str, object]] = []
     rows: list[dict[str, object]] = []
     for kind, shuffled in (("zero-shot", False), ("label-shuffled", True)):
-        stage = partial(progress, f"adding function vectors ({kind})")
+        stage = staged(progress, f"adding function vectors ({kind})")
         found: list[Reached] = []
         for half, own_means in zip(halves, means, strict=True):
             vectors = function_vectors(model, half, own_means, chosen, beside)

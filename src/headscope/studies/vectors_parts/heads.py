@@ -8,7 +8,7 @@ from the tokens from which a y is predicted to earlier y: in pairs of number tok
 earlier copies of the comma, so it is prefix matching on the model's own prompts. Not here: verdicts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ from headscope.tasks.functions import Ints
 from headscope.tasks.linear import functions_of
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.split import halves
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, Progress, silent
 
 PREFIX, EXAMPLES = "prefix matching", "example to example"
 RESAMPLES = 1999
@@ -60,7 +60,7 @@ def indirect_effects(
     model: Model,
     problems: Problems,
     means: Mapping[int, Tensor],
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Tensor:
     """The causal indirect effect of every head on every problem, float64 [head, problem], heads as in the model."""
     prompts = linear(model, problems.shuffled).answered()

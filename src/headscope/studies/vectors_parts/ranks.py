@@ -7,7 +7,6 @@ those that are also in the top share of the other kind; so do we, beside as many
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -30,7 +29,7 @@ from headscope.studies.vectors_parts.values import ACCURACY, unpacked, whole_ans
 from headscope.sweeps.controls import Control, against_random_sets
 from headscope.tables import Table
 from headscope.tasks import linear
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,7 +63,7 @@ def rank_heads(
     progress: Progress,
 ) -> tuple[Picked, Table, Table]:
     """Causal indirect effects and induction scores of all heads on both halves, and how they agree."""
-    stage = partial(progress, "replacing each head by its mean")
+    stage = staged(progress, "replacing each head by its mean")
     effects = [
         indirect_effects(model, half, own_means, stage) for half, own_means in zip(halves, means, strict=True)
     ]
@@ -157,7 +156,7 @@ def cut_heads(
         cut=mean("z", over=reference),
         measure=whole_answer(),
         control=control,
-        progress=partial(progress, "cutting heads"),
+        progress=staged(progress, "cutting heads"),
     )
     rows = [tables.ablation_row(group, beside, function) for group, beside in found.items()]
     if len(found) < 2:

@@ -7,7 +7,7 @@ stream, the same at every layer, also on prompts whose labels are shuffled. Whic
 elsewhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +27,7 @@ from headscope.studies.vectors_parts.values import (
 from headscope.sweeps import Cell
 from headscope.tasks import linear
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
-
-Progress = Callable[[int, int], None]
+from headscope.vocabulary import Head, Progress, silent
 
 # The answers that are looked for.
 OWN, OTHERS, DUMMYS = "own", "other function's", "dummy query's"
@@ -114,7 +112,7 @@ def reached(
     plain: Mapping[str, Tensor],
     *,
     added: bool,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Reached:
     """Outcomes of every question under every vector at every layer's entry.
 

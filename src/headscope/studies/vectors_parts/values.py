@@ -6,7 +6,7 @@ token of the prompt (the comma after the query, or, in text, whatever the prompt
 Hendel et al. 2023 take their task vector and the last token at which Todd et al. 2024 take head outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,8 @@ from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.ordered import cell_values
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head, Positions
+from headscope.vocabulary import Head, Positions, Progress, silent
 
-Progress = Callable[[int, int], None]
 # Outcomes come in this order.
 ACCURACY, PROBABILITY = 0, 1
 _FIRST = 4.0
@@ -63,7 +62,7 @@ def outcomes(
     model: Model,
     prompts: Prompts,
     cells: Sequence[Cell],
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Tensor:
     """Accuracy and probability of each whole answer under every cell, float64 [measure, cell, problem]."""
     return unpacked(cell_values(model, prompts.answered(), cells, whole_answer(), progress=progress))
