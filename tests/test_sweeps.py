@@ -361,8 +361,9 @@ def test_generating_under_many_interventions_at_once_equals_one_by_one(name):
         sets.append(hs.to_bos(["1.0", "1.1", "2.0", "2.2"]))
     expected = [model.generate(given, max_new_tokens=8, interventions=edits) for edits in sets]
     assert len({generation.tokens for generation in expected}) > 1
-    for rows_at_once in (None, 4):
-        found = generate_many(model, given, sets, max_new_tokens=8, rows_at_once=rows_at_once)
+    for budget in (model.memory_bytes, 1):  # all sets together, and one by one
+        model.memory_bytes = budget
+        found = generate_many(model, given, sets, max_new_tokens=8)
         assert [generation.tokens for generation in found] == [generation.tokens for generation in expected]
     with pytest.raises(hs.errors.BadArgument, match="under no interventions"):
         generate_many(model, given, [])

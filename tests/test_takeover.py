@@ -97,7 +97,8 @@ def test_a_cut_is_split_into_what_others_write_and_what_the_norm_rescales(family
     # norm's scale changes for all of them. The scale's own share is the logit minus the logit at the clean scale.
     model = tiny.opened(family)
     prompts, heads = hs.Prompts.of(tiny.ids(3, 8)), [hs.Head(2, index) for index in range(4)]
-    followed = direct_effects(model, prompts, where=[4], cuts=list(map(hs.zero, heads)), rows=2)
+    model.memory_bytes = 1  # prompt by prompt
+    followed = direct_effects(model, prompts, where=[4], cuts=list(map(hs.zero, heads)))
     clean = followed.clean
     head = max(heads, key=lambda head: abs(float(clean.of(head).mean())))
     cut = followed.cut[head.index]

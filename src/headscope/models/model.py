@@ -139,19 +139,14 @@ class Model(OpenedModel):
         readings: Sequence[Reading],
         *,
         interventions: Edits = (),
-        rows_at_once: int | None = None,
     ) -> None:
-        """Let readings see every attention call on these prompts, a few rows at a time.
-
-        The unembedding is not computed. `rows_at_once` defaults to what keeps one layer's patterns within
-        `memory_bytes`.
-        """
+        """Let readings see every attention call on these prompts, in batches; the unembedding is not computed."""
         checked = self.prompts(prompts)
-        step = rows_at_once or self.rows_within(checked)
+        widest = max(layer.heads for layer in self.anatomy.layers)
+        patterns = 16 * widest * checked.longest**2  # of one layer, with their float32 softmax
         body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         given = _listed(interventions)
-        for start in range(0, len(checked), step):
-            rows = slice(start, min(start + step, len(checked)))
+        for rows in self.batches(len(checked), bytes_each=patterns):
             some = checked.rows(rows)
             with self.taking(rows):
                 edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
@@ -189,11 +184,6 @@ class Model(OpenedModel):
             return self.activations([[0]], [(site, layer)])[site, layer].shape[2]
 
         return int(self.remember(f"key_heads {layer}", count))
-
-    def rows_within(self, prompts: Prompts) -> int:
-        """How many examples have one layer's patterns (and their float32 softmax) within `memory_bytes`."""
-        widest = max(layer.heads for layer in self.anatomy.layers)
-        return max(1, min(len(prompts), self.memory_bytes // (16 * widest * prompts.longest**2)))
 
     @contextmanager
     def taking(self, rows: slice) -> Iterator[None]:

@@ -7,7 +7,7 @@ certificate. What a model *does* (run, generate, be read) is in models.model.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -102,6 +102,16 @@ class OpenedModel:
         """Every head, in order of layer and index."""
         layers = enumerate(self.anatomy.layers)
         return tuple(Head(index, head) for index, layer in layers for head in range(layer.heads))
+
+    def at_once(self, bytes_each: int, *, share: int = 1) -> int:
+        """How many things of so many bytes fit into one of `share` equal parts of `memory_bytes`; at least one."""
+        return max(1, self.memory_bytes // max(1, share * bytes_each))
+
+    def batches(self, count: int, *, bytes_each: int, share: int = 1) -> Iterator[slice]:
+        """`count` things (examples, cells) in slices of as many as fit; `bytes_each` and `share` as in `at_once`."""
+        size = self.at_once(bytes_each, share=share)
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
 
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.

@@ -210,6 +210,4 @@ def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
     heads = max(layer.heads for layer in model.anatomy.layers)
     of_token = model.n_layers * model.dtype.itemsize * (40 * widest + 4 * heads * prompts.longest)
     each = prompts.longest * (of_token + 16 * model.vocab_size)
-    size = max(1, model.memory_bytes // each)
-    for start in range(0, len(prompts), size):
-        yield slice(start, min(start + size, len(prompts)))
+    return model.batches(len(prompts), bytes_each=each)

@@ -38,7 +38,7 @@ def costs_of(model: Model, traits: Traits) -> Costs:
             _write(key, _known[key])
     # The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals.
     each = 24 * model.d_model * model.dtype.itemsize
-    most = max(1, model.memory_bytes // (PARTS * each))
+    most = model.at_once(each, share=PARTS)
     most = min(most, _CPU_TOKENS) if model.device.type == "cpu" else most
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     return Costs(_known[key], most, key_tokens=2 * widest * model.dtype.itemsize / each)

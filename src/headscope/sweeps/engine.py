@@ -302,9 +302,7 @@ class Engine:
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
-            size = max(1, self._model.memory_bytes // (PARTS * bytes_each))
-            for start in range(0, len(jobs), size):
-                some = slice(start, start + size)
+            for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):
                 logits = self._replay.logits(read[some].flatten(0, 1))
                 found = self._values(measure, logits, jobs[some], at[some]).double().cpu()
                 for own, value in zip(values[some], found, strict=True):

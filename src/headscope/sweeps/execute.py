@@ -240,9 +240,7 @@ def chunks(model: Model, prompts: Prompts, measure: Measure | None = None) -> It
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
     # Logits, once more in float32, and once more as log-probabilities.
     read = 0 if measure is None else 12 * _read_cells(prompts, measure) * model.vocab_size
-    size = max(1, model.memory_bytes // (PARTS * max(each, read)))
-    for start in range(0, len(prompts), size):
-        yield slice(start, min(start + size, len(prompts)))
+    return model.batches(len(prompts), bytes_each=max(each, read), share=PARTS)
 
 
 def _read_cells(prompts: Prompts, measure: Measure) -> int:

@@ -26,12 +26,8 @@ def generate_many(
     interventions: Sequence[Edit | Sequence[Edit]],
     *,
     max_new_tokens: int = 20,
-    rows_at_once: int | None = None,
 ) -> list[Generation]:
     """Generate greedily under each of several sets of interventions; one generation for each set, in order.
-
-    `rows_at_once` limits how many rows (sets times prompts) decode together; by default what keeps their keys
-    and values within `memory_bytes`.
 
     Raises:
         BadArgument: if there are no interventions, or less than one token is asked for.
@@ -42,14 +38,12 @@ def generate_many(
     if not sets:
         raise BadArgument("cannot generate under no interventions: give a list, [] being an unedited run.")
     model.require_service("generation")
-    each = 2 * model.n_layers * (checked.longest + max_new_tokens) * model.d_model * model.dtype.itemsize
-    rows = rows_at_once or max(1, model.memory_bytes // each)
-    size = max(1, rows // len(checked))
-    found: list[Generation] = []
-    for start in range(0, len(sets), size):
-        some = sets[start : start + size]
-        found += _together(model, checked, some, max_new_tokens)
-    return found
+    cached = 2 * model.n_layers * (checked.longest + max_new_tokens) * model.d_model * model.dtype.itemsize
+    return [
+        generation
+        for some in model.batches(len(sets), bytes_each=cached * len(checked))
+        for generation in _together(model, checked, sets[some], max_new_tokens)
+    ]
 
 
 def _together(

@@ -54,11 +54,10 @@ def evaluate(
 ) -> list[Tensor]:
     """Several measures of the same forward passes: float64 [example] each, on the CPU."""
     # Logits, the read ones among them, their log-probabilities, and as much again for what is on the way.
-    step = max(1, model.memory_bytes // (32 * model.vocab_size * prompts.longest))
+    bytes_each = 32 * model.vocab_size * prompts.longest
     parts: list[list[Tensor]] = [[] for _ in measures]
-    for start in range(0, len(prompts), step):
-        rows = slice(start, min(start + step, len(prompts)))
-        whole = start == 0 and rows.stop == len(prompts)
+    for rows in model.batches(len(prompts), bytes_each=bytes_each):
+        whole = rows == slice(0, len(prompts))
         some = prompts if whole else prompts.rows(rows)
         edits = list(interventions) if whole else [edit.rows(rows) for edit in interventions]
         with model.taking(rows):

@@ -67,29 +67,29 @@ def direct_effects(
     where: PositionsLike,
     *,
     cuts: Sequence[Edit] = (),
-    rows: int = 8,
     progress: Progress = silent,
 ) -> Followed:
     """Direct effects of every head and MLP on the logit of the token that really follows.
 
-    `where` are the predicting positions (a role, usually); each of `cuts` is in force by itself; `rows`
-    prompts are run at a time.
+    `where` are the predicting positions (a role, usually); each of `cuts` is in force by itself.
 
     Raises:
         UnservedModel: if something stands between stream and unembedding that is no norm.
     """
     model.require_direct_effects()
-    starts = range(0, len(prompts), rows)
+    widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
+    # Logits, and of each layer z and what the MLP adds, both once more for the effects.
+    of_token = 8 * model.vocab_size + 4 * model.n_layers * widest * model.dtype.itemsize
+    batches = list(model.batches(len(prompts), bytes_each=2 * of_token * prompts.longest))
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(cuts))]
-    for done, start in enumerate(starts):
-        chosen = slice(start, min(start + rows, len(prompts)))
+    for done, chosen in enumerate(batches):
         some = prompts.rows(chosen)
         run = _run(model, some)
         scales = _Scales.of(run)
         parts[0].append(_effects(run, where, scales))
         del run  # captures of all layers, no longer needed
         for index, edit in enumerate(cuts):
-            progress("runs", done * len(cuts) + index, len(starts) * len(cuts))
+            progress("runs", done * len(cuts) + index, len(batches) * len(cuts))
             parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
     components = _components(model)
     clean, *cut = (
