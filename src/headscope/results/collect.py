@@ -327,7 +327,7 @@ def _kept(
     everywhere = (*model.around, *under)
     base = {
         **circumstances(model),
-        "measure": {"name": measure.name, "hash": digest(measure)},
+        "measure": {"name": measure.name, "version": measure.version, "hash": digest(measure)},
         "interventions in every cell": {"hash": digest(everywhere), "done": list(map(str, everywhere))},
         "command": command,
     }
