@@ -56,6 +56,6 @@ def _named(item: Any, user: FunctionType, refusing: str, around: frozenset[Any])
         return canonical(item)
     except BadArgument as error:
         raise BadArgument(
-            f"{refusing}to which its function refers, is of type {type(item).__name__}, which cannot be written down. Pass "
-            "version=1, and raise that whenever what it computes changes."
+            f"{refusing}to which its function refers, is of type {type(item).__name__} and cannot be written down. "
+            "Pass version=1, and raise that whenever what it computes changes."
         ) from error
