@@ -1,5 +1,6 @@
 """Interventions survive being written as JSON: all kinds, nested, with tensors and runs as sources."""
 
+import dataclasses
 import json
 
 import pytest
@@ -29,6 +30,7 @@ def every_kind(model):
         hs.zero(["0.1", "1.2"], positions=[2, -1], strength=0.25),
         hs.zero(("mlp_out", "all")),
         hs.mean("0.1", over=REFERENCE, per_position=True),
+        hs.mean("0.1", over=dataclasses.replace(REFERENCE, answer_tokens=((7, 9), (8,)))),
         hs.resample(("resid_pre", [0, 2]), over=REFERENCE, seed=4, positions="query"),
         hs.to_bos("1.0"),
         hs.fixed_offset(1, 3),

@@ -8,7 +8,7 @@ is run again on the same model when it is read.
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,13 @@ from headscope.vocabulary import Positions
 if TYPE_CHECKING:
     from headscope.models.model import Model
 
-KINDS: dict[str, type[Intervention]] = {
+KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, Given,
     )
 }  # fmt: skip
+_PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Target, Positions, Prompts)}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -112,7 +113,7 @@ def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class _Reader:
-    """Rebuilds values from their canonical form, each kind by its own rule."""
+    """Rebuilds values from their canonical form: what a dataclass is made of is read off its fields."""
 
     def __init__(self, model: "Model | None", tensors: Mapping[str, Tensor]) -> None:
         self._model, self._tensors = model, tensors
@@ -120,51 +121,34 @@ class _Reader:
     def intervention(self, data: Mapping[str, Any]) -> Intervention:
         if data["kind"] not in KINDS:
             raise UnknownName.among("intervention", data["kind"], KINDS)
-        kind = KINDS[data["kind"]]
-        rules: dict[str, Callable[[Any], Any]] = {
-            "targets": lambda items: tuple(map(self.target, items)),
-            "positions": self.positions,
-            "keys": self.positions,
-            "over": self.prompts,
-            "pattern": self.tensor,
-            "vector": self.tensor,
-            "values": self.tensor,
-            "under": lambda items: tuple(map(self.intervention, items)),
-            "senders": lambda items: tuple(map(self.intervention, items)),
-            "position_map": lambda items: items and tuple((a, b) for a, b in items),
-        }
-        known = {field.name for field in fields(kind)}
-        given = {name: value for name, value in data.items() if name != "kind"}
-        if unknown := sorted(set(given) - known):
+        found: Intervention = self._value(data)
+        return found
+
+    def _value(self, data: Any, targets: Iterable[Target] = ()) -> Any:
+        if isinstance(data, list):
+            return tuple(map(self._value, data))
+        if not isinstance(data, dict):
+            return data
+        match data.get("kind"):
+            case "tensor":
+                return self._tensor(data)
+            case "Run":
+                return self._run(data, targets)
+            case str(name):
+                return self._built((KINDS | _PARTS)[name], data)
+        return {name: self._value(item) for name, item in data.items()}
+
+    def _built(self, kind: Any, data: Mapping[str, Any]) -> Any:
+        names = [field.name for field in fields(kind) if field.name in data]
+        if unknown := sorted(set(data) - {"kind", *names}):
             raise BadArgument(f"cannot read a {data['kind']}: it has no {unknown[0]!r}.")
-        built = {
-            name: rules.get(name, lambda value: value)(value)
-            for name, value in given.items()
-            if name != "source"
-        }
-        if "source" in given:
-            built["source"] = self.source(given["source"], built["targets"])
+        built: dict[str, Any] = {}
+        for name in names:  # targets come first, and a run is made again at those
+            free = name == "made_by"  # whatever the maker of prompts wrote down
+            built[name] = data[name] if free else self._value(data[name], built.get("targets", ()))
         return kind(**built)
 
-    def target(self, data: Mapping[str, Any]) -> Target:
-        heads = data["heads"]
-        return Target(data["site"], data["layer"], None if heads is None else tuple(heads))
-
-    def positions(self, data: Mapping[str, Any]) -> Positions:
-        indices = data["indices"]
-        return Positions(None if indices is None else tuple(indices), data["role"])
-
-    def prompts(self, data: Mapping[str, Any]) -> Prompts:
-        return Prompts(
-            tokens=tuple(map(tuple, data["tokens"])),
-            roles={role: tuple(map(tuple, marked)) for role, marked in data["roles"].items()},
-            answers=tuple(data["answers"]),
-            foils=tuple(data["foils"]),
-            made_by=data["made_by"],
-            prompt_lengths=tuple(data["prompt_lengths"]),
-        )
-
-    def tensor(self, data: Mapping[str, Any]) -> Tensor:
+    def _tensor(self, data: Mapping[str, Any]) -> Tensor:
         if "base64" in data:
             raw = bytearray(base64.b64decode(data["base64"]))
             found = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
@@ -181,11 +165,8 @@ class _Reader:
             )
         return found
 
-    def source(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run | Prompts:
-        """The source of a patch: prompts, or a run, made again with the sites that the patch takes."""
-        prompts = self.prompts(data["prompts"] if data["kind"] == "Run" else data)
-        if data["kind"] != "Run":
-            return prompts
+    def _run(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run:
+        """A run that is a source, made again with the sites that the patch takes."""
         if self._model is None or self._model.identity != data["model"]:
             got = "none" if self._model is None else self._model.identity
             raise BadArgument(
@@ -193,8 +174,5 @@ class _Reader:
                 "Pass that model as model=."
             )
         wanted = [(own.site, own.layer) for target in targets for own in target.within(self._model)]
-        return self._model.run(
-            prompts,
-            interventions=tuple(map(self.intervention, data["interventions"])),
-            capture=wanted,  # type: ignore[arg-type]
-        )
+        prompts, interventions = self._value(data["prompts"]), self._value(data["interventions"])
+        return self._model.run(prompts, interventions=interventions, capture=wanted)  # type: ignore[arg-type]
