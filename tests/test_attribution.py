@@ -266,7 +266,9 @@ def test_the_top_cells_are_run_and_marked():
     value, estimate = frame["value"].to_numpy(), frame["estimate"].to_numpy()
     assert run.sum() == 5
     assert len(frame) == 24
-    assert frame.select("layer", "head", "position").rows() == [(c.layer, c.head, c.position) for c in cells]
+    assert frame.select("layer", "head", "position").rows() == [
+        (c.layer, f"{c.layer}.{c.head}", c.position) for c in cells
+    ]
     np.testing.assert_allclose(value[run], exact[run], rtol=1e-6)
     np.testing.assert_array_equal(value[~run], estimate[~run])
     base = float(evaluate(model, given, [loss()])[0].mean())

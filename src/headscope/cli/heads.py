@@ -84,20 +84,20 @@ def run(
 
 
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:
-    scores: dict[tuple[int, int], dict[str, tuple[float, bool]]] = {}
+    scores: dict[str, dict[str, tuple[float, bool]]] = {}
     for row in table.rows():
-        scores.setdefault((row["layer"], row["head"]), {})[row["detector"]] = (row["score"], row["named"])
+        scores.setdefault(row["head"], {})[row["detector"]] = (row["score"], row["named"])
     shown = {
         head: found
         for head, found in scores.items()
         if len(scores) <= MOST_ROWS or any(named for _, named in found.values())
     }
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
-    for (layer, head), found in shown.items():
+    for head, found in shown.items():
         cells = [
             f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted
         ]
-        grid.add_row(f"{layer}.{head}", *cells)
+        grid.add_row(head, *cells)
     stdout.print(grid)
     if not quiet:
         left_out = (

@@ -152,7 +152,7 @@ def detect(
         if group:
             rows += _scored(model, group, prompts, kind, interventions)
     order = {detector.name: place for place, detector in enumerate(wanted)}
-    rows.sort(key=lambda row: (order[str(row["detector"])], row["layer"], row["head"]))
+    rows.sort(key=lambda row: order[str(row["detector"])])  # heads stay in their order
     return HEADS.table(rows)
 
 

@@ -24,6 +24,7 @@ from headscope.detectors.catalogue import Detector
 from headscope.measures.intervals import FEWEST, interval
 from headscope.measures.maxima import FEWEST_TOGETHER, simultaneous
 from headscope.tables import Column, Schema
+from headscope.vocabulary import Head
 
 NAMED_MARGIN = 0.1
 
@@ -31,7 +32,7 @@ HEADS = Schema(
     "heads",
     (
         Column("layer", pl.Int64, "layer, from 0"),
-        Column("head", pl.Int64, "head within its layer, from 0"),
+        Column("head", pl.String, "layer.index of the head, as in 1.4"),
         Column("detector", pl.String, "what kind of head is looked for"),
         Column("score", pl.Float64, "mean attention on the detector's keys", "probability"),
         Column("low", pl.Float64, "lower 95% bound of the score over prompts", "probability"),
@@ -55,7 +56,7 @@ HEADS = Schema(
             "probability",
         ),
         Column(
-            "adjusted_p",
+            "adjusted_p_value",
             pl.Float64,
             f"p value of a score at most {NAMED_MARGIN} above the null, adjusted for all heads of this detector",
             "probability",
@@ -145,7 +146,7 @@ def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) 
         rows.append(
             {
                 "layer": layer,
-                "head": head,
+                "head": str(Head(layer, head)),
                 "detector": detector.name,
                 "score": value,
                 "low": float((empty if score is None else score.low)[head]),
@@ -157,7 +158,7 @@ def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) 
                 "above_null_low": float((empty if above is None else above.low)[head]),
                 "above_null_high": float((empty if above is None else above.high)[head]),
                 "adjusted_low": float(adjusted.low[head]),
-                "adjusted_p": float(adjusted.p[head]),
+                "adjusted_p_value": float(adjusted.p[head]),
                 "named": bool(adjusted.low[head] > NAMED_MARGIN),
                 "prompts": int(kept.sum()),
                 "reason": few or adjusted.reason[head],

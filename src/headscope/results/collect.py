@@ -31,13 +31,13 @@ from headscope.sweeps.attribution import verified
 from headscope.sweeps.naive import with_own_position
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
-from headscope.vocabulary import Progress, silent
+from headscope.vocabulary import Head, Progress, silent
 
 SWEEP = Schema(
     "sweep",
     (
         Column("layer", pl.Int64, "layer that is acted on; empty if not an axis"),
-        Column("head", pl.Int64, "head that is acted on; empty if not an axis"),
+        Column("head", pl.String, "head that is acted on, as in 1.4; empty if not an axis"),
         Column("position", pl.Int64, "position that is acted on; empty if not an axis"),
         Column("intervention", pl.String, "what is done there"),
         Column("measure", pl.String, "what is measured"),
@@ -295,7 +295,7 @@ def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Meas
         rows.append(
             {
                 "layer": cell.layer,
-                "head": cell.head,
+                "head": None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head)),
                 "position": cell.position,
                 "intervention": "; ".join(map(str, cell.interventions)),
                 "measure": measure.name,

@@ -164,7 +164,7 @@ def name_heads(table: Table) -> Named:
     for detector in DEFAULT:
         rows = table.where(named=True, detector=detector).sorted("above_null_low", descending=True).rows()
         if rows:
-            found[detector] = tuple(Head(row["layer"], row["head"]) for row in rows)
+            found[detector] = tuple(Head.parse(row["head"]) for row in rows)
     return Named(found)
 
 

@@ -70,7 +70,7 @@ def named_heads(table: Table) -> dict[str, tuple[Head, ...]]:
     for name in NAMES:
         rows = table.where(named=True, detector=name).sorted("above_null_low", descending=True).rows()
         if rows:
-            found[name] = tuple(Head(row["layer"], row["head"]) for row in rows)
+            found[name] = tuple(Head.parse(row["head"]) for row in rows)
     return found
 
 

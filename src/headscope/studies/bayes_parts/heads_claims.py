@@ -37,14 +37,13 @@ def all_claims(found: Tables, named: Named) -> tuple[Claim, ...]:
 
 def _presence(found: Tables, named: Named, kind: str) -> Claim:
     rows = found["roles"].rows(detector=kind)
-    picked = [row for row in rows if Head(row["layer"], row["head"]) in named.get(kind, ())]
+    picked = [row for row in rows if Head.parse(row["head"]) in named.get(kind, ())]
     holding = [row for row in picked if row["adjusted_low"] > NAMED_MARGIN]
     reached = max((row["adjusted_low"] for row in holding), default=float("nan"))
     verdict = Verdict.of(side(reached, float(np.max([row["above_null_high"] for row in rows])), NAMED_MARGIN))
     if holding:
         listed = ", ".join(
-            f"{row['layer']}.{row['head']} ({number(row['score'])}, null {number(row['null'])})"
-            for row in holding[:6]
+            f"{row['head']} ({number(row['score'])}, null {number(row['null'])})" for row in holding[:6]
         )
         more = "" if len(holding) <= 6 else f" and {len(holding) - 6} more"
         because = (
@@ -56,7 +55,7 @@ def _presence(found: Tables, named: Named, kind: str) -> Claim:
         because = (
             f"No head surely exceeds its null (shuffled roles) by {NAMED_MARGIN} on both halves of the prompts; the "
             "nearest is head "
-            f"{best['layer']}.{best['head']} with {number(best['score'])} against {number(best['null'])}."
+            f"{best['head']} with {number(best['score'])} against {number(best['null'])}."
         )
     return Claim(f"heads_{kind}", _STATED[kind], verdict, because, ("roles",))
 

@@ -59,7 +59,7 @@ def all_claims(found: Tables, named: Groups) -> tuple[Claim, ...]:
 
 def _presence(found: Tables, named: Groups, detector: str, statement: str) -> Claim:
     rows = found["heads"].rows(detector=detector)
-    picked = [row for row in rows if Head(row["layer"], row["head"]) in named.get(detector, ())]
+    picked = [row for row in rows if Head.parse(row["head"]) in named.get(detector, ())]
     holding = [row for row in picked if row["adjusted_low"] > NAMED_MARGIN]
     best = max(rows, key=lambda row: row["above_null_low"])
     reached = max((row["adjusted_low"] for row in holding), default=float("nan"))
@@ -228,7 +228,7 @@ def summary(
 
 
 def _head(row: Mapping[str, object]) -> str:
-    return f"{row['layer']}.{row['head']}"
+    return str(row["head"])
 
 
 def _stream(layer: int, rows: Sequence[Mapping[str, int]]) -> str:

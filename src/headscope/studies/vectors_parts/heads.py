@@ -122,7 +122,7 @@ def _scored(model: Model, kind: Detector, shown: Prompts, matched: Prompts | Non
         )
         for layer, mass in sorted(reading.mass.items())
     }
-    rows = {Head(int(row["layer"]), int(row["head"])): row for row in rows_of(kind, layers)}  # type: ignore[call-overload]
+    rows = {Head.parse(str(row["head"])): row for row in rows_of(kind, layers)}  # type: ignore[call-overload]
     above = torch.cat([read.mass for read in layers.values()], dim=1)
     return Induction(rows, above[~above.isnan().any(1)].double().numpy())
 
