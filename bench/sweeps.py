@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import headscope as hs
 from headscope.measures.readouts import Measure
-from headscope.sweeps import Cell, execute, generate_many, grid, peel
+from headscope.sweeps import Cell, execute, generate_many, grid, iterative_ablation
 
 try:
     import transformer_lens
@@ -339,10 +339,10 @@ def peeling(model: hs.Model, rounds: int) -> dict[str, Any]:
     cells = grid(hs.zero("attn_out"), layers="all", positions=range(4, 64, 8)).cells(LAYERS, [], 64)
     passes = sum(len(cells) - done for done in range(5))
     times: dict[str, list[tuple[float, float]]] = {"headscope": [], "hooks": []}
-    list(peel(model, given, cells, measure, rounds=5))  # checked here, once
+    list(iterative_ablation(model, given, cells, measure, rounds=5))  # checked here, once
     for _ in range(rounds):
         with clock(times["headscope"], passes):
-            list(peel(model, given, cells, measure, rounds=5))
+            list(iterative_ablation(model, given, cells, measure, rounds=5))
         with clock(times["hooks"], 3), torch.no_grad():
             for _ in range(3):
                 measure(model.hf(given.ids, use_cache=False).logits, given)

@@ -10,7 +10,7 @@ import pytest
 
 import headscope as hs
 from headscope import tasks
-from headscope.measures.odds import linearity
+from headscope.measures.log_odds import linearity
 from headscope.results.study import Verdict
 from headscope.studies.bayes_parts import confidence as bayes_confidence
 from headscope.studies.bayes_parts import edges as bayes_edges

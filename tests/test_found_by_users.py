@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import headscope as hs
+from headscope.hashing import digest
 from headscope.results.collect import Batch, sweep_batches
-from headscope.specs import digest
 from tests import tiny
 from tests.test_command import run
 
@@ -61,7 +61,7 @@ def test_blocks_around_a_sweep_are_part_of_its_record(llama, tmp_path):
         with pytest.raises(hs.errors.OutputExists, match="other interventions in every cell"):
             hs.sweep(llama, shown, cells, measure, out=tmp_path / "plain")
         edited = hs.sweep(llama, shown, cells, measure, out=tmp_path / "edited")
-    under = hs.sweep(llama, shown, cells, measure, under=[hs.zero("0.1")])
+    under = hs.sweep(llama, shown, cells, measure, base_interventions=[hs.zero("0.1")])
     assert_close(
         torch.tensor(edited.frame["value"]), torch.tensor(under.frame["value"]), atol=1e-5, rtol=1e-5
     )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import headscope as hs
+from headscope.hashing import digest
 from headscope.measures.readouts import Measure, ReadOut
-from headscope.specs import digest
 from headscope.vocabulary import Positions
 from tests import tiny
 

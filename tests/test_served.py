@@ -18,7 +18,7 @@ from headscope.models.anatomy import _without_shared
 from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
-from headscope.sweeps.takeover import direct_effects
+from headscope.sweeps.self_repair import direct_effects
 from tests import tiny
 from tests.families import configs
 

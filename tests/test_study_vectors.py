@@ -40,7 +40,7 @@ from headscope.studies.vectors_parts.values import (
     whole_answer,
 )
 from headscope.sweeps import Cell
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tasks import linear
 from headscope.vocabulary import Head
 from tests import pair_models, planted_pairs

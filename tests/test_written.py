@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import headscope as hs
+from headscope.hashing import digest
 from headscope.interventions import from_json, pattern_preserving, tensors_of, to_json, value_preserving
 from headscope.interventions.written import KINDS
-from headscope.specs import digest
 from tests import tiny
 
 REFERENCE = hs.Prompts(

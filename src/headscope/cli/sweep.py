@@ -47,7 +47,7 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 
 @guarded
-@with_fields(parts.Asked)
+@with_fields(parts.SweepOptions)
 @with_fields(Opening, into="opening")
 def run(
     model: ModelName,
@@ -66,7 +66,7 @@ def run(
     parts.check_approximate(
         approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out}
     )
-    asked = parts.Asked(**settings)
+    asked = parts.SweepOptions(**settings)
     loaded = opened(model, opening)
     batches, measured = parts.batches(loaded, asked), parts.measure_of(asked)
     if dry_run:

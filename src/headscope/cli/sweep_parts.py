@@ -29,9 +29,9 @@ from headscope.tasks import (
     without_repeats,
 )
 
-Deed = Callable[[str, Prompts, int], Intervention]
+Ablation = Callable[[str, Prompts, int], Intervention]
 
-DEEDS: dict[str, Deed] = {
+ABLATIONS: dict[str, Ablation] = {
     "zero": lambda at, other, seed: zero(at),
     "mean": lambda at, other, seed: mean(at, over=other),
     "resample": lambda at, other, seed: resample(at, over=other, seed=seed),
@@ -46,13 +46,13 @@ MEASURES = ("loss", "next_logit", "probability", "log_probability", "rank", "log
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepOptions:
     """What a sweep is asked for, as it was written; the command's options come from these fields.
 
     Refused here as far as that can be seen.
     """
 
-    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(DEEDS)}."})
+    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(ABLATIONS)}."})
     at: str = field(
         default="z", metadata={"help": "Where: z (heads), or a site such as resid_pre, attn_out, mlp_out."}
     )
@@ -75,8 +75,8 @@ class Asked:
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:
-        if self.do not in DEEDS:
-            raise UnknownName.among("intervention", self.do, DEEDS)
+        if self.do not in ABLATIONS:
+            raise UnknownName.among("intervention", self.do, ABLATIONS)
         if self.n < 1:
             raise BadArgument(f"cannot sweep over {self.n} prompts: ask for at least 1, better 50.")
         if not self.given and self.prompts not in PROMPTS:
@@ -112,7 +112,7 @@ def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[st
         )
 
 
-def measure_of(asked: Asked) -> Measure:
+def measure_of(asked: SweepOptions) -> Measure:
     """The measure that was named, or the usual one for these prompts."""
     written = asked.measure or PROMPTS.get(asked.prompts, "loss")
     name, _, role = written.partition(":")
@@ -141,7 +141,7 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     return found
 
 
-def batches(model: Model, asked: Asked) -> Callable[[int], Batch]:
+def batches(model: Model, asked: SweepOptions) -> Callable[[int], Batch]:
     """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
 
     def batch(number: int) -> Batch:
@@ -150,7 +150,7 @@ def batches(model: Model, asked: Asked) -> Callable[[int], Batch]:
             raise BadArgument(
                 "cannot add prompts to those of a file: leave --precision away, or use generated ones."
             )
-        template = DEEDS[asked.do](asked.at, other, asked.seed)
+        template = ABLATIONS[asked.do](asked.at, other, asked.seed)
         cells = grid(
             template,
             layers=axis(asked.layers, "--layers"),  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def batches(model: Model, asked: Asked) -> Callable[[int], Batch]:
     return batch
 
 
-def _prompts(model: Model, asked: Asked, seed: int) -> tuple[Prompts, Prompts]:
+def _prompts(model: Model, asked: SweepOptions, seed: int) -> tuple[Prompts, Prompts]:
     """Prompts and their counterpart."""
     if asked.given:
         shown = read_prompts(model, Path(asked.prompts))

@@ -2,7 +2,7 @@
 
 In: per layer, one detector's attention mass on its keys and on its null, prompt by prompt. Out: one row per
 head. A head is *named* if its score exceeds the matched null by a margin (.1) with a lower bound that holds for
-all heads of the model at once (measures.maxima): an interval above uniform attention names far too many heads
+all heads of the model at once (measures.simultaneous): an interval above uniform attention names far too many heads
 of a random model, and an interval of one head at a time names the more the more heads there are. Each detector
 is a family of its own.
 
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from headscope.detectors.catalogue import Detector
-from headscope.measures.intervals import FEWEST, interval
-from headscope.measures.maxima import FEWEST_TOGETHER, simultaneous
+from headscope.measures.intervals import MIN_UNITS, interval
+from headscope.measures.simultaneous import MIN_UNITS_TOGETHER, simultaneous
 from headscope.tables import Column, Schema
 from headscope.vocabulary import Head
 
@@ -106,15 +106,15 @@ class _Adjusted:
 
 def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
     """One family over all layers that judge prompts enough, on the prompts that all of these judge."""
-    wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= FEWEST_TOGETHER]
+    wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= MIN_UNITS_TOGETHER]
     common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
     found: dict[int, _Adjusted] = {}
     for layer, read in layers.items():
         heads = read.mass.shape[1]
         nothing = np.full(heads, np.nan)
-        reason = f"bounds for all heads at once need {FEWEST_TOGETHER} prompts that every layer judges"
+        reason = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
         found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
-    if int(common.sum()) < FEWEST_TOGETHER:
+    if int(common.sum()) < MIN_UNITS_TOGETHER:
         return found
     joined = torch.cat([layers[layer].above[common] for layer in wide], dim=1)
     bounds = simultaneous(joined.double().numpy(), margin=NAMED_MARGIN, within=(-1.0, 1.0))
@@ -138,8 +138,8 @@ def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) 
         above = interval(read.above[kept].double().numpy(), within=(-1.0, 1.0))
         expected = float(read.uniform[kept].mean())
     few = ""
-    if int(kept.sum()) < FEWEST:
-        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {FEWEST}"
+    if int(kept.sum()) < MIN_UNITS:
+        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {MIN_UNITS}"
     rows = []
     for head in range(mass.shape[1]):
         value = float("nan") if score is None else float(score.mean[head])

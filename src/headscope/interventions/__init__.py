@@ -1,4 +1,4 @@
-"""Interventions as frozen data: cutting, routing, freezing, patching, steering; one interface for all.
+"""Interventions as frozen data: ablation, routing, freezing, patching, steering; one interface for all.
 
 Each constructor takes what to act on (a `Head` or "1.4", several heads, layers by their numbers for all
 their heads, or a site and its layers as ("resid_pre", 3) or ("v", "all")), where (`positions`: an index,
@@ -14,8 +14,8 @@ from headscope.errors import BadArgument
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import MLPS, Freeze, PathPatch
-from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.set_values import Given
 from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
 from headscope.interventions.writes import Add, Patch, as_map
 from headscope.interventions.written import from_json, tensors_of, to_json
@@ -183,19 +183,19 @@ def freeze_pattern(
     return Freeze(targets, Positions.of(positions), under=_listed(under), strength=strength)
 
 
-def pattern_preserving(cut: Several) -> tuple[Intervention, ...]:
-    """A cut that leaves every pattern as it was: what heads *move*, not counting where others look because of it."""
-    return (freeze_pattern(), *_listed(cut))
+def pattern_preserving(ablation: Several) -> tuple[Intervention, ...]:
+    """An ablation that leaves every pattern as it was: what heads *move*, not where others look because of it."""
+    return (freeze_pattern(), *_listed(ablation))
 
 
-def value_preserving(cut: Several, *, mlps: str = "recomputed") -> tuple[Intervention, ...]:
-    """A cut that acts on patterns alone: all values stay, and what is cut no longer enters queries and keys.
+def value_preserving(ablation: Several, *, mlps: str = "recomputed") -> tuple[Intervention, ...]:
+    """An ablation that acts on patterns alone: values stay, and what is ablated no longer enters queries and keys.
 
-    `mlps` says whether MLPs between take part in the cut run from which the patterns come.
+    `mlps` says whether MLPs between take part in the ablated run from which the patterns come.
     """
     held = freeze(("v", EVERY))
     still = (freeze(("mlp_out", EVERY)),) if _frozen(mlps) else ()
-    return (freeze_pattern(under=(held, *still, *_listed(cut))), held)
+    return (freeze_pattern(under=(held, *still, *_listed(ablation))), held)
 
 
 def path_patch(

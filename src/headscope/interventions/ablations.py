@@ -1,4 +1,4 @@
-"""Cutting: what a head or a site does is removed, and something that carries nothing is left in its place.
+"""Ablation: what a head or a site does is removed, and something that carries nothing is left in its place.
 
 `Zero` leaves nothing, which is far from anything the model has seen. `Mean` leaves what is usual over a
 *stated* reference; over prompts of the same task the mean itself contains the task. `Resample` leaves what
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from headscope.errors import PromptError, UnservedSite
+from headscope.hashing import digest
 from headscope.interventions.base import Intervention
 from headscope.interventions.references import farthest, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

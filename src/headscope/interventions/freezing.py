@@ -1,8 +1,8 @@
 """Freezing: a site keeps what it had in another run of the very same tokens, so that only chosen paths act.
 
 `Freeze` forces what a site had in the clean run, or in a run under other interventions. Two classic designs
-are made of it. *Pattern-preserving* ablation freezes all patterns and cuts a head, which leaves out what the
-head does to later patterns; *value-preserving* ablation lets the cut act on patterns alone (Olsson et al.
+are made of it. *Pattern-preserving* ablation freezes all patterns and ablates a head, which leaves out what the
+head does to later patterns; *value-preserving* ablation lets the ablation act on patterns alone (Olsson et al.
 2022). *Path patching* lets a sender act on chosen receivers only, everything else between them frozen
 (Wang et al. 2023, Goldowsky-Dill et al. 2023). In generation the other runs grow with the text.
 """
@@ -43,7 +43,7 @@ class Freeze(Intervention):
         return f" under [{'; '.join(map(str, self.under))}]" if self.under else ""
 
     def footprint(self) -> Footprint:
-        return replace(super().footprint(), follows=True)
+        return replace(super().footprint(), recompute_each_token=True)
 
     def rows(self, chosen: slice) -> Self:
         return replace(self, under=tuple(edit.rows(chosen) for edit in self.under))
@@ -106,7 +106,7 @@ class PathPatch(Intervention):
         return "path_patch"
 
     def footprint(self) -> Footprint:
-        return replace(super().footprint(), follows=True)
+        return replace(super().footprint(), recompute_each_token=True)
 
     def rows(self, chosen: slice) -> Self:
         return replace(self, senders=tuple(edit.rows(chosen) for edit in self.senders))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from headscope.errors import UnservedSite
+from headscope.hashing import digest
 from headscope.models.layout import Layout
 from headscope.models.protocols import Edit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 
@@ -40,7 +40,7 @@ def values_at(
     if not keep:
         return compute()
     key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
-    return model.remember(key, compute)  # type: ignore[no-any-return]
+    return model.cached(key, compute)  # type: ignore[no-any-return]
 
 
 def by_cell(site: str, value: Tensor) -> Tensor:

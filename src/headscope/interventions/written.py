@@ -1,6 +1,6 @@
 """Interventions as JSON and back: what a run folder keeps, a command reads, and two people exchange.
 
-In: interventions. Out: plain JSON in the canonical form whose hash is their identity (specs), so that what
+In: interventions. Out: plain JSON in the canonical form whose hash is their identity (hashing), so that what
 is read back is equal to what was written. Tensors (a steering vector, a pattern) stand in it with their
 content, or, where a `store` is given, by their hash alone; a run that is a source stands as its recipe, and
 is run again on the same model when it is read.
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument, UnknownName
+from headscope.hashing import canonical
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import Freeze, PathPatch
-from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.set_values import Given
 from headscope.interventions.targets import Target
 from headscope.interventions.writes import Add, Patch
 from headscope.models.run import Run
-from headscope.specs import canonical
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 

@@ -3,7 +3,7 @@
 In: the stream that the final norm sees, and the tokens in question. Out: the *direction* in the stream
 whose dot product with any component's output is that component's direct effect on the token's logit, with
 the norm's scale frozen and the mean over the vocabulary subtracted (Elhage et al. 2021; McGrath et al.
-2023). Total effects come from cutting; the difference is what others make up for. The logits meant are
+2023). Total effects come from ablation; the difference is what others make up for. The logits meant are
 those before a soft-cap, where a model has one.
 """
 

@@ -4,7 +4,7 @@ In: bounds, or one value per prompt, and a margin in the unit of the values. Out
 two: an interval that holds both sides of a margin is *undetermined*, however near to zero its mean lies, so
 that "no significant change" cannot be read as "no change". Equivalence is tested by two one-sided tests
 (Schuirmann 1987; Lakens 2017): at level 95%, the 90% interval lies inside the margin on both sides. Not done
-here: intervals themselves (measures.intervals), many heads at once (measures.maxima), and which statement an
+here: intervals themselves (measures.intervals), many heads at once (measures.simultaneous), and which statement an
 outcome supports (studies).
 """
 

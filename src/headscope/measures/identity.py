@@ -11,7 +11,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from headscope.errors import BadArgument
-from headscope.specs import canonical
+from headscope.hashing import canonical
 
 
 def identity_of(function: Any, measure: str) -> Any:

@@ -41,8 +41,10 @@ def updated(right: float, wrong: float, c: float) -> tuple[float, float]:
     >>> updated(0.25, 0.75, 0.75)
     (0.5, 0.5)
     """
-    follows, does_not = right * c, wrong * (1 - c)
-    return follows / (follows + does_not), does_not / (follows + does_not)
+    recompute_each_token, does_not = right * c, wrong * (1 - c)
+    return recompute_each_token / (recompute_each_token + does_not), does_not / (
+        recompute_each_token + does_not
+    )
 
 
 def belief(prior: float, c: float, examples: Array) -> Array:

@@ -156,14 +156,14 @@ def _zero_head(trial: Trial) -> Check:
             return Check(
                 "zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}"
             )
-        cut = trial.edited("z", layer, trial.zero_head(layer))
+        ablated = trial.edited("z", layer, trial.zero_head(layer))
         swapped = anatomy.projection.register_forward_hook(_in_place_of(without))
         try:
             with torch.inference_mode():
                 expected = trial.model.hf(trial.ids, use_cache=False).logits
         finally:
             swapped.remove()
-        errors[layer] = relative_error(cut.logits, expected)
+        errors[layer] = relative_error(ablated.logits, expected)
     return trial.verdict("zero_head", errors, refuses=("z", "head_out"))
 
 
@@ -259,7 +259,7 @@ def _generation(trial: Trial) -> Check:
     """Cached generation under an edit is what recomputing everything at each step gives."""
     layers = trial.sampled("z")
     if not layers:
-        return Check("generation", None, detail="no head can be cut")
+        return Check("generation", None, detail="no head can be ablated")
     edits = [trial.as_edit("z", layer, trial.zero_head(layer)) for layer in layers[:1]]
     prompt = trial.prompts.rows(slice(0, 1))
     tokens = trial.generated(prompt, edits)[0]

@@ -42,14 +42,14 @@ class OpenedModel:
     ) -> None:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
         self.language, self.commit = language, commit
-        # How much intermediate results may take together; what is streamed is cut to fit.
+        # How much intermediate results may take together; what is too large is done in batches.
         self.memory_bytes = default_memory_bytes(device_of(hf))
         # What the certificate found; set when it has been made (models.loading).
         self.certificate: Certificate | None = None
         self.refusals: dict[tuple[str, int | None], str] = {}
-        self._remembered: dict[str, Any] = {}
+        self._cache: dict[str, Any] = {}
         self._weights_state = 0
-        self._forget_if_changed()
+        self._clear_if_changed()
         self._loaded_state = self._weights_state
 
     def __repr__(self) -> str:
@@ -113,40 +113,40 @@ class OpenedModel:
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
 
-    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+    def cached(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.
 
         What was used longest ago is dropped once all of it together exceeds an eighth of `memory_bytes`.
         Forgotten when weights are seen to change (an in-place operation or an assignment under
-        `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
+        `torch.no_grad`); changes through `.data` leave no trace: call `clear_cache` after them.
         """
-        self._forget_if_changed()
-        if key in self._remembered:
-            self._remembered[key] = self._remembered.pop(key)  # the newest is the last
-            return self._remembered[key]
-        made = self._remembered[key] = make()
-        total = sum(map(_bytes_of, self._remembered.values()))
-        for oldest in list(self._remembered)[:-1]:
+        self._clear_if_changed()
+        if key in self._cache:
+            self._cache[key] = self._cache.pop(key)  # the newest is the last
+            return self._cache[key]
+        made = self._cache[key] = make()
+        total = sum(map(_bytes_of, self._cache.values()))
+        for oldest in list(self._cache)[:-1]:
             if total <= self.memory_bytes // 8:
                 break
-            total -= _bytes_of(self._remembered.pop(oldest))
+            total -= _bytes_of(self._cache.pop(oldest))
         return made
 
-    def recalls(self, key: str) -> bool:
-        """Whether `remember` has something under this key."""
-        self._forget_if_changed()
-        return key in self._remembered
+    def is_cached(self, key: str) -> bool:
+        """Whether `cached` has something under this key."""
+        self._clear_if_changed()
+        return key in self._cache
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
-        self._remembered.clear()
+        self._cache.clear()
 
-    def _forget_if_changed(self) -> None:
+    def _clear_if_changed(self) -> None:
         tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
         state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if state != self._weights_state:
             self._weights_state = state
-            self.forget()
+            self.clear_cache()
 
     @property
     def identity(self) -> str:
@@ -154,10 +154,10 @@ class OpenedModel:
 
         A commit stands for the weights only as long as they are those that were loaded.
         """
-        self._forget_if_changed()
+        self._clear_if_changed()
         if self.commit is not None and self._weights_state == self._loaded_state:
             return self.commit
-        return str(self.remember("identity", self._content_hash))
+        return str(self.cached("identity", self._content_hash))
 
     def _content_hash(self) -> str:
         sha = hashlib.sha256(self.config.to_json_string().encode())
@@ -244,7 +244,7 @@ class OpenedModel:
                 reason = reason or f"layer {index} is no plain sum of the stream, its heads and its MLP"
         if reason:
             raise UnservedModel(
-                f"cannot compute direct effects in {self.name}: {reason}. Total effects (cutting heads) still work."
+                f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."
             )
 
     def prompts(self, given: PromptsLike) -> Prompts:

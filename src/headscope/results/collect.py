@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from headscope.errors import BadArgument
+from headscope.hashing import digest, digests, outlines
 from headscope.measures.intervals import interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
@@ -25,7 +26,6 @@ from headscope.models.protocols import Edit
 from headscope.results import record
 from headscope.results.provenance import circumstances
 from headscope.results.record import Record, Values
-from headscope.specs import digest, digests, outlines
 from headscope.sweeps import Cell, Grid, execute
 from headscope.sweeps.attribution import verified
 from headscope.sweeps.naive import with_own_position
@@ -74,7 +74,7 @@ def sweep(
     cells: Grid | Sequence[Cell],
     measure: Measure,
     *,
-    under: Sequence[Edit] = (),
+    base_interventions: Sequence[Edit] = (),
     out: Path | str | None = None,
     progress: Progress = silent,
     approximate: bool = False,
@@ -82,7 +82,7 @@ def sweep(
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
-    `under` are interventions that hold in every cell, before its own. `out` is a folder that keeps finished cells
+    `base_interventions` hold in every cell, before its own. `out` is a folder that keeps finished cells
     (results.record): run again, the sweep goes on there. `progress("cells", done, of)` is called after each cell.
     `approximate` estimates all cells from one forward and one backward pass and runs the `verify_top` of largest
     mean change; the column `path` says which a row is.
@@ -103,14 +103,21 @@ def sweep(
         )
     if approximate:
         return sweep_approximately(
-            model, batch, measure, verify_top=verify_top, under=under, progress=progress
+            model,
+            batch,
+            measure,
+            verify_top=verify_top,
+            base_interventions=base_interventions,
+            progress=progress,
         )
     if verify_top:
         raise BadArgument(
             f"cannot verify the top {verify_top} of a sweep that is exact: pass approximate=True, or leave "
             "verify_top= away."
         )
-    return sweep_batches(model, lambda _: batch, measure, under=under, out=out, progress=progress)
+    return sweep_batches(
+        model, lambda _: batch, measure, base_interventions=base_interventions, out=out, progress=progress
+    )
 
 
 def batch_of(model: Model, prompts: PromptsLike, cells: Grid | Sequence[Cell]) -> Batch:
@@ -136,7 +143,7 @@ def sweep_batches(
     measure: Measure,
     *,
     precision: float | None = None,
-    under: Sequence[Edit] = (),
+    base_interventions: Sequence[Edit] = (),
     out: Path | str | None = None,
     command: str = "",
     progress: Progress = silent,
@@ -154,13 +161,13 @@ def sweep_batches(
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
     check(model, shown[0], measure)
-    with _kept(model, shown, measure, under, out, command) as kept:
-        values = [_run(model, shown[0], 0, measure, under, kept, progress)]
+    with _kept(model, shown, measure, base_interventions, out, command) as kept:
+        values = [_run(model, shown[0], 0, measure, base_interventions, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
             shown.append(_another(batches, shown))
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
-            values.append(_run(model, shown[-1], len(shown) - 1, measure, under, kept, progress))
+            values.append(_run(model, shown[-1], len(shown) - 1, measure, base_interventions, kept, progress))
         table = SWEEP.table(_rows(shown[0].cells, values, measure))
         if kept is not None:
             kept.finish(table)
@@ -183,7 +190,7 @@ def sweep_approximately(
     measure: Measure,
     *,
     verify_top: int = 0,
-    under: Sequence[Edit] = (),
+    base_interventions: Sequence[Edit] = (),
     progress: Progress = silent,
 ) -> Table:
     """A sweep to first order, in which the `verify_top` cells of largest mean change are run.
@@ -198,7 +205,9 @@ def sweep_approximately(
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
     found: dict[int, _Ran] = {}
     estimates: dict[int, float] = {}
-    for result, estimate in verified(model, batch.prompts, batch.cells, measure, under=under, top=verify_top):
+    for result, estimate in verified(
+        model, batch.prompts, batch.cells, measure, base_interventions=base_interventions, top=verify_top
+    ):
         found[result.index] = _Ran(result.values.numpy(), result.path, result.note)
         estimates[result.index] = float(interval(estimate.numpy()).mean)
         progress("cells", len(found), len(batch.cells))
@@ -247,7 +256,7 @@ def _run(
     batch: Batch,
     number: int,
     measure: Measure,
-    under: Sequence[Edit],
+    base_interventions: Sequence[Edit],
     kept: Record | None,
     progress: Progress,
 ) -> list[_Ran]:
@@ -259,7 +268,9 @@ def _run(
     }
     left = [index for index in range(len(names)) if index not in found]
     done = len(found)
-    for result in execute(model, batch.prompts, [batch.cells[i] for i in left], measure, under=under):
+    for result in execute(
+        model, batch.prompts, [batch.cells[i] for i in left], measure, base_interventions=base_interventions
+    ):
         index, values = left[result.index], result.values.numpy()
         found[index] = _Ran(values, result.path, result.note)
         if kept is not None:
@@ -315,7 +326,7 @@ def _kept(
     model: Model,
     shown: Sequence[Batch],
     measure: Measure,
-    under: Sequence[Edit],
+    base_interventions: Sequence[Edit],
     out: Path | str | None,
     command: str,
 ) -> Iterator[Record | None]:
@@ -324,7 +335,7 @@ def _kept(
         yield None
         return
     cells = shown[0].cells
-    everywhere = (*model.around, *under)
+    everywhere = (*model.active_edits, *base_interventions)
     base = {
         **circumstances(model),
         "measure": {"name": measure.name, "version": measure.version, "hash": digest(measure)},

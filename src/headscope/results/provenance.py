@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+from headscope.hashing import digest
 from headscope.models.model import Model
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 
 

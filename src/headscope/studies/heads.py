@@ -21,7 +21,7 @@ from headscope.detectors.catalogue import DEFAULT
 from headscope.errors import BadArgument, UnservedModel
 from headscope.interventions import mean, patch, to_bos, zero
 from headscope.interventions.base import Intervention
-from headscope.measures import FEWEST, logit_difference, loss, next_logit
+from headscope.measures import MIN_UNITS, logit_difference, loss, next_logit
 from headscope.measures.estimates import estimated
 from headscope.models.model import Model
 from headscope.results.example import attention_example
@@ -33,9 +33,9 @@ from headscope.studies.heads_parts import notes as heads_notes
 from headscope.studies.heads_parts import tables
 from headscope.studies.heads_parts.redundancy import stand_ins
 from headscope.sweeps import Cell, each_head, evaluate
+from headscope.sweeps.cell_values import cell_values, damages
 from headscope.sweeps.controls import Control, against_random_sets
-from headscope.sweeps.ordered import cell_values, damages
-from headscope.sweeps.takeover import direct_effects
+from headscope.sweeps.self_repair import direct_effects
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import induction_pairs
@@ -154,7 +154,7 @@ def prompts_for(config: Config, model: Model) -> DetectorPrompts:
         length=config.length,
         repeats=config.repeats,
         gaps=(0, config.gap),
-        fewest=2 * FEWEST,
+        fewest=2 * MIN_UNITS,
     )
 
 
@@ -205,7 +205,7 @@ def damage_of_groups(
         model,
         shown,
         named.by_detector,
-        cut=mean("z", over=reference),
+        ablation=mean("z", over=reference),
         measure=loss("predictable"),
         control=Control(config.random_sets, config.seed),
         progress=staged(progress, "random heads beside named ones"),
@@ -296,7 +296,7 @@ def follow_cuts(
             model,
             half,
             "predictable",
-            cuts=[zero(head) for head in cuts],
+            ablations=[zero(head) for head in cuts],
             progress=staged(progress, "following cuts through the model"),
         )
         found[schema.name] = tables.takeover_table(schema, model, cuts, followed)

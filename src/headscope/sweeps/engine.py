@@ -7,7 +7,7 @@ but once per batch, to leave out cells that change nothing, and to fetch the val
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,33 +20,14 @@ from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
 from headscope.sweeps.calibrate import PARTS
-from headscope.sweeps.entries import Entries, repeated
-from headscope.sweeps.kept import Kept
+from headscope.sweeps.entry_streams import EntryStreams, repeated
+from headscope.sweeps.kept_streams import KeptStreams
 from headscope.sweeps.naive import OWN, with_own_position
-from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Place, Traits, batches, job_of
-from headscope.tasks.prompts import Prompts
+from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Traits, batches, job_of
+from headscope.sweeps.sweep import Setting, Work
 
 _UNENTERED = frozenset({"whole", "kept"})
 _READ_TOGETHER = 512  # read positions that go through the unembedding at once, at least
-
-
-@dataclass(frozen=True)
-class Work:
-    """One cell, prepared: its edits and their places, and the position that it is about, if any."""
-
-    edits: tuple[SiteEdit | CallEdit, ...]
-    places: tuple[Place, ...]
-    position: int | None = None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cells of a sweep share: prompts, edits of the base run with their places, measures."""
-
-    prompts: Prompts
-    under: tuple[SiteEdit | CallEdit, ...]
-    under_places: tuple[Place, ...]
-    measures: tuple[Measure, ...]
 
 
 class Engine:
@@ -64,7 +45,7 @@ class Engine:
         costs: Costs,
         *,
         own_positions: bool = False,
-        kept: Kept | None = None,
+        kept: KeptStreams | None = None,
         leave_out: Collection[int] = (),
     ) -> None:
         self._model, self._setting, self._works = model, setting, works
@@ -76,7 +57,7 @@ class Engine:
         for cell, work in enumerate(works):
             if cell in leave_out:
                 continue
-            job = job_of(cell, work.places, setting.under_places, traits, self._reads(work))
+            job = job_of(cell, work.places, setting.base_places, traits, self._reads(work))
             if job is None:
                 self.unchanged.append(cell)
             else:
@@ -94,7 +75,7 @@ class Engine:
             self._base = base = self._base_run()
             if self._kept is not None:
                 self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
-            entries = Entries(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
+            entries = EntryStreams(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
         same: dict[int | None, list[Tensor]] = {}
         for cell in self.unchanged:
             yield cell, self._unchanged(cell, same)
@@ -132,16 +113,16 @@ class Engine:
         stop = max((self._reads(work)[1] for work in self._works), default=1)
         setting, kept = self._setting, self._kept
         if kept is not None and kept.base is not None and kept.changed_from is not None:
-            return resumed_run(self._replay, kept.base, setting.under, kept.needs, kept.changed_from)
+            return resumed_run(self._replay, kept.base, setting.base_edits, kept.needs, kept.changed_from)
         if kept is not None:
             kept.needs = needs
-        return base_run(self._replay, setting.prompts, self._model.device, setting.under, needs, stop)
+        return base_run(self._replay, setting.prompts, self._model.device, setting.base_edits, needs, stop)
 
     def _reads(self, work: Work) -> tuple[int, int]:
         """The first position that is read in this cell, and the one after the last."""
         cells = [self._at(index, work.position) for index in range(len(self._setting.measures))]
         # A pattern has all keys of the prompt, whatever is read.
-        whole = any(place.site == "pattern" for place in (*work.places, *self._setting.under_places))
+        whole = any(place.site == "pattern" for place in (*work.places, *self._setting.base_places))
         stop = self._setting.prompts.longest if whole else max(int(at.max()) for at in cells) + 1
         return min(int(at[at >= 0].min()) for at in cells), stop
 
@@ -167,7 +148,7 @@ class Engine:
             ((_, same[position]),) = self._measured([(job, reads[0])])
         return same[position]
 
-    def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: Entries) -> tuple[Tensor, int]:
+    def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams) -> tuple[Tensor, int]:
         """Streams [job * prompt, position, model] after the last layer, and their first position."""
         base, layers = self._base, self._model.n_layers
         assert base is not None
@@ -216,10 +197,13 @@ class Engine:
         return fresh.flatten(0, 1)
 
     def _edits(
-        self, layer: int, present: Sequence[Job], batch: Batch, entries: Entries
+        self, layer: int, present: Sequence[Job], batch: Batch, entries: EntryStreams
     ) -> list[SiteEdit | CallEdit]:
         """The edits of this layer: those of the base run in all rows, the cells' own in theirs."""
-        prompts, shared = len(self._setting.prompts), [e for e in self._setting.under if e.layer == layer]
+        prompts, shared = (
+            len(self._setting.prompts),
+            [e for e in self._setting.base_edits if e.layer == layer],
+        )
         blocks = []
         layout = None
         for index, job in enumerate(present):
@@ -234,7 +218,7 @@ class Engine:
         return stacked(blocks)
 
     def _own_positions(
-        self, batch: Batch, entered: dict[int, Tensor], entries: Entries
+        self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams
     ) -> tuple[Tensor, int]:
         """As `_walk`, for jobs that each concern one position: all positions of a lane share a row.
 
@@ -259,7 +243,7 @@ class Engine:
             given = dict(self._replay.arguments(rows, 0, batch.stop)[layer])
             given["attention_mask"] = _own_and_earlier(given.get("attention_mask"), rows, batch.stop)
             past = base.past(layer, batch.stop)
-            shared = [edit for edit in self._setting.under if edit.layer == layer]
+            shared = [edit for edit in self._setting.base_edits if edit.layer == layer]
             if shared:
                 count, layout = len(rows) // present, entries.layout(0, batch.stop)
                 blocks = [Block(slice(i * count, (i + 1) * count), shared, layout) for i in range(present)]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.models.execution import edited
-from headscope.models.following import Following
 from headscope.models.generation import Generation, decode
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
+from headscope.models.recomputed import RecomputedEdits
 from headscope.models.stacked import Block, stacked
-from headscope.sweeps.entries import repeated
+from headscope.sweeps.entry_streams import repeated
 from headscope.tasks.prompts import PromptsLike
 
 
@@ -55,8 +55,8 @@ def _together(
     for index, own in enumerate(sets):
         edits, given = model.prepare(checked, own, growing=True)
         rows = slice(index * prompts_each, (index + 1) * prompts_each)
-        if any(edit.footprint().follows for edit in given):
-            follower = Following(model, checked, given, edits)
+        if any(edit.footprint().recompute_each_token for edit in given):
+            follower = RecomputedEdits(model, checked, given, edits)
             edits = follower.edits
             followers.append((rows, follower))
         blocks.append(Block(rows, edits, Layout.growing_from(checked, model.device)))

@@ -37,15 +37,20 @@ class CellResult:
 
 
 def execute(
-    model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure, *, under: Sequence[Edit] = ()
+    model: Model,
+    prompts: Prompts,
+    cells: Iterable[Cell],
+    measure: Measure,
+    *,
+    base_interventions: Sequence[Edit] = (),
 ) -> Iterator[CellResult]:
     """Run every cell with a full forward pass and yield its values as they come.
 
-    `under` are interventions that hold in every cell, before its own.
+    `base_interventions` hold in every cell, before its own.
     """
     for index, cell in enumerate(cells):
         own = prompts if measure.read_out.positions.role != OWN else with_own_position(prompts, cell.position)
-        values = evaluate(model, own, [measure], [*under, *cell.interventions])[0]
+        values = evaluate(model, own, [measure], [*base_interventions, *cell.interventions])[0]
         yield CellResult(cell, values, index)
 
 
@@ -60,7 +65,7 @@ def evaluate(
         whole = rows == slice(0, len(prompts))
         some = prompts if whole else prompts.rows(rows)
         edits = list(interventions) if whole else [edit.rows(rows) for edit in interventions]
-        with model.taking(rows):
+        with model.batch_rows(rows):
             logits = model.run(some, interventions=edits).logits
         for index, measure in enumerate(measures):
             own = measure if whole else measure.rows(rows)

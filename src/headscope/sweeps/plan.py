@@ -113,19 +113,23 @@ class Costs:
 
 
 def job_of(
-    cell: int, places: Sequence[Place], under: Collection[Place], traits: Traits, reads: tuple[int, int]
+    cell: int,
+    places: Sequence[Place],
+    base: Collection[Place],
+    traits: Traits,
+    reads: tuple[int, int],
 ) -> Job | None:
     """The job of a cell, or None if it has the values of the base run; `reads` is (first, stop).
 
-    `under` are the places of the edits of the base run itself.
+    `base` has the places of the edits of the base run itself.
     """
     reach = [place for place in places if place.first <= place.last and place.first < reads[1]]
     if not reach:
         return None
     start = min(place.first for place in reach)
     depth = min(_depth(place) for place in reach)
-    layer, entry = int(depth), _entry(reach, under, traits, depth)
-    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer, under)]
+    layer, entry = int(depth), _entry(reach, base, traits, depth)
+    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer, base)]
     own = [places[index] for index in consumed if places[index] in reach]
     first = min((place.first for place in own), default=start)
     stop = min(reads[1], max((place.last + 1 for place in own), default=reads[1]))
@@ -153,30 +157,30 @@ def _depth(place: Place) -> float:
 
 
 def _entry(
-    reach: Sequence[Place], under: Collection[Place], traits: Traits, depth: float
+    reach: Sequence[Place], base: Collection[Place], traits: Traits, depth: float
 ) -> Literal["stream", "inside", "whole"]:
     layer = int(depth)
     if depth == layer:
         # The base run's own edits on entering a layer come before the cell's: both are made in the layer.
         left = any(place.site == "resid_post" and place.boundary == layer for place in reach)
-        return "stream" if left or not _entered(under, layer) else "whole"
+        return "stream" if left or not _entered(base, layer) else "whole"
     redone = any(place.site in OF_ATTENTION and place.layer == layer for place in reach)
-    edited = any(place.site in OF_ATTENTION and place.layer == layer for place in under)
+    edited = any(place.site in OF_ATTENTION and place.layer == layer for place in base)
     possible = traits.inside[layer] and (not redone or (traits.calls[layer] and not edited))
     return "inside" if possible else "whole"
 
 
-def _consumed(place: Place, entry: str, layer: int, under: Collection[Place]) -> bool:
+def _consumed(place: Place, entry: str, layer: int, base: Collection[Place]) -> bool:
     if entry == "stream":
-        return place.boundary == layer and (place.site == "resid_post" or not _entered(under, layer))
+        return place.boundary == layer and (place.site == "resid_post" or not _entered(base, layer))
     if entry == "inside":
         return place.layer == layer and place.site not in ENTERING
     return False
 
 
-def _entered(under: Collection[Place], layer: int) -> bool:
+def _entered(base: Collection[Place], layer: int) -> bool:
     """Whether the base run's own edits change the stream as it enters a layer."""
-    return any(place.site in ENTERING and place.layer == layer for place in under)
+    return any(place.site in ENTERING and place.layer == layer for place in base)
 
 
 def batches(

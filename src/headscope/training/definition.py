@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from headscope.errors import BadArgument
-from headscope.specs import digest
+from headscope.hashing import digest
 from headscope.tasks.language import Language, language_of, name_of
 from headscope.tasks.pairs import PairLanguage
 

@@ -20,7 +20,7 @@ from headscope.measures import exact_predictive, hypothesis_posterior, side
 from headscope.measures.clusters import shared_variation
 from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure
 from headscope.studies.bayes_parts.features import all_of

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 
 from headscope.figures import bars_with_intervals, lines
-from headscope.measures import FEWEST, Side, interval, side
+from headscope.measures import MIN_UNITS, Side, interval, side
 from headscope.measures.intervals import Array
-from headscope.measures.odds import linearity, slope
+from headscope.measures.log_odds import linearity, slope
 from headscope.models.model import Model
 from headscope.results.study import Claim, Figure, Verdict
 from headscope.studies.bayes_parts.inside import LEAST_RISE_NATS, Progress
@@ -157,7 +157,7 @@ def judged(found: Found) -> Claim:
     """Supported if steps are parallel, steer beyond every control, and do so in a straight line; all at one layer."""
     names = ("steps", "steering", "steering_curve")
     rise = _over_functions(found.real[:, -1] - found.real[:, 0], "rise")
-    if len(found.real) < FEWEST or not rise["low"] > LEAST_RISE_NATS:
+    if len(found.real) < MIN_UNITS or not rise["low"] > LEAST_RISE_NATS:
         because = (
             f"{int(found.doses[-1])} real examples raise the log-odds of the answer by {with_bounds(rise, 'rise')} "
             f"nats: there is too little to add up (margin {LEAST_RISE_NATS}, over five functions or more)."

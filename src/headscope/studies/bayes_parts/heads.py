@@ -110,7 +110,7 @@ def _cut_groups(
         model,
         linear(model, shots).answered(),
         groups,
-        cut=cut,
+        ablation=cut,
         measure=joint_log_probability(),
         control=Control(config.random_sets, config.seed),
         progress=staged(progress, "cutting heads that carry pairs"),

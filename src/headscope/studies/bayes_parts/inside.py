@@ -14,12 +14,12 @@ from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.models.model import Model
 from headscope.studies import sites as sites_at
 from headscope.studies.bayes_parts.problems import with_role
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head, staged
 

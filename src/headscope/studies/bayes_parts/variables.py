@@ -21,7 +21,7 @@ from headscope.measures import interval, joint_log_probability
 from headscope.measures.clusters import ratio_parts
 from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.models.model import Model
 from headscope.results.study import Figure
 from headscope.studies.bayes_parts.inside import Progress, stream_sites
@@ -30,7 +30,7 @@ from headscope.studies.pairs import PairsConfig
 from headscope.studies.parts import Part
 from headscope.studies.words import number
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.functions import Ints
 from headscope.tasks.shots import Shots

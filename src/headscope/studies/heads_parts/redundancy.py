@@ -12,7 +12,7 @@ from headscope.interventions import mean
 from headscope.measures import next_logit
 from headscope.models.model import Model
 from headscope.sweeps import redundancy_tables as tables
-from headscope.sweeps.redundancy import Options, who_takes_over
+from headscope.sweeps.redundancy import Options, head_redundancy
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head, Progress, staged
@@ -32,8 +32,8 @@ def stand_ins(
     if len(heads) < 2:
         schemas = (tables.INTERACTIONS, tables.EFFECTS, tables.SETS)
         return {schema.name: schema.table([]) for schema in schemas}
-    options = Options(cut=mean("z", over=reference), measure=next_logit("predictable"))
-    found = who_takes_over(
+    options = Options(ablation=mean("z", over=reference), measure=next_logit("predictable"))
+    found = head_redundancy(
         model,
         shown,
         heads[:MOST_HEADS],
@@ -49,7 +49,8 @@ def in_words(found: Mapping[str, Table]) -> str:
     if not len(effects):
         return ""
     first, last = (
-        sum(row["damage"] for row in effects.rows(effect=effect)) for effect in ("first cut", "last cut")
+        sum(row["damage"] for row in effects.rows(effect=effect))
+        for effect in ("ablated first", "ablated last")
     )
     sets = {row["kind"]: row for row in found["sets"].rows()}
     told = [f"{kind} set: {_written(sets[kind])}" for kind in ("necessary", "sufficient")]

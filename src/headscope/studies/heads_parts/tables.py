@@ -12,7 +12,7 @@ from headscope.measures.estimates import PROMPTS, bounds, estimated
 from headscope.measures.intervals import interval
 from headscope.models.model import Model
 from headscope.sweeps.controls import AgainstRandom
-from headscope.sweeps.takeover import Followed, runs_after
+from headscope.sweeps.self_repair import AblatedEffects, runs_after
 from headscope.tables import Column, Schema, Table
 from headscope.vocabulary import Head
 
@@ -155,10 +155,10 @@ def group_row(group: str, beside: AgainstRandom) -> dict[str, Any]:
     }
 
 
-def takeover_table(schema: Schema, model: Model, cuts: Sequence[Head], followed: Followed) -> Table:
+def takeover_table(schema: Schema, model: Model, cuts: Sequence[Head], followed: AblatedEffects) -> Table:
     """How much every other component writes before and after each cut."""
     rows, clean = [], followed.clean
-    for cut, effects in zip(cuts, followed.cut, strict=True):
+    for cut, effects in zip(cuts, followed.ablated, strict=True):
         change = interval((effects.direct - clean.direct).numpy())
         for index, component in enumerate(clean.components):
             if (component.layer, component.head) == (cut.layer, cut.index):
@@ -181,10 +181,10 @@ def takeover_table(schema: Schema, model: Model, cuts: Sequence[Head], followed:
     return schema.table(rows)
 
 
-def self_repair_table(cuts: Sequence[Head], followed: Followed) -> Table:
+def self_repair_table(cuts: Sequence[Head], followed: AblatedEffects) -> Table:
     """What each cut changes in all, against what the head wrote itself, and who makes up for it."""
     rows, clean = [], followed.clean
-    for cut, effects in zip(cuts, followed.cut, strict=True):
+    for cut, effects in zip(cuts, followed.ablated, strict=True):
         direct, total = clean.of(cut), effects.logit - clean.logit
         change = effects.direct - clean.direct
         is_mlp = torch.tensor([component.head is None for component in clean.components])

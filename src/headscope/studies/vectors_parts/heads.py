@@ -26,7 +26,7 @@ from headscope.measures import joint_probability
 from headscope.models.model import Model
 from headscope.studies.vectors_parts.problems import Problems
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tasks import linear
 from headscope.tasks.functions import Ints
 from headscope.tasks.linear import functions_of

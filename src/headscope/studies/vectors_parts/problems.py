@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.measures import FEWEST
+from headscope.measures import MIN_UNITS
 from headscope.models.model import Model
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.functions import Functions, Ints
@@ -85,10 +85,10 @@ def halves_of_functions(
     generator = np.random.default_rng(config.seed)
     parameters = generator.permutation(usual.functions.among(config.among))  # type: ignore[arg-type]
     count = min(config.n // each, len(parameters) // 2)
-    if count < FEWEST:
+    if count < MIN_UNITS:
         raise BadArgument(
             f"cannot study vectors on {config.n} problems of {len(parameters)} functions: each half needs at least "
-            f"{FEWEST} functions, got {count}. Use a larger --n or a wider family."
+            f"{MIN_UNITS} functions, got {count}. Use a larger --n or a wider family."
         )
     each = -(-config.n // count)
     inputs = generator.permutation(np.arange(usual.functions.inputs[0], usual.functions.inputs[1] + 1))

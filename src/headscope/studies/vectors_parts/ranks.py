@@ -153,7 +153,7 @@ def cut_heads(
         model,
         linear(model, halves[1].few).answered(),
         groups,
-        cut=mean("z", over=reference),
+        ablation=mean("z", over=reference),
         measure=whole_answer(),
         control=control,
         progress=staged(progress, "cutting heads"),

@@ -16,7 +16,7 @@ from headscope.measures.readouts import ANSWERING
 from headscope.models.model import Model
 from headscope.studies.sites import at_readout
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head, Positions, Progress, silent

@@ -14,7 +14,7 @@ from headscope.models.replay import Replay
 from headscope.sweeps.plan import Job, kept_job
 
 
-class Kept:
+class KeptStreams:
     """Streams of cells by (cell, layer), [prompt, position, model], within `budget_bytes`.
 
     They hold the positions from the cell's first to the last that is read.

@@ -1,12 +1,12 @@
-"""Who takes over when a head is cut: direct effects of all components before and after.
+"""Self-repair: direct effects of all components before and after a head is ablated.
 
-In: a model, prompts with a role whose next tokens are known, and cuts. Out: per prompt, the direct effect of
-every head and MLP on the right token's logit in the clean and in each cut run, and the change of that logit.
+In: a model, prompts with a role whose next tokens are known, and ablations. Out: per prompt, the direct effect of
+every head and MLP on the right token's logit in the clean and in each ablated run, and the change of that logit.
 All norms keep the scale that they had in the *clean* run, so that an effect changes only where a component
 writes something else; what rescaling does to the logit is the rest. *Self-repair* is the total change minus
 the change that the loss of the head's direct effect alone would make, split into heads, MLPs and that rest
 (McGrath et al. 2023; Rushing & Nanda 2024). A component that merely writes the same is not a backup: a
-backup writes *more* once the head is cut.
+backup writes *more* once the head is ablated.
 """
 
 import math
@@ -54,11 +54,11 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Effects in the clean run and, in their order, under each of the cuts."""
+class AblatedEffects:
+    """Effects in the clean run and, in their order, under each of the ablations."""
 
     clean: Effects
-    cut: tuple[Effects, ...]
+    ablated: tuple[Effects, ...]
 
 
 def direct_effects(
@@ -66,12 +66,12 @@ def direct_effects(
     prompts: Prompts,
     where: PositionsLike,
     *,
-    cuts: Sequence[Edit] = (),
+    ablations: Sequence[Edit] = (),
     progress: Progress = silent,
-) -> Followed:
+) -> AblatedEffects:
     """Direct effects of every head and MLP on the logit of the token that really follows.
 
-    `where` are the predicting positions (a role, usually); each of `cuts` is in force by itself.
+    `where` are the predicting positions (a role, usually); each of `ablations` is in force by itself.
 
     Raises:
         UnservedModel: if something stands between stream and unembedding that is no norm.
@@ -81,34 +81,34 @@ def direct_effects(
     # Logits, and of each layer z and what the MLP adds, both once more for the effects.
     of_token = 8 * model.vocab_size + 4 * model.n_layers * widest * model.dtype.itemsize
     batches = list(model.batches(len(prompts), bytes_each=2 * of_token * prompts.longest))
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(cuts))]
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(ablations))]
     for done, chosen in enumerate(batches):
         some = prompts.rows(chosen)
         run = _run(model, some)
         scales = _Scales.of(run)
         parts[0].append(_effects(run, where, scales))
         del run  # captures of all layers, no longer needed
-        for index, edit in enumerate(cuts):
-            progress("runs", done * len(cuts) + index, len(batches) * len(cuts))
+        for index, edit in enumerate(ablations):
+            progress("runs", done * len(ablations) + index, len(batches) * len(ablations))
             parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
     components = _components(model)
-    clean, *cut = (
+    clean, *ablated = (
         Effects(components, torch.cat([direct for direct, _ in part]), torch.cat([own for _, own in part]))
         for part in parts
     )
-    return Followed(clean, tuple(cut))
+    return AblatedEffects(clean, tuple(ablated))
 
 
-def compensation(model: Model, clean: Effects, cut: Effects, layer: int) -> Tensor:
-    """What comes after a layer's attention writes more once that (or a head of it) is cut, in logits [prompt].
+def compensation(model: Model, clean: Effects, ablated: Effects, layer: int) -> Tensor:
+    """What comes after a layer's attention writes more once that (or a head of it) is ablated, in logits [prompt].
 
     The sum over later layers, and the layer's own MLP unless it is parallel, of the change of their direct effect
-    at the clean run's scales: the Hydra effect (McGrath et al. 2023). As a share of what the cut part wrote itself,
-    1 means made up for in full; a cut of several layers compensates after the last of them.
+    at the clean run's scales: the Hydra effect (McGrath et al. 2023). As a share of what the ablated part wrote
+    itself, 1 means made up for in full; an ablation of several layers is compensated for after the last of them.
     """
     after = Head(layer, 0)
     later = torch.tensor([runs_after(model, component, after) for component in clean.components])
-    return (cut.direct - clean.direct)[:, later].sum(1)
+    return (ablated.direct - clean.direct)[:, later].sum(1)
 
 
 def runs_after(model: Model, component: Component, head: Head) -> bool:

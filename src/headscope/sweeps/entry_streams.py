@@ -24,7 +24,7 @@ from headscope.tasks.prompts import Prompts
 AnyEdit = SiteEdit | CallEdit
 
 
-class Entries:
+class EntryStreams:
     """Entries into one model from one base run; `edits[cell]` are the prepared edits of each cell."""
 
     def __init__(self, replay: Replay, base: BaseRun, edits: Mapping[int, Sequence[AnyEdit]]) -> None:
@@ -97,14 +97,14 @@ class Entries:
             rows = slice(index * prompts, (index + 1) * prompts)
             blocks.append(Block(rows, [*own, *(edit for edit in edits if edit not in inner)], layout))
 
-        def cut(kept: Tensor) -> Tensor:
+        def edited_part(kept: Tensor) -> Tensor:
             whole = kept.reshape(prompts, base.stop, -1)
             return torch.cat([whole[:, job.first : job.stop] for job in jobs])
 
         def attended() -> Tensor:
             sites = {getattr(edit, "site", "") for block in blocks for edit in block.edits}
             if not redone and "z" not in sites and not self._ends_inside(layer):
-                return cut(base.attended[layer])
+                return edited_part(base.attended[layer])
             z = torch.cat(
                 [
                     redone[job.cell]
@@ -119,9 +119,9 @@ class Entries:
             if self._replay.projecting_last[layer]:
                 return projected
             # Something follows the projection inside the module (bloom adds the stream there): keep it.
-            return cut(base.attended[layer]) + (projected - cut(base.projected[layer]))
+            return edited_part(base.attended[layer]) + (projected - edited_part(base.projected[layer]))
 
-        stream = self._through(layer, cut(base.stream[layer]), attended, blocks, jobs[0])
+        stream = self._through(layer, edited_part(base.stream[layer]), attended, blocks, jobs[0])
         return stream.reshape(len(jobs), prompts, *stream.shape[1:])
 
     def _ends_inside(self, layer: int) -> bool:
