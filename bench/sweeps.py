@@ -333,8 +333,8 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
     }
 
 
-def peeling(model: hs.Model, rounds: int) -> dict[str, Any]:
-    """Five rounds of cutting the place (layer and position) that hurts most, and as many plain passes."""
+def ablating_one_by_one(model: hs.Model, rounds: int) -> dict[str, Any]:
+    """Five rounds of ablating the place (layer and position) that hurts most, and as many plain passes."""
     given, measure = prompts(1, 64, 1), hs.measures.logit_difference()
     cells = grid(hs.zero("attn_out"), layers="all", positions=range(4, 64, 8)).cells(LAYERS, [], 64)
     passes = sum(len(cells) - done for done in range(5))
@@ -393,7 +393,7 @@ def main() -> None:
         results.append(generation(model, given.rounds))
         _print(results[-1])
     if not given.rows or "f" in given.rows:
-        results.append(peeling(model, given.rounds))
+        results.append(ablating_one_by_one(model, given.rounds))
         _print(results[-1])
     if given.out:
         told = {

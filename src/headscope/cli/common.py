@@ -33,7 +33,7 @@ stderr = Console(stderr=True, highlight=False)
 
 ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and warnings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 # Below this a second thread mostly waits for the first, and on a busy machine makes it several times slower.
 SMALL_PARAMETERS = 5_000_000

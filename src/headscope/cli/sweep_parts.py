@@ -1,4 +1,4 @@
-"""What the words of `headscope sweep` mean: deeds, axes, prompts and measures, as plain values.
+"""What the words of `headscope sweep` mean: interventions, axes, prompts and measures, as plain values.
 
 In: the options as they were written. Out: batches of prompts with their cells, and a measure. What is taken from
 elsewhere (a mean, a resample, a patch) comes from the counterpart of the prompts: `repeated` from prompts in which

@@ -1,4 +1,4 @@
-"""Heads that carry pairs: which heads look from y to its x, and from one example to earlier ones.
+"""Heads that read pairs: which heads look from y to its x, and from one example to earlier ones.
 
 In: a model and prompts of pairs with roles (tasks.linear). Out: the detector table. Two kinds of heads:
 

@@ -209,9 +209,9 @@ def path_patch(
 ) -> PathPatch:
     """Let senders act on receivers directly and on nothing else; see `PathPatch`.
 
-    Senders are interventions, or heads and sites that are patched from `source`. Receivers are heads (their
-    queries, keys and values), ("q", layer) and the like, patterns, or a place in the stream; what reaches the
-    last `resid_post` reaches the logits.
+    Senders are interventions, or heads and sites that are patched from `source`. Receivers are heads (their queries,
+    keys and values), ("q", layer) and the like, patterns, or a place in the residual stream; what reaches the last
+    `resid_post` reaches the logits.
 
     >>> str(path_patch(zero("0.3"), "1.0"))
     'path_patch [zero 0.3] -> 1.0, MLPs recomputed'

@@ -79,7 +79,7 @@ class PathPatch(Intervention):
     Three runs: a clean one; one in which the senders act while every other head's output is frozen to the
     clean run's, from which the receivers' values are taken; and the run itself, in which the receivers get
     those values. MLPs between are `recomputed` (they are part of the direct path) or `frozen` (only the
-    stream itself carries). A receiver that is a head means its queries, keys and values; keys and values
+    residual stream itself carries). A receiver that is a head means its queries, keys and values; keys and values
     that several query heads share are changed for all of them.
     """
 

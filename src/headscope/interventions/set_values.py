@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Given(Intervention):
     """Put `values` at a target, or, with `added`, add them to what is there.
 
-    `values` is [example, model] at a site of the stream, [example, head_dim] for heads (all named heads get the
-    same); one row stands for all examples. Every position of an example gets the same.
+    `values` is [example, model] at a site of the residual stream, [example, head_dim] for heads (all named heads get
+    the same); one row stands for all examples. Every position of an example gets the same.
     """
 
     values: Tensor = field(kw_only=True)

@@ -1,4 +1,4 @@
-"""What an intervention acts on: heads, whole layers, or sites of the stream, in one small value.
+"""What an intervention acts on: heads, whole layers, or sites of the residual stream, in one small value.
 
 A head is its slice of `z`, the input of the output projection; a layer given by its number alone means
 all heads of that layer. A site named without a layer is a *template* that `hs.grid` fills in; the layer

@@ -109,9 +109,9 @@ def _basis(rows: Array) -> Array:
 def share_within(rows: Array, again: Array, space: Array) -> float:
     """Share of the squared length of `rows` [row, model] that lies in the space that the rows of `space` span.
 
-    `again` are the same rows measured on other examples, so that noise of the measurement, which points the same
-    way as much of the stream does, cancels from the squares. Unlike principal angles this weighs directions by how
-    much is written along them. A random space of m dimensions out of d holds m / d on average; with noise the
+    `again` are the same rows measured on other examples, so that noise of the measurement, which points the same way
+    as much of the residual stream does, cancels from the squares. Unlike principal angles this weighs directions by
+    how much is written along them. A random space of m dimensions out of d holds m / d on average; with noise the
     share may leave 0 to 1. NaN where nothing is written.
 
     >>> share_within(np.array([[3.0, 1.0]]), np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]]))

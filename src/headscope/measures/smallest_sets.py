@@ -1,4 +1,4 @@
-"""The smallest set of heads that breaks a behaviour when ablated, and the smallest that carries it alone.
+"""The smallest set of heads that breaks a behaviour when ablated, and the smallest that suffices for it alone.
 
 In: a game of heads (`coalitions`) on prompts that select and on prompts that estimate. Out: a *necessary* set
 (ablating it does at least a stated share of the damage of ablating all players) and a *sufficient* set (with all

@@ -1,6 +1,6 @@
 """The run from which the cells of a sweep resume: streams, keys, values, and what attention returned.
 
-In: prompts, the edits that hold in every cell, and what will be needed. Out: a `BaseRun`. A stream is kept
+In: prompts, the edits that hold in every cell, and what will be needed. Out: a `BaseRun`. A residual stream is kept
 as it *enters* its layer, before edits of `resid_pre`, and z as it enters the projection, before edits of z:
 whoever resumes there applies the edits of that place again, his own after them.
 """

@@ -202,7 +202,7 @@ def _resid_mid(trial: Trial) -> Check:
     """What is written between attention and MLP reaches both the MLP and the skip path."""
     layers = trial.sampled("resid_mid")
     if not layers:
-        return Check("resid_mid", None, detail="no layer has a stream between attention and MLP")
+        return Check("resid_mid", None, detail="no layer has a residual stream between attention and MLP")
     errors = {}
     for layer in layers:
         noise = trial.noise_like(trial.base["resid_mid", layer])

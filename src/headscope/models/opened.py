@@ -1,7 +1,7 @@
 """What an opened model *is*: its sizes, its heads, its identity, and what of it is served.
 
 In: a causal language model of transformers and its anatomy. What is not served is refused by name, for a
-reason that lies in the architecture (no stream between attention and MLP in a parallel block) or in the
+reason that lies in the architecture (no residual stream between attention and MLP in a parallel block) or in the
 certificate. What a model *does* (run, generate, be read) is in models.model.
 """
 
@@ -208,11 +208,11 @@ class OpenedModel:
         elif site in ("embed", "resid_pre", "resid_post") and not anatomy.streams:
             reason = "what passes between its layers is not one vector per token"
         elif site == "attn_out" and anatomy.attention_term is None:
-            reason = "what attention adds to the stream was not found"
+            reason = "what attention adds to the residual stream was not found"
         elif site == "mlp_out" and anatomy.mlp_term is None:
-            reason = "this layer has no MLP that adds to the stream"
+            reason = "this layer has no MLP that adds to the residual stream"
         elif site == "resid_mid" and not anatomy.has_mid:
-            reason = "there is no stream between attention and MLP in it"
+            reason = "there is no residual stream between attention and MLP in it"
         elif site == "logits":
             reason = "logits are not a site of a layer"
         reason = reason or self.refusals.get((site, layer)) or self.refusals.get((site, None))
@@ -238,10 +238,12 @@ class OpenedModel:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
         reason = None
         if not self.anatomy.reads_stream:
-            reason = "more than a norm stands between its stream and its unembedding"
+            reason = "more than a norm stands between its residual stream and its unembedding"
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
-                reason = reason or f"layer {index} is no plain sum of the stream, its heads and its MLP"
+                reason = (
+                    reason or f"layer {index} is no plain sum of the residual stream, its heads and its MLP"
+                )
         if reason:
             raise UnservedModel(
                 f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."

@@ -212,7 +212,7 @@ def _written(cell: Cell) -> str:
 def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
     """Prompts in parts whose graph fits in the memory.
 
-    A layer keeps some 40 vectors and four patterns of each head for the way back, the read-out its logits four times.
+    A layer keeps some 40 vectors and four patterns of each head for the way back, the measure its logits four times.
     """
     widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
     heads = max(layer.heads for layer in model.anatomy.layers)

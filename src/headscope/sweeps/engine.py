@@ -183,7 +183,7 @@ class Engine:
         return rows, min(start, wanted)
 
     def _joining(self, layer: int, jobs: Sequence[Job], batch: Batch, entered: dict[int, Tensor]) -> Tensor:
-        """The streams with which jobs join: those of the base run, edited where the jobs entered."""
+        """The residual streams with which jobs join: those of the base run, edited where the jobs entered."""
         assert self._base is not None
         before = self._base.stream[layer][:, batch.start : batch.stop]
         fresh = before.expand(len(jobs), *before.shape).clone()
@@ -258,7 +258,7 @@ class Engine:
         return torch.cat(chosen), -1
 
     def _read(self, jobs: Sequence[Job], streams: Tensor, first: int) -> list[list[Tensor]]:
-        """For each job and measure the streams at the read positions, [prompt, read, model].
+        """For each job and measure the residual streams at the read positions, [prompt, read, model].
 
         `streams` [job * prompt, position, model] begin at position `first`; a `first` of -1 says that each job
         has its own single position.
@@ -276,7 +276,7 @@ class Engine:
 
     @torch.no_grad()
     def _measured(self, waiting: Sequence[tuple[Job, list[Tensor]]]) -> list[tuple[int, list[Tensor]]]:
-        """Values of the measures from the streams at the read positions."""
+        """Values of the measures from the residual streams at the read positions."""
         jobs = [job for job, _ in waiting]
         values: list[list[Tensor]] = [[] for _ in jobs]
         for number, measure in enumerate(self._setting.measures):

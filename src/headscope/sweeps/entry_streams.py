@@ -1,7 +1,8 @@
-"""How cells leave the base run: the streams of their edited positions, where each of them enters.
+"""How cells leave the base run: the residual streams of their edited positions, where each of them enters.
 
-In: the base run, jobs, and the prepared edits of their cells. Out: for each job the stream [prompt, position,
-model] at its edited positions, before the layer that it joins. Nothing else differs from the base run there.
+In: the base run, jobs, and the prepared edits of their cells. Out: for each job the residual stream [prompt,
+position, model] at its edited positions, before the layer that it joins. Nothing else differs from the base run
+there.
 """
 
 from collections import defaultdict
@@ -118,7 +119,7 @@ class EntryStreams:
             projected: Tensor = projection(z)
             if self._replay.projecting_last[layer]:
                 return projected
-            # Something follows the projection inside the module (bloom adds the stream there): keep it.
+            # Something follows the projection inside the module (bloom adds the residual stream there): keep it.
             return edited_part(base.attended[layer]) + (projected - edited_part(base.projected[layer]))
 
         stream = self._through(layer, edited_part(base.stream[layer]), attended, blocks, jobs[0])
@@ -182,6 +183,6 @@ def _of_attention(edit: AnyEdit) -> bool:
 
 
 def _in_order(edits: Sequence[AnyEdit]) -> list[AnyEdit]:
-    """Edits of one place of the stream as the forward pass meets them."""
+    """Edits of one place of the residual stream as the forward pass meets them."""
     order = {"resid_post": 0, "embed": 1, "resid_pre": 2}
     return sorted(edits, key=lambda edit: order.get(getattr(edit, "site", ""), 3))

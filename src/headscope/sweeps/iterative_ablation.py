@@ -2,7 +2,7 @@
 
 In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one
 is ablated next. A single sweep misses what is redundant, since a backup hides each part by itself; what is still
-found after its backups are gone was carried in several places (Rushing & Nanda 2024 on self-repair).
+found after its backups are gone was done in several places (Rushing & Nanda 2024 on self-repair).
 Each round resumes the base run and the cells where the newly ablated layer begins.
 """
 

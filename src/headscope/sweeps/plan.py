@@ -5,7 +5,7 @@ model, the positions and layers that it still needs) and batches of jobs. Pure: 
 
 An edit in layer l at position p changes nothing in earlier layers, nor at earlier positions, nor, in its own
 layer, what attention gave other positions (unless it changes keys or values). So a job enters in one of
-three ways: "stream", with an edited stream before a layer; "inside", after the attention of its first layer,
+three ways: "stream", with an edited residual stream before a layer; "inside", after the attention of its first layer,
 of which only the edited positions are computed; "whole", through the first edited layer as a whole. It then
 walks through the later layers at the positions from its first edited one to the last that is read. A cell
 that cannot reach a read position is no job: it has the values of the base run.
@@ -34,7 +34,7 @@ class Place:
 
     @property
     def boundary(self) -> int | None:
-        """The layer before which the stream is edited (the number of layers: after the last); else None."""
+        """The layer before which the residual stream is edited (the number of layers: after the last); else None."""
         if self.site in ENTERING:
             return self.layer
         return self.layer + 1 if self.site == "resid_post" else None
@@ -64,7 +64,7 @@ class Job:
     It enters at `layer` in the way `entry`, where positions `first` to `stop` are edited, walks from layer
     `join` on at positions `start` to `read_stop`, and is read from `read_first` on. `consumed` are its edits
     (by index) that are done at the entry. The entry "kept" is that of a cell that was run before: with the
-    stream that it had then before layer `join`.
+    residual stream that it had then before layer `join`.
     """
 
     cell: int
@@ -152,7 +152,7 @@ def kept_job(job: Job, layer: int) -> Job:
 
 
 def _depth(place: Place) -> float:
-    """Layer by layer: 3 is the stream before layer 3, 3.5 within it."""
+    """Layer by layer: 3 is the residual stream before layer 3, 3.5 within it."""
     return place.layer + 0.5 if place.boundary is None else float(place.boundary)
 
 
@@ -179,7 +179,7 @@ def _consumed(place: Place, entry: str, layer: int, base: Collection[Place]) -> 
 
 
 def _entered(base: Collection[Place], layer: int) -> bool:
-    """Whether the base run's own edits change the stream as it enters a layer."""
+    """Whether the base run's own edits change the residual stream as it enters a layer."""
     return any(place.site in ENTERING and place.layer == layer for place in base)
 
 

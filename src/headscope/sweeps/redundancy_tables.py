@@ -30,7 +30,9 @@ INTERACTIONS = Schema(
         Column("damage_first", pl.Float64, "damage of ablating the first alone", _UNIT),
         Column("damage_second", pl.Float64, "damage of ablating the second alone", _UNIT),
         Column("damage_both", pl.Float64, "damage of ablating both together", _UNIT),
-        *_columns("interaction", "damage_both - damage_first - damage_second; positive: stand-ins"),
+        *_columns(
+            "interaction", "damage_both - damage_first - damage_second; positive: the two are redundant"
+        ),
     ),
 )
 EFFECTS = Schema(

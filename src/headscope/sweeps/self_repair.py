@@ -74,7 +74,7 @@ def direct_effects(
     `where` are the predicting positions (a role, usually); each of `ablations` is in force by itself.
 
     Raises:
-        UnservedModel: if something stands between stream and unembedding that is no norm.
+        UnservedModel: if something stands between residual stream and unembedding that is no norm.
     """
     model.require_direct_effects()
     widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
@@ -131,8 +131,8 @@ def _components(model: Model) -> tuple[Component, ...]:
 class _Scales:
     """The clean run's norms as fixed linear maps.
 
-    `direction` [batch, position, model] at the end of the stream; `attention[layer]` is a norm between a
-    layer's output projection and the stream, where there is one.
+    `direction` [batch, position, model] at the end of the residual stream; `attention[layer]` is a norm between a
+    layer's output projection and the residual stream, where there is one.
     """
 
     direction: Tensor
@@ -179,7 +179,7 @@ def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, T
     for layer in range(run.model.n_layers):
         columns += _of_layer(run, layer, scales)
     effects = _mean_where(torch.stack(columns, dim=-1), judged)
-    # Straight from the stream: what a model does to its scores afterwards (a scale, a soft-cap) is no part of this.
+    # What a model does to its scores after the unembedding (a scale, a soft-cap) is no part of this.
     stream = run["resid_post", run.model.n_layers - 1].nan_to_num()
     norm = run.model.anatomy.final_norm
     logits = run.model.anatomy.unembedding(stream if norm is None else norm(stream)).float()
@@ -194,7 +194,7 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
         assert anatomy.attention_term is not None
         read = scales.direction * (anatomy.attention_term.scale * _carried(run.model, layer))
         if layer in scales.attention:
-            # A norm stands between the projection and the stream: linear too once its scale is frozen.
+            # A norm stands between the projection and the residual stream: linear too once its scale is frozen.
             read = scales.attention[layer].pull_back(read)
         z, matrix = run["z", layer].nan_to_num(), run.model.output_matrix(layer)
         columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
@@ -205,7 +205,7 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
 
 
 def _carried(model: Model, layer: int) -> float:
-    """What is left at the end of the stream of what a layer adds: later layers may scale the stream."""
+    """What is left at the end of what a layer adds to the residual stream: later layers may scale it."""
     return math.prod(after.carry or 1.0 for after in model.anatomy.layers[layer + 1 :])
 
 

@@ -4,7 +4,7 @@ In: a `LensFile` and what a person states. Out: a `Setting` for each choice, wit
 order: what is stated; what the config says; what the tensors show (norm weights, tables of angles); and where
 there is a config that leaves something out, what TransformerLens then takes. What is still open changes
 logits, so it is asked for, never guessed: LayerNorms without weights look like no norms, and positions added
-to the stream like positions added to queries and keys.
+to the residual stream like positions added to queries and keys.
 """
 
 import math
