@@ -6,6 +6,12 @@ layers are the model's own. What they are called with beside the residual stream
 builds itself: its forward pass runs once over that many positions with every layer replaced by nothing,
 and what each layer would have got is written down and used again. So nothing here knows any architecture;
 and what an architecture does outside this scheme is found by comparing with a full pass (sweeps.check).
+
+    replay.step(layer, stream, start=3, past)        the model's own layer, called by itself:
+
+      past    keys, values  [0 1 2]                  kept from the base run, shared by all rows of a prompt
+      stream  row = cell x prompt  [3 4 5]           what this pass computes
+      masks, rotary angles for queries 3 to 5, keys 0 to 5      recorded once (`arguments`)
 """
 
 import inspect
@@ -123,8 +129,7 @@ class Replay:
         return after
 
     def step_from(self, layer: int, stream: Tensor, start: int, wanted: int, past: Past | None) -> Tensor:
-        """The residual stream after a layer at positions from `wanted` on alone; the earlier ones give keys and
-        values.
+        """The residual stream after a layer from position `wanted` on; earlier ones only give keys and values.
 
         Nothing may be edited in this layer.
         """

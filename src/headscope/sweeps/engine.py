@@ -4,6 +4,15 @@ In: a model, prompts, the edits that hold in every cell, cells, measures. Out: v
 equal to those of full passes (sweeps.naive) up to rounding. Layers are walked once per batch; rows join
 where their cell enters, and only read positions go through the unembedding. Nothing waits for the device
 but once per batch, to leave out cells that change nothing, and to fetch the values.
+
+What a cell computes that edits layer 2 at position 3 and is read at position 5 (a row of `rows` in `_walk`):
+
+    layer 4   | k k k h h # |   # computed for this cell; h of the last layer only keys and values (`step_from`)
+    layer 3   | k k k # # # |   k keys and values kept from the base run, which # attends to (`base.past`)
+    layer 2   | k k k E # # |   E the edited position, with which the cell enters (sweeps.entry_streams)
+    layer 1   | . . . . . . |   . not computed again: what enters layer 2 elsewhere is the base run's (`base.stream`)
+    layer 0   | . . . . . . |
+      position  0 1 2 3 4 5     start = 3, join = 2, read_first = 5, read_stop = 6
 """
 
 from collections.abc import Collection, Iterator, Sequence
