@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 import headscope as hs
 from headscope.hashing import digest
-from headscope.results.collect import Batch, sweep_batches
+from headscope.results.collect import sweep_batches
+from headscope.sweeps.sweep import Sweep
 from tests import tiny
 from tests.test_command import run
 
@@ -71,9 +72,9 @@ def test_undefined_intervals_are_not_narrow(llama):
     cells = hs.grid(hs.zero("z"), layers="all", heads="all").cells(3, llama.heads, 8)
 
     def batch(number):
-        return Batch(hs.Prompts.of(tiny.ids(2, 8, seed=number)), cells)
+        return Sweep(llama, hs.Prompts.of(tiny.ids(2, 8, seed=number)), cells, hs.measures.loss())
 
-    table = sweep_batches(llama, batch, hs.measures.loss(), precision=100.0)
+    table = sweep_batches(batch, precision=100.0)
     assert table.frame["prompts"][0] == 6  # the first number of prompts that has intervals
     assert table.frame["low"].is_finite().all()
 

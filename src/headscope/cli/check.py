@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import typer
 from rich.table import Table
 
 from headscope.cli.common import (
@@ -18,11 +17,6 @@ from headscope.cli.common import (
 )
 from headscope.models.certificate import Check
 from headscope.models.checks import certify
-
-
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
 
 
 @guarded

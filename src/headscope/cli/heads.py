@@ -35,11 +35,6 @@ Out = Annotated[Path | None, typer.Option(help="Also write the table to this .pa
 MOST_ROWS = 64
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 @with_fields(Opening, into="opening")
 def run(

@@ -13,11 +13,6 @@ from headscope.results.runs import runs_in
 Folder = Annotated[Path, typer.Argument(help="Where to look, with everything below.")]
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 def run(folder: Folder = Path("runs"), json: Json = False) -> None:
     """List runs, the newest first."""

@@ -17,8 +17,8 @@ from headscope.errors import BadArgument, UnknownName
 from headscope.interventions import Intervention, mean, patch, resample, to_bos, zero
 from headscope.measures import Measure
 from headscope.models.model import Model
-from headscope.results.collect import Batch
 from headscope.sweeps import grid
+from headscope.sweeps.sweep import Sweep
 from headscope.tasks import (
     Prompts,
     induction_pairs,
@@ -112,9 +112,9 @@ def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[st
         )
 
 
-def measure_of(asked: SweepOptions) -> Measure:
+def measure_of(options: SweepOptions) -> Measure:
     """The measure that was named, or the usual one for these prompts."""
-    written = asked.measure or PROMPTS.get(asked.prompts, "loss")
+    written = options.measure or PROMPTS.get(options.prompts, "loss")
     name, _, role = written.partition(":")
     if name not in MEASURES:
         raise UnknownName.among("measure", name, MEASURES)
@@ -141,38 +141,40 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     return found
 
 
-def batches(model: Model, asked: SweepOptions) -> Callable[[int], Batch]:
+def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
     """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
+    measure = measure_of(options)
 
-    def batch(number: int) -> Batch:
-        shown, other = _prompts(model, asked, asked.seed + 1000 * number)
-        if asked.given and number:
+    def batch(number: int) -> Sweep:
+        shown, other = _prompts(model, options, options.seed + 1000 * number)
+        if options.given and number:
             raise BadArgument(
                 "cannot add prompts to those of a file: leave --precision away, or use generated ones."
             )
-        template = ABLATIONS[asked.do](asked.at, other, asked.seed)
+        template = ABLATIONS[options.do](options.at, other, options.seed)
         cells = grid(
             template,
-            layers=axis(asked.layers, "--layers"),  # type: ignore[arg-type]
-            heads=axis(asked.heads, "--heads"),  # type: ignore[arg-type]
-            positions=axis(asked.positions, "--positions"),  # type: ignore[arg-type]
+            layers=axis(options.layers, "--layers"),  # type: ignore[arg-type]
+            heads=axis(options.heads, "--heads"),  # type: ignore[arg-type]
+            positions=axis(options.positions, "--positions"),  # type: ignore[arg-type]
         )
-        checked = model.prompts(shown)
-        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+        prompts = model.prompts(shown)
+        every = cells.cells(model.n_layers, model.heads, min(prompts.lengths))
+        return Sweep(model, prompts, every, measure)
 
     return batch
 
 
-def _prompts(model: Model, asked: SweepOptions, seed: int) -> tuple[Prompts, Prompts]:
+def _prompts(model: Model, options: SweepOptions, seed: int) -> tuple[Prompts, Prompts]:
     """Prompts and their counterpart."""
-    if asked.given:
-        shown = read_prompts(model, Path(asked.prompts))
-        return shown, shown if asked.reference is None else read_prompts(model, asked.reference)
-    if asked.prompts == "pairs":
-        clean, corrupted = induction_pairs(model, length=asked.length, n=asked.n, seed=seed)
+    if options.given:
+        shown = read_prompts(model, Path(options.prompts))
+        return shown, shown if options.reference is None else read_prompts(model, options.reference)
+    if options.prompts == "pairs":
+        clean, corrupted = induction_pairs(model, length=options.length, n=options.n, seed=seed)
         return corrupted, clean
-    if asked.prompts == "natural":
-        spoken = natural(model, length=asked.length, n=asked.n, seed=seed)
-        return spoken, random_tokens(model, length=spoken.longest, n=asked.n, seed=seed + 1)
-    repeated = repeated_tokens(model, length=asked.length, repeats=3, n=asked.n, seed=seed)
+    if options.prompts == "natural":
+        spoken = natural(model, length=options.length, n=options.n, seed=seed)
+        return spoken, random_tokens(model, length=spoken.longest, n=options.n, seed=seed + 1)
+    repeated = repeated_tokens(model, length=options.length, repeats=3, n=options.n, seed=seed)
     return repeated, without_repeats(model, repeated, seed=seed + 1)

@@ -26,9 +26,11 @@ from headscope.models.protocols import Edit
 from headscope.results import record
 from headscope.results.provenance import circumstances
 from headscope.results.record import Record, Values
-from headscope.sweeps import Cell, Grid, execute
+from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
+from headscope.sweeps.execute import run
 from headscope.sweeps.naive import with_own_position
+from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, Progress, silent
@@ -60,14 +62,6 @@ APPROXIMATE = Schema(
 MOST_BATCHES = 40
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Prompts, and the cells to run on them; cells of all batches stand in the same order."""
-
-    prompts: Prompts
-    cells: Sequence[Cell]
-
-
 def sweep(
     model: Model,
     prompts: PromptsLike,
@@ -95,151 +89,113 @@ def sweep(
         OutputExists: if the folder holds something else.
         Partial: if the disk is full; what was finished is kept.
     """
-    batch = batch_of(model, prompts, cells)
+    checked = model.prompts(prompts)
+    asked = Sweep(model, checked, _cells_on(model, checked, cells), measure, base_interventions)
     if approximate and out is not None:
         raise BadArgument(
             "cannot keep approximate values in a folder, where they would pass for exact ones: leave out= or "
             "approximate= away."
         )
     if approximate:
-        return sweep_approximately(
-            model,
-            batch,
-            measure,
-            verify_top=verify_top,
-            base_interventions=base_interventions,
-            progress=progress,
-        )
+        return sweep_approximately(asked, verify_top=verify_top, progress=progress)
     if verify_top:
         raise BadArgument(
             f"cannot verify the top {verify_top} of a sweep that is exact: pass approximate=True, or leave "
             "verify_top= away."
         )
-    return sweep_batches(
-        model, lambda _: batch, measure, base_interventions=base_interventions, out=out, progress=progress
-    )
+    return sweep_batches(lambda _: asked, out=out, progress=progress)
 
 
-def batch_of(model: Model, prompts: PromptsLike, cells: Grid | Sequence[Cell]) -> Batch:
-    """Prompts and the cells of a grid on them.
-
-    Raises:
-        BadArgument: if cells are no cells.
-    """
-    checked = model.prompts(prompts)
+def _cells_on(model: Model, prompts: Prompts, cells: Grid | Sequence[Cell]) -> list[Cell]:
     if isinstance(cells, Grid):
-        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+        return cells.cells(model.n_layers, model.heads, min(prompts.lengths))
     wrong = [cell for cell in cells if not isinstance(cell, Cell)]
     if wrong:
         raise BadArgument(
             f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
         )
-    return Batch(checked, list(cells))
+    return list(cells)
 
 
 def sweep_batches(
-    model: Model,
-    batches: Callable[[int], Batch],
-    measure: Measure,
+    batches: Callable[[int], Sweep],
     *,
     precision: float | None = None,
-    base_interventions: Sequence[Edit] = (),
     out: Path | str | None = None,
     command: str = "",
     progress: Progress = silent,
 ) -> Table:
     """A sweep over batch 0, and over as many more as it takes until every 95% interval is within `precision`.
 
-    `precision` is half of the widest interval, in the unit of the measure. Looking again after each batch makes
-    intervals that stopped it a little too narrow. Without a precision there is one batch.
+    The cells of all batches stand in the same order. `precision` is half of the widest interval, in the unit of the
+    measure. Looking again after each batch makes intervals that stopped it a little too narrow. Without a precision
+    there is one batch.
 
     Raises:
         BadArgument: if the measure is no measure, or the precision not above 0.
     """
-    _check_measure(measure)
     if precision is not None and not precision > 0:
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
-    check(model, shown[0], measure)
-    with _kept(model, shown, measure, base_interventions, out, command) as kept:
-        values = [_run(model, shown[0], 0, measure, base_interventions, kept, progress)]
+    check(shown[0])
+    with _kept(shown[0], out, command) as kept:
+        values = [_run(shown[0], 0, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
-            shown.append(_another(batches, shown))
+            shown.append(_other_than(shown, batches(len(shown))))
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
-            values.append(_run(model, shown[-1], len(shown) - 1, measure, base_interventions, kept, progress))
-        table = SWEEP.table(_rows(shown[0].cells, values, measure))
+            values.append(_run(shown[-1], len(shown) - 1, kept, progress))
+        table = SWEEP.table(_rows(shown[0], values))
         if kept is not None:
             kept.finish(table)
     return table
 
 
-def check(model: Model, batch: Batch, measure: Measure) -> None:
+def check(sweep: Sweep) -> None:
     """Raise for what the model or the prompts do not have, before anything is run or written."""
-    _try_measure(model, batch, measure)
-    for edit in itertools.chain.from_iterable(cell.interventions for cell in batch.cells):
+    if not isinstance(sweep.measure, Measure):
+        raise BadArgument(
+            f"cannot sweep with the measure {_named(sweep.measure)}: give a measure, for example hs.measures.loss()."
+        )
+    # What the measure would raise on these prompts, by the logits of nothing.
+    first = slice(0, 1)
+    prompts = with_own_position(sweep.prompts.rows(first), sweep.cells[0].position if sweep.cells else None)
+    sweep.measure.rows(first)(torch.zeros(1, prompts.longest, sweep.model.vocab_size), prompts)
+    for edit in itertools.chain.from_iterable(cell.interventions for cell in sweep.cells):
         for given in edit.targets:
-            for target in given.within(model):
-                target.check(model, edit.verb)
-        batch.prompts.check(edit.positions)
+            for target in given.within(sweep.model):
+                target.check(sweep.model, edit.verb)
+        sweep.prompts.check(edit.positions)
 
 
-def sweep_approximately(
-    model: Model,
-    batch: Batch,
-    measure: Measure,
-    *,
-    verify_top: int = 0,
-    base_interventions: Sequence[Edit] = (),
-    progress: Progress = silent,
-) -> Table:
+def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress = silent) -> Table:
     """A sweep to first order, in which the `verify_top` cells of largest mean change are run.
 
     Raises:
         BadArgument: if the measure is none or has no gradient, a cell cannot be estimated, or fewer than 0 are
             to be run.
     """
-    _check_measure(measure)
-    check(model, batch, measure)
+    check(sweep)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
-    found: dict[int, _Ran] = {}
+    ran: dict[int, _Ran] = {}
     estimates: dict[int, float] = {}
-    for result, estimate in verified(
-        model, batch.prompts, batch.cells, measure, base_interventions=base_interventions, top=verify_top
-    ):
-        found[result.index] = _Ran(result.values.numpy(), result.path, result.note)
+    for result, estimate in verified(sweep, verify_top):
+        ran[result.index] = _Ran(result.values.numpy(), result.path, result.note)
         estimates[result.index] = float(interval(estimate.numpy()).mean)
-        progress("cells", len(found), len(batch.cells))
-    every = range(len(batch.cells))
-    rows = _rows(batch.cells, [[found[index] for index in every]], measure)
+        progress("cells", len(ran), len(sweep.cells))
+    rows = _rows(sweep, [[ran[index] for index in range(len(sweep.cells))]])
     return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
 
 
-def _check_measure(measure: object) -> None:
-    if not isinstance(measure, Measure):
-        raise BadArgument(
-            f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
-        )
-
-
-def _try_measure(model: Model, batch: Batch, measure: Measure) -> None:
-    """Raise what the measure would raise on these prompts, by the logits of nothing."""
-    first = slice(0, 1)
-    position = batch.cells[0].position if batch.cells else None
-    some = with_own_position(batch.prompts.rows(first), position)
-    measure.rows(first)(torch.zeros(1, some.longest, model.vocab_size), some)
-
-
-def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
-    """One more batch, with prompts that were not there before."""
-    found = batches(len(shown))
-    if any(found.prompts.tokens == before.prompts.tokens for before in shown):
+def _other_than(shown: Sequence[Sweep], more: Sweep) -> Sweep:
+    """One more batch, if its prompts were not there before."""
+    if any(more.prompts.tokens == before.prompts.tokens for before in shown):
         raise BadArgument(
             "cannot add prompts until the precision is reached: there are no others than these. Leave the precision "
             "away, or use prompts that are generated from a seed."
         )
-    return found
+    return more
 
 
 @dataclass(frozen=True)
@@ -251,33 +207,19 @@ class _Ran:
     note: str
 
 
-def _run(
-    model: Model,
-    batch: Batch,
-    number: int,
-    measure: Measure,
-    base_interventions: Sequence[Edit],
-    kept: Record | None,
-    progress: Progress,
-) -> list[_Ran]:
+def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[_Ran]:
     """Every cell of a batch, in order; those in the record are taken from there."""
-    names = digests(batch.cells)
+    names = digests(sweep.cells)
     known = {} if kept is None else kept.done.get(number, {})
-    found: dict[int, _Ran] = {
-        index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known
-    }
-    left = [index for index in range(len(names)) if index not in found]
-    done = len(found)
-    for result in execute(
-        model, batch.prompts, [batch.cells[i] for i in left], measure, base_interventions=base_interventions
-    ):
+    ran = {index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known}
+    left = [index for index in range(len(names)) if index not in ran]
+    for result in run(sweep.of(left)):
         index, values = left[result.index], result.values.numpy()
-        found[index] = _Ran(values, result.path, result.note)
+        ran[index] = _Ran(values, result.path, result.note)
         if kept is not None:
             kept.add(number, names[index], values)
-        done += 1
-        progress("cells", done, len(names))
-    return [found[index] for index in range(len(names))]
+        progress("cells", len(ran), len(names))
+    return [ran[index] for index in range(len(names))]
 
 
 def _widest(values: Sequence[Sequence[_Ran]]) -> float:
@@ -299,9 +241,9 @@ def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
     return np.concatenate([batch[cell].values for batch in values])
 
 
-def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Measure) -> list[dict[str, Any]]:
+def _rows(sweep: Sweep, values: Sequence[Sequence[_Ran]]) -> list[dict[str, Any]]:
     rows = []
-    for index, cell in enumerate(cells):
+    for index, cell in enumerate(sweep.cells):
         estimate = interval(_joined(values, index))
         rows.append(
             {
@@ -309,7 +251,7 @@ def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Meas
                 "head": None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head)),
                 "position": cell.position,
                 "intervention": "; ".join(map(str, cell.interventions)),
-                "measure": measure.name,
+                "measure": sweep.measure.name,
                 "value": float(estimate.mean),
                 "low": float(estimate.low),
                 "high": float(estimate.high),
@@ -322,29 +264,22 @@ def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Meas
 
 
 @contextmanager
-def _kept(
-    model: Model,
-    shown: Sequence[Batch],
-    measure: Measure,
-    base_interventions: Sequence[Edit],
-    out: Path | str | None,
-    command: str,
-) -> Iterator[Record | None]:
+def _kept(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record | None]:
     """The record that a sweep keeps, if it keeps one."""
     if out is None:
         yield None
         return
-    cells = shown[0].cells
-    everywhere = (*model.active_edits, *base_interventions)
+    measure, cells = sweep.measure, sweep.cells
+    everywhere = (*sweep.model.active_edits, *sweep.base_interventions)
     base = {
-        **circumstances(model),
+        **circumstances(sweep.model),
         "measure": {"name": measure.name, "version": measure.version, "hash": digest(measure)},
         "interventions in every cell": {"hash": digest(everywhere), "done": list(map(str, everywhere))},
         "command": command,
     }
     names = digests(cells)
     described = [{"hash": name, **outline} for name, outline in zip(names, outlines(cells), strict=True)]
-    with record.opened(Path(out), base, [_recipe(shown[0].prompts)], described, len(cells)) as kept:
+    with record.opened(Path(out), base, [_recipe(sweep.prompts)], described, len(cells)) as kept:
         yield kept
 
 

@@ -23,7 +23,7 @@ from headscope.models.execution import edited
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
-from headscope.sweeps.execute import execute
+from headscope.sweeps.execute import run
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, CellResult, with_own_position
 from headscope.sweeps.sweep import Setting, Sweep, Work, prepared, recomputes
@@ -51,50 +51,33 @@ def attribute(
         BadArgument: for a measure without gradients (rank), and for cells that redirect attention calls or take
             their values from runs of their own.
     """
-    found = estimated_changes(model, prompts, cells, measure, base_interventions=base_interventions)
-    for index, (cell, (clean, change)) in enumerate(zip(cells, found, strict=True)):
+    estimates = estimated_changes(Sweep(model, prompts, cells, measure, base_interventions))
+    for index, (cell, (clean, change)) in enumerate(zip(cells, estimates, strict=True)):
         yield CellResult(cell, clean + change, index, FIRST_ORDER, APPROXIMATE)
 
 
-def verified(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    base_interventions: Sequence[Edit] = (),
-    top: int,
-) -> Iterator[tuple[CellResult, Tensor]]:
+def verified(sweep: Sweep, top: int) -> Iterator[tuple[CellResult, Tensor]]:
     """Every cell's result with its estimate, float64 [example]; the `top` cells of largest mean change are run.
 
     The result of a cell that was run is exact and says so by its path; that of any other is the estimate.
     """
-    found = estimated_changes(model, prompts, cells, measure, base_interventions=base_interventions)
-    sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in found]
-    chosen = sorted(sorted(range(len(cells)), key=lambda index: -sizes[index])[:top])
-    estimates = [clean + change for clean, change in found]
-    for index in sorted(set(range(len(cells))) - set(chosen)):
-        yield CellResult(cells[index], estimates[index], index, FIRST_ORDER, APPROXIMATE), estimates[index]
-    for result in execute(
-        model, prompts, [cells[i] for i in chosen], measure, base_interventions=base_interventions
-    ):
+    changes = estimated_changes(sweep)
+    sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in changes]
+    chosen = sorted(sorted(range(len(sizes)), key=lambda index: -sizes[index])[:top])
+    estimates = [clean + change for clean, change in changes]
+    for index in sorted(set(range(len(sizes))) - set(chosen)):
+        cell, estimate = sweep.cells[index], estimates[index]
+        yield CellResult(cell, estimate, index, FIRST_ORDER, APPROXIMATE), estimate
+    for result in run(sweep.of(chosen)):
         index = chosen[result.index]
         yield replace(result, index=index), estimates[index]
 
 
-def estimated_changes(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    base_interventions: Sequence[Edit] = (),
-) -> list[tuple[Tensor, Tensor]]:
+def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
     """For every cell the measure without its interventions and the estimated change, float64 [example] each."""
-    _refuse_following(cells)
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in cells]
-    sweep = Sweep(model, prompts, cells, measure, base_interventions)
-    for rows in _chunks(model, prompts) if cells else ():
+    _refuse_recomputed(sweep.cells)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweep.cells]
+    for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
         for index, estimated in _of_part(sweep.part(rows)):
             parts[index].append(estimated)
     return [
@@ -196,7 +179,7 @@ def _change(
     return total
 
 
-def _refuse_following(cells: Sequence[Cell]) -> None:
+def _refuse_recomputed(cells: Sequence[Cell]) -> None:
     for cell in cells:
         if any(map(recomputes, cell.interventions)):
             raise BadArgument(

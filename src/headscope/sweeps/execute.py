@@ -43,8 +43,13 @@ def execute(
     `base_interventions` hold in every cell, before its own; `seed` draws the cells that are checked
     against full passes. A measure at the role "cell" is read at each cell's own position.
     """
-    sweep = Sweep(model, prompts, list(cells), measure, base_interventions, seed)
-    reason = refusal(model) or (_RECOMPUTED if any(map(recomputes, base_interventions)) else "")
+    return run(Sweep(model, prompts, list(cells), measure, base_interventions, seed))
+
+
+def run(sweep: Sweep) -> Iterator[CellResult]:
+    """Every cell of a sweep; see `execute`."""
+    base = sweep.base_interventions
+    reason = refusal(sweep.model) or (_RECOMPUTED if any(map(recomputes, base)) else "")
     alone = [i for i, cell in enumerate(sweep.cells) if reason or any(map(recomputes, cell.interventions))]
     yield from _by_full_passes(sweep, alone, reason or _RECOMPUTED)
     left = [index for index in range(len(sweep.cells)) if index not in set(alone)]

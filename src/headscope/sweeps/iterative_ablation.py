@@ -16,7 +16,7 @@ from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.sweeps.calibrate import costs_of
 from headscope.sweeps.engine import Engine
-from headscope.sweeps.execute import execute, resumes, traits_of
+from headscope.sweeps.execute import resumes, run, traits_of
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.kept_streams import KeptStreams
 from headscope.sweeps.naive import CellResult, evaluate
@@ -86,16 +86,8 @@ class _State:
         """The results of the cells that are left, in order."""
         results = None if self._kept is None else self._resumed(self._kept, gone)
         if results is None:
-            sweep, left = self._sweep, [i for i in range(len(self._sweep.cells)) if i not in gone]
-            run = execute(
-                sweep.model,
-                sweep.prompts,
-                sweep.of(left).cells,
-                sweep.measure,
-                base_interventions=sweep.base_interventions,
-                seed=sweep.seed,
-            )
-            results = [replace(result, index=left[result.index]) for result in run]
+            left = [index for index in range(len(self._sweep.cells)) if index not in gone]
+            results = [replace(result, index=left[result.index]) for result in run(self._sweep.of(left))]
         return sorted(results, key=lambda result: result.index)
 
     def ablate(self, cell: Cell) -> None:
