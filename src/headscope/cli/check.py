@@ -21,13 +21,7 @@ from headscope.models.checks import certify
 
 @guarded
 @with_fields(Opening, into="opening")
-def run(
-    model: ModelName,
-    json: Json = False,
-    quiet: Quiet = False,
-    *,
-    opening: dict[str, Any],
-) -> None:
+def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
     loaded = opened(model, opening)
     loaded.refusals = {}

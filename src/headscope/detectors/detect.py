@@ -87,9 +87,7 @@ def default_prompts(
             f"intervals need at least {fewest}. Give a longer text."
         )
     return DetectorPrompts(
-        natural=spoken,
-        repeated=repeated,
-        unrepeated=without_repeats(model, repeated, seed=seed + 1),
+        natural=spoken, repeated=repeated, unrepeated=without_repeats(model, repeated, seed=seed + 1)
     )
 
 

@@ -122,12 +122,7 @@ def refit(fit: Fit, shots: Array, curves: Array) -> Tensor:
 
 
 def extrapolate(
-    shots: Array,
-    curves: Array,
-    *,
-    share: float,
-    families: Sequence[Family] = FAMILIES,
-    seed: int = 0,
+    shots: Array, curves: Array, *, share: float, families: Sequence[Family] = FAMILIES, seed: int = 0
 ) -> tuple[Extrapolation, ...]:
     """Each family fitted to the first `share` of the shots and judged on the rest.
 

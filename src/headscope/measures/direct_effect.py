@@ -15,9 +15,7 @@ from headscope.models.norms import FrozenNorm
 
 
 def logit_direction(
-    frozen: FrozenNorm,
-    unembedding: Float[Tensor, "vocab model"],
-    answers: Int[Tensor, "batch position"],
+    frozen: FrozenNorm, unembedding: Float[Tensor, "vocab model"], answers: Int[Tensor, "batch position"]
 ) -> Float[Tensor, "batch position model"]:
     """The direction that raises the answer's logit above the vocabulary's mean, at each position.
 

@@ -133,13 +133,7 @@ class Model(OpenedModel):
             self.require_service("generation in batches of unequal length")
         return checked
 
-    def read(
-        self,
-        prompts: PromptsLike,
-        readings: Sequence[Reading],
-        *,
-        interventions: Edits = (),
-    ) -> None:
+    def read(self, prompts: PromptsLike, readings: Sequence[Reading], *, interventions: Edits = ()) -> None:
         """Let readings see every attention call on these prompts, in batches; the unembedding is not computed."""
         checked = self.prompts(prompts)
         widest = max(layer.heads for layer in self.anatomy.layers)

@@ -19,12 +19,7 @@ from headscope.vocabulary import Progress, silent
 
 
 def cell_values(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    progress: Progress = silent,
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
     found = torch.empty(len(cells), len(prompts), dtype=torch.float64)
@@ -35,12 +30,7 @@ def cell_values(
 
 
 def damages(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    progress: Progress = silent,
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """How much every cell harms the measure, float64 [cell, example]; see `Measure.damage`."""
     (clean,) = evaluate(model, prompts, [measure])

@@ -159,12 +159,7 @@ def against_random_sets(
 
 
 def random_sets(
-    heads: Sequence[Head],
-    picked: Collection[Head],
-    *,
-    count: int = 20,
-    seed: int = 0,
-    match: Match = "size",
+    heads: Sequence[Head], picked: Collection[Head], *, count: int = 20, seed: int = 0, match: Match = "size"
 ) -> list[Heads]:
     """Up to `count` different sets of as many heads as `picked`, never `picked` itself.
 

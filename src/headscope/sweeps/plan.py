@@ -113,11 +113,7 @@ class Costs:
 
 
 def job_of(
-    cell: int,
-    places: Sequence[Place],
-    base: Collection[Place],
-    traits: Traits,
-    reads: tuple[int, int],
+    cell: int, places: Sequence[Place], base: Collection[Place], traits: Traits, reads: tuple[int, int]
 ) -> Job | None:
     """The job of a cell, or None if it has the values of the base run; `reads` is (first, stop).
 

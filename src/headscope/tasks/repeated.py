@@ -124,11 +124,7 @@ def induction_pairs(
         corrupted.append(tuple(start + broken + segment[: shown + 1]))
         answers.append(segment[shown + 1])
         foils.append(segment[later[int(torch.randint(len(later), (1,), generator=generator))]])
-    roles = {
-        "match": ((match,),) * n,
-        "answer": ((match + 1,),) * n,
-        "query": ((query,),) * n,
-    }
+    roles = {"match": ((match,),) * n, "answer": ((match + 1,),) * n, "query": ((query,),) * n}
 
     def prompts(tokens: list[tuple[int, ...]], version: str) -> Prompts:
         recipe = _recipe("induction_pairs", model, said, length=length, n=n, seed=seed, version=version)
