@@ -7,8 +7,6 @@ of the libraries, so the second opening costs nothing. The properties themselves
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +18,7 @@ import torch
 import transformers
 
 from headscope.errors import UnservedModel
+from headscope.models import disk_cache
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -116,28 +115,19 @@ def versions() -> dict[str, str]:
 
 def cached(key: str) -> Certificate | None:
     """The certificate of an earlier opening, or None."""
-    if key in _seen:
-        return _seen[key]
-    path = _place(key)
-    try:
-        return Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing there, or not what we write now: it is made again
+    if key not in _seen:
+        try:
+            _seen[key] = Certificate.from_json(disk_cache.read("certificates", key))
+        except (ValueError, KeyError, TypeError):
+            return None  # nothing there, or not what we write now: it is made again
+    return _seen[key]
 
 
 def remember(certificate: Certificate, key: str, *, on_disk: bool) -> None:
-    """Keep a certificate for the next opening; a cache that cannot be written is no error."""
+    """Keep a certificate for the next opening."""
     _seen[key] = certificate
-    if not on_disk:
-        return
-    path = _place(key)
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(certificate.to_json(), allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    if on_disk:
+        disk_cache.write("certificates", key, certificate.to_json())
 
 
 def key_of(model: "Model", identity: str) -> str:
@@ -158,11 +148,6 @@ def _code() -> str:
 
 
 _seen: dict[str, Certificate] = {}
-
-
-def _place(key: str) -> Path:
-    base = os.environ.get("HEADSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "headscope" / "certificates" / f"{key}.json"
 
 
 def _why(check: Check) -> str:
