@@ -42,7 +42,7 @@ def every_kind(model):
         hs.patch(("z", 0), source=run),
         hs.patch(("resid_pre", 1), source=run, positions={3: -1, 0: 0}),
         hs.add(("resid_pre", 2), torch.linspace(-1, 1, 32).to(torch.bfloat16), scale=-2.5),
-        hs.interventions.given("1.2", torch.linspace(-1, 1, 16).reshape(2, 8), positions=-1, added=True),
+        hs.interventions.set_values("1.2", torch.linspace(-1, 1, 16).reshape(2, 8), positions=-1, added=True),
     ]
 
 

@@ -64,8 +64,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'headscope' has no attribute {name!r}")
     home = _HOME[name]
     module = import_module(f"headscope.{home or name}")
-    found = globals()[name] = module if home is None else getattr(module, name)
-    return found
+    member = globals()[name] = module if home is None else getattr(module, name)
+    return member
 
 
 def __dir__() -> list[str]:

@@ -51,7 +51,7 @@ def run(
     opening: dict[str, Any],
 ) -> None:
     """Score every head on every detector, with intervals, uniform references and matched nulls."""
-    wanted = [found.name for found in detectors(detector)]
+    wanted = [one.name for one in detectors(detector)]
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
     if out is not None:
@@ -83,14 +83,14 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     for row in table.rows():
         scores.setdefault(row["head"], {})[row["detector"]] = (row["score"], row["named"])
     shown = {
-        head: found
-        for head, found in scores.items()
-        if len(scores) <= MOST_ROWS or any(named for _, named in found.values())
+        head: scored
+        for head, scored in scores.items()
+        if len(scores) <= MOST_ROWS or any(named for _, named in scored.values())
     }
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
-    for head, found in shown.items():
+    for head, scored in shown.items():
         cells = [
-            f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted
+            f"[bold]{scored[d][0]:.3f} *[/bold]" if scored[d][1] else f"{scored[d][0]:.3f}  " for d in wanted
         ]
         grid.add_row(head, *cells)
     stdout.print(grid)

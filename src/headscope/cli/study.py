@@ -31,19 +31,19 @@ _COLOUR = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNDETERMI
 def register(app: typer.Typer, name: str, text: str) -> None:
     """Put the verb, with one command per study, into the command."""
     group = typer.Typer(no_args_is_help=True)
-    for study_name, found in STUDIES.items():
-        group.command(study_name, help=found.help)(verb(study_name, found))
+    for study_name, entry in STUDIES.items():
+        group.command(study_name, help=entry.help)(verb(study_name, entry))
     app.add_typer(group, name=name, help=text)
 
 
-def verb(name: str, found: Entry) -> Any:
+def verb(name: str, entry: Entry) -> Any:
     """The command of one study; its options are the fields of the study's configuration."""
 
-    @with_fields(found.config)
+    @with_fields(entry.config)
     @with_fields(Opening, into="opening")
     @guarded
     def run(
-        model: ModelName = found.shown_on,
+        model: ModelName = entry.shown_on,
         out: Out = None,
         quick: Quick = False,
         json: Json = False,
@@ -54,7 +54,7 @@ def verb(name: str, found: Entry) -> Any:
     ) -> None:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
-        found.config(**settings)  # refuses numbers out of range before the model is opened
+        entry.config(**settings)  # refuses numbers out of range before the model is opened
         loaded = opened(model, opening)
         with progress_bar(quiet) as progress:
             how = {name: value for name, value in opening.items() if name != "memory"}

@@ -130,15 +130,15 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     """
     if written is None or written == "all":
         return written
-    found: list[int] = []
+    indices: list[int] = []
     for part in written.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise BadArgument(
                 f"cannot read {option} {written!r}: write 'all', or numbers and spans as in 0,2,5-7."
             )
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return found
+        indices += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return indices
 
 
 def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:

@@ -92,7 +92,7 @@ def detectors(names: str | Iterable[str]) -> list[Detector]:
         BadArgument: if there is none.
     """
     listed = [part.strip() for part in names.split(",")] if isinstance(names, str) else list(names)
-    found = [detector(name) for name in dict.fromkeys(listed) if name]
-    if not found:
+    chosen = [detector(name) for name in dict.fromkeys(listed) if name]
+    if not chosen:
         raise BadArgument(f"cannot detect nothing: name at least one of {', '.join(KNOWN)}.")
-    return found
+    return chosen

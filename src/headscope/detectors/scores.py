@@ -108,22 +108,22 @@ def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
     """One family over all layers that judge prompts enough, on the prompts that all of these judge."""
     wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= MIN_UNITS_TOGETHER]
     common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
-    found: dict[int, _Adjusted] = {}
+    by_layer: dict[int, _Adjusted] = {}
     for layer, read in layers.items():
         heads = read.mass.shape[1]
         nothing = np.full(heads, np.nan)
         reason = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
-        found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
+        by_layer[layer] = _Adjusted(nothing, nothing, [reason] * heads)
     if int(common.sum()) < MIN_UNITS_TOGETHER:
-        return found
+        return by_layer
     joined = torch.cat([layers[layer].above[common] for layer in wide], dim=1)
     bounds = simultaneous(joined.double().numpy(), margin=NAMED_MARGIN, within=(-1.0, 1.0))
     start = 0
     for layer in wide:
         part = slice(start, start + layers[layer].mass.shape[1])
-        found[layer] = _Adjusted(bounds.at_least[part], bounds.p[part], bounds.reason[part].tolist())
+        by_layer[layer] = _Adjusted(bounds.at_least[part], bounds.p[part], bounds.reason[part].tolist())
         start = part.stop
-    return found
+    return by_layer
 
 
 def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) -> list[dict[str, object]]:

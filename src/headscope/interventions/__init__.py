@@ -15,7 +15,7 @@ from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import MLPS, Freeze, PathPatch
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
-from headscope.interventions.set_values import Given
+from headscope.interventions.set_values import SetValues
 from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
 from headscope.interventions.writes import Add, Patch, as_map
 from headscope.interventions.written import from_json, tensors_of, to_json
@@ -27,7 +27,6 @@ __all__ = [
     "Add",
     "FixedOffset",
     "Freeze",
-    "Given",
     "Intervention",
     "KnockOut",
     "Mean",
@@ -35,6 +34,7 @@ __all__ = [
     "PathPatch",
     "Resample",
     "SetPattern",
+    "SetValues",
     "Target",
     "ToBOS",
     "Zero",
@@ -43,7 +43,6 @@ __all__ = [
     "freeze",
     "freeze_pattern",
     "from_json",
-    "given",
     "knock_out",
     "mean",
     "patch",
@@ -51,6 +50,7 @@ __all__ = [
     "pattern_preserving",
     "resample",
     "set_pattern",
+    "set_values",
     "targets_of",
     "tensors_of",
     "to_bos",
@@ -256,21 +256,21 @@ def add(
     return Add(targets_of(target), Positions.of(positions), vector=given, scale=scale, strength=strength)
 
 
-def given(
+def set_values(
     target: TargetLike,
     values: Tensor,
     *,
     added: bool = False,
     positions: PositionsLike = ALL,
     strength: float = 1.0,
-) -> Given:
-    """Put values written out, [example, width], in place of heads or a site, or add them; see `Given`.
+) -> SetValues:
+    """Put values written out, [example, width], in place of heads or a site, or add them; see `SetValues`.
 
-    >>> str(given(("resid_pre", 2), torch.ones(1, 8), positions=-1))
-    'put given resid_pre[2] at -1'
+    >>> str(set_values(("resid_pre", 2), torch.ones(1, 8), positions=-1))
+    'set values resid_pre[2] at -1'
     """
     where = Positions.of(positions)
-    return Given(targets_of(target), where, values=values, added=added, strength=strength)
+    return SetValues(targets_of(target), where, values=values, added=added, strength=strength)
 
 
 def _listed(given: Several) -> tuple[Intervention, ...]:

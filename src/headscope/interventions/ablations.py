@@ -142,7 +142,7 @@ class Resample(_FromReference):
 
     def _draws(self, prompts: Prompts) -> list[tuple[int, list[int]]]:
         """For each example a seed of its own and the reference prompts that it may draw."""
-        found = []
+        draws = []
         for tokens, end in zip(prompts.tokens, prompts.ends, strict=True):
             own = tokens[:end]
             candidates = [row for row, other in enumerate(self.over.tokens) if other != own]
@@ -150,5 +150,5 @@ class Resample(_FromReference):
                 raise PromptError(
                     "cannot resample: the reference holds no prompt but the example's own. Give other prompts."
                 )
-            found.append((int(digest((self.seed, own)), 16), candidates))
-        return found
+            draws.append((int(digest((self.seed, own)), 16), candidates))
+        return draws

@@ -133,13 +133,13 @@ def _received(target: Target, model: "Model") -> list[Target]:
     """A receiving head as its queries, keys and values; any other site as it is."""
     if target.site != "z":
         return [target]
-    found = []
+    receivers = []
     for own in target.within(model):
         heads, shared = model.layer(_layer(own)).heads, model.key_heads(_layer(own))
-        found.append(own.at_site("q"))
+        receivers.append(own.at_site("q"))
         keys = None if own.heads is None else tuple(sorted({head // (heads // shared) for head in own.heads}))
-        found += [Target(site, own.layer, keys) for site in ("k", "v")]
-    return found
+        receivers += [Target(site, own.layer, keys) for site in ("k", "v")]
+    return receivers
 
 
 def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Target, ...]:
@@ -149,16 +149,16 @@ def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Targe
         for given in sender.targets:
             for target in given.within(model):
                 acting.setdefault(_layer(target), set()).update(_acting_heads(target, model))
-    found = []
+    others_by_layer = []
     for layer in model.anatomy.attending:
         others = tuple(h for h in range(model.layer(layer).heads) if h not in acting.get(layer, ()))
         if others:
-            found.append(Target("z", layer, others))
-    if not found:
+            others_by_layer.append(Target("z", layer, others))
+    if not others_by_layer:
         raise UnservedSite(
             "cannot patch a path: the senders act through every head, so there is no other path."
         )
-    return tuple(found)
+    return tuple(others_by_layer)
 
 
 def _acting_heads(target: Target, model: "Model") -> Sequence[int]:

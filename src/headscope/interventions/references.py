@@ -34,8 +34,8 @@ def values_at(
     """
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
-        found = model.activations(prompts, sites, interventions=under)
-        return {place: by_cell(place[0], value) for place, value in found.items()}
+        captured = model.activations(prompts, sites, interventions=under)
+        return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:
         return compute()

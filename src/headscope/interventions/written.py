@@ -21,7 +21,7 @@ from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import Freeze, PathPatch
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
-from headscope.interventions.set_values import Given
+from headscope.interventions.set_values import SetValues
 from headscope.interventions.targets import Target
 from headscope.interventions.writes import Add, Patch
 from headscope.models.run import Run
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, Given,
+        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, SetValues,
     )
 }  # fmt: skip
 _PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Target, Positions, Prompts)}
@@ -91,13 +91,13 @@ def tensors_of(value: Any) -> dict[str, Tensor]:
         return {canonical(value)["sha256"]: value.detach().cpu().contiguous()}
     if isinstance(value, Intervention):
         value = [getattr(value, field.name) for field in fields(value)]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for item in value if isinstance(value, list | tuple) else ():
-        found |= tensors_of(item)
+        tensors |= tensors_of(item)
     if isinstance(value, Run):  # its recipe holds interventions
         for edit in value.interventions:
-            found |= tensors_of(edit)
-    return found
+            tensors |= tensors_of(edit)
+    return tensors
 
 
 def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -121,8 +121,8 @@ class _Reader:
     def intervention(self, data: Mapping[str, Any]) -> Intervention:
         if data["kind"] not in KINDS:
             raise UnknownName.among("intervention", data["kind"], KINDS)
-        found: Intervention = self._value(data)
-        return found
+        built: Intervention = self._value(data)
+        return built
 
     def _value(self, data: Any, targets: Iterable[Target] = ()) -> Any:
         if isinstance(data, list):
@@ -151,19 +151,19 @@ class _Reader:
     def _tensor(self, data: Mapping[str, Any]) -> Tensor:
         if "base64" in data:
             raw = bytearray(base64.b64decode(data["base64"]))
-            found = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
+            tensor = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
         elif data["sha256"] in self._tensors:
-            found = self._tensors[data["sha256"]]
+            tensor = self._tensors[data["sha256"]]
         else:
             raise BadArgument(
                 f"cannot read interventions: the tensor {data['sha256'][:12]} is not among tensors=. "
                 "Pass the store that was written with them."
             )
-        if canonical(found)["sha256"] != data["sha256"]:
+        if canonical(tensor)["sha256"] != data["sha256"]:
             raise BadArgument(
                 f"cannot read interventions: the tensor {data['sha256'][:12]} has other content."
             )
-        return found
+        return tensor
 
     def _run(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run:
         """A run that is a source, made again with the sites that the patch takes."""

@@ -72,8 +72,8 @@ class Game:
 
     def __call__(self, ablated: Iterable[Hashable]) -> Array:
         """Damage of ablating one set, [prompt]."""
-        found: Array = self.many([ablated])[0]
-        return found
+        damage: Array = self.many([ablated])[0]
+        return damage
 
     def many(self, sets: Iterable[Iterable[Hashable]]) -> Array:
         """Damage of ablating each of several sets, [set, prompt].

@@ -137,8 +137,8 @@ def changes(
     outer = interval(values, level=level, seed=seed, within=within)
     inner = interval(values, level=2 * level - 1, seed=seed, within=within)
     bounds = np.stack([outer.mean, outer.low, outer.high, inner.low, inner.high])
-    found = []
+    results = []
     for cell in bounds.T:
         mean, low, high, inner_low, inner_high = map(float, cell)
-        found.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
-    return tuple(found)
+        results.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
+    return tuple(results)

@@ -87,10 +87,10 @@ def simultaneous(
     _check(values, level, resamples)
     n, shape = len(values), values.shape[1:]
     cells = values.reshape(n, -1)
-    found = np.full((7, cells.shape[1]), np.nan)
-    found[0] = cells.mean(0)
+    bounds = np.full((7, cells.shape[1]), np.nan)
+    bounds[0] = cells.mean(0)
     reason = np.full(cells.shape[1], "", dtype=object)
-    defined = np.isfinite(found[0])
+    defined = np.isfinite(bounds[0])
     reason[~defined] = "undefined for some prompts"
     if n < MIN_UNITS_TOGETHER:
         reason[defined] = f"{n} prompts, and bounds for all at once need {MIN_UNITS_TOGETHER}"
@@ -99,16 +99,16 @@ def simultaneous(
     # So often one value in a row proves nothing where many cells had the chance: two sides of a coin for each.
     unproven = defined.sum() * 0.5**n
     if unproven <= 1 - level:
-        found[1:5, constant] = found[0, constant] = cells[0, constant]
-        found[5:, constant] = np.where(found[0, constant] > margin, max(unproven, 1 / (1 + resamples)), 1.0)
+        bounds[1:5, constant] = bounds[0, constant] = cells[0, constant]
+        bounds[5:, constant] = np.where(bounds[0, constant] > margin, max(unproven, 1 / (1 + resamples)), 1.0)
     else:
         reason[constant] = f"the same on {n} prompts, which proves little for {defined.sum()} at once"
     varied = defined & ~constant
     if varied.any():
-        found[1:, varied] = _judged(cells[:, varied], margin, level, seed, resamples)
+        bounds[1:, varied] = _judged(cells[:, varied], margin, level, seed, resamples)
     if within is not None:
-        found[1:5] = found[1:5].clip(*within)
-    mean, at_least, at_most, low, high, p, alone = (row.reshape(shape) for row in found)
+        bounds[1:5] = bounds[1:5].clip(*within)
+    mean, at_least, at_most, low, high, p, alone = (row.reshape(shape) for row in bounds)
     return Simultaneous(
         mean, at_least, at_most, low, high, p, alone, reason.reshape(shape), n=n, cells=int(defined.sum())
     )

@@ -72,8 +72,8 @@ class SmallestSet:
 
     @property
     def excess(self) -> Array:
-        found: Array = self.reached - self.share * self.everything
-        return found
+        excess: Array = self.reached - self.share * self.everything
+        return excess
 
 
 def smallest_necessary(selection: Game, estimation: Game, *, share: float = 0.9) -> SmallestSet:

@@ -122,8 +122,8 @@ def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
     """
     share = (p - beta) / (gamma - beta)
     inside = (share > 0) & (share < 1)
-    found: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
-    return found
+    log_odds: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
+    return log_odds
 
 
 @dataclass(frozen=True, eq=False)

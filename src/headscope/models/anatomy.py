@@ -121,7 +121,7 @@ def _type(hf: nn.Module) -> str:
 def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
     """The module list most of whose members hold attention, the outermost of several."""
     paths = {module: path for path, module in hf.named_modules()}
-    found: list[tuple[int, int, nn.ModuleList]] = []
+    candidates: list[tuple[int, int, nn.ModuleList]] = []
     for path, module in hf.named_modules():
         if not isinstance(module, nn.ModuleList) or not len(module):
             continue
@@ -133,10 +133,10 @@ def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
             any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes
         )
         if holding:
-            found.append((holding, -path.count("."), module))
-    if not found:
+            candidates.append((holding, -path.count("."), module))
+    if not candidates:
         raise UnservedModel(f"cannot find the decoder layers of a {_type(hf)} model.")
-    return list(max(found, key=lambda item: item[:2])[2])
+    return list(max(candidates, key=lambda item: item[:2])[2])
 
 
 def _keeps_shape(event: Event) -> bool:
@@ -150,8 +150,8 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     stream_in, stream_out = event.inputs[0], event.outputs[0]
     # Several streams side by side (an axis before the examples) are no residual stream that positions could index.
     streams = stream_in.ndim == 3 and stream_in.shape[:2] == record.logits.shape[:2]
-    found = _candidates(inside, stream_in, stream_out) if streams else []
-    solved = _solve(stream_in, stream_out, found, tolerance)
+    candidates = _candidates(inside, stream_in, stream_out) if streams else []
+    solved = _solve(stream_in, stream_out, candidates, tolerance)
     attention = next((e for e in inside if e.module in record.attended), None)
     call = None if attention is None else record.attended[attention.module]
     carry, terms = (None, []) if solved is None else solved
@@ -205,13 +205,13 @@ def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tenso
 
 def _without_shared(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Layers whose attention module serves several layers lose it: their calls cannot be told apart."""
-    found = list(layers)
-    uses = Counter(layer.attention for layer in found)
+    separate = list(layers)
+    uses = Counter(layer.attention for layer in separate)
     uses[None] = 0
     blank = {"attention": None, "projection": None, "heads": 0, "head_dim": 0, "attention_term": None}
     return tuple(
         replace(layer, **blank, has_mid=False) if uses[layer.attention] > 1 else layer  # type: ignore[arg-type]
-        for layer in found
+        for layer in separate
     )
 
 
@@ -248,9 +248,9 @@ def _solve(
                 closing.append((scaled, sum(event.depth for event in chosen), scales.tolist(), chosen))
         if closing:
             _, _, scales_found, events = min(closing, key=lambda item: item[:2])
-            found = [_rounded(scale) for scale in scales_found]
-            ordered = sorted(zip(events, found[1:], strict=True), key=lambda term: term[0].start)
-            return found[0], ordered
+            rounded = [_rounded(scale) for scale in scales_found]
+            ordered = sorted(zip(events, rounded[1:], strict=True), key=lambda term: term[0].start)
+            return rounded[0], ordered
     return None
 
 

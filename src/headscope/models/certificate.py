@@ -59,14 +59,14 @@ class Certificate:
 
     def refusals(self) -> dict[tuple[str, int | None], str]:
         """Why a site in a layer, or a service (layer None), is refused."""
-        found: dict[tuple[str, int | None], str] = {}
+        refused: dict[tuple[str, int | None], str] = {}
         for check in self.checks:
             if check.passed is False:
                 for what in check.refuses:
                     for layer in check.layers or (None,):
                         place = None if what in SERVICES and what != "to_bos" else layer
-                        found.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
-        return found
+                        refused.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
+        return refused
 
     def require_identical(self) -> None:
         """Raise UnservedModel if un-edited logits differ from those of plain transformers."""
@@ -152,6 +152,6 @@ _seen: dict[str, Certificate] = {}
 
 def _why(check: Check) -> str:
     if check.worst is not None and check.tolerance is not None:
-        found = f"error {check.worst:.1e}, tolerance {check.tolerance:.0e}"
-        return f"{found}; {check.detail}" if check.detail else found
+        error = f"error {check.worst:.1e}, tolerance {check.tolerance:.0e}"
+        return f"{error}; {check.detail}" if check.detail else error
     return check.detail or "no detail"

@@ -226,13 +226,13 @@ def _widest(values: Sequence[Sequence[_Ran]]) -> float:
     """Half of the widest interval of any cell."""
     if not values[0]:
         return 0.0
-    found = np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1)
-    if np.isnan(found).any():
+    joined = np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1)
+    if np.isnan(joined).any():
         raise BadArgument(
             "cannot add prompts until the precision is reached: the measure is undefined for some of them. Measure "
             "where every prompt has a position."
         )
-    estimate = interval(found)
+    estimate = interval(joined)
     # Too few prompts for an interval are not narrow.
     return float(np.nan_to_num((estimate.high - estimate.low) / 2, nan=np.inf).max())
 
@@ -287,9 +287,9 @@ def _recipe(prompts: Prompts) -> Mapping[str, Any]:
     return {**prompts.made_by, "hash": digest(prompts)}
 
 
-def _undefined(found: Values) -> str:
-    count = int(np.isnan(found).sum())
-    return f"undefined for {count} of {len(found)} prompts, so there is no mean" if count else ""
+def _undefined(values: Values) -> str:
+    count = int(np.isnan(values).sum())
+    return f"undefined for {count} of {len(values)} prompts, so there is no mean" if count else ""
 
 
 def _named(given: object) -> str:

@@ -107,15 +107,15 @@ def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
 
 def _by_place(cell: Cell, work: Work) -> Mapping[Place, Sequence[SiteEdit]]:
     """The edits of a cell by the site that they change, in their order."""
-    found: dict[Place, list[SiteEdit]] = defaultdict(list)
+    by_place: dict[Place, list[SiteEdit]] = defaultdict(list)
     for edit in work.edits:
         if isinstance(edit, CallEdit):
             raise BadArgument(
                 f"cannot estimate '{_written(cell)}' to first order: it redirects a call of attention as a whole, "
                 "which is no site with a gradient. Run it exactly, or write its pattern with set_pattern."
             )
-        found[edit.site, edit.layer].append(edit)
-    return found
+        by_place[edit.site, edit.layer].append(edit)
+    return by_place
 
 
 def _forward(
@@ -149,14 +149,16 @@ def _gradients(
             f"cannot estimate {measure.name!r} to first order: it has no gradient. Measure something smooth, for "
             "example logit_difference, or run the cells exactly."
         )
-    found = torch.autograd.grad(values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True)
-    for (site, layer), gradient in zip(captured, found, strict=True):
+    gradients = torch.autograd.grad(
+        values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True
+    )
+    for (site, layer), gradient in zip(captured, gradients, strict=True):
         if gradient is None:
             raise UnservedSite(
                 f"cannot estimate {site!r} in layer {layer} to first order: no gradient comes back to it in this "
                 "model. Run the cells exactly."
             )
-    return dict(zip(captured, found, strict=True))
+    return dict(zip(captured, gradients, strict=True))
 
 
 @torch.no_grad()

@@ -22,11 +22,11 @@ def cell_values(
     model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
-    found = torch.empty(len(cells), len(prompts), dtype=torch.float64)
+    values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
     for done, result in enumerate(execute(model, prompts, cells, measure)):
-        found[result.index] = result.values
+        values[result.index] = result.values
         progress("cells", done + 1, len(cells))
-    return found
+    return values
 
 
 def damages(

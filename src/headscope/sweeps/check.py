@@ -101,11 +101,11 @@ def _first_agreeing(
             # Each twice, so that every one of them runs as rows beside others.
             twice = [works[i] for i in [*sampled, *sampled]]
             engine = Engine(model, watched, twice, path.traits, costs, own_positions=path.own_positions)
-            found = dict(engine.run())
+            resumed = dict(engine.run())
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")
             continue
-        worst = max(projected_error(found[index], values) for index, values in enumerate(expected * 2))
+        worst = max(projected_error(resumed[index], values) for index, values in enumerate(expected * 2))
         if worst <= tolerance:
             return Choice(path, "; ".join(notes))
         notes.append(f"{path.name} differs from a full pass by {worst:.1e} of the logits")
@@ -142,11 +142,11 @@ def fingerprints(read_out: ReadOut) -> list[Measure]:
     ]
 
 
-def projected_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def projected_error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst difference of the projections, relative to the size of the logits."""
     worst = 0.0
     for index in range(0, len(expected), 2):
         scale = expected[index + 1].clamp(min=1e-30)
-        error = ((found[index] - expected[index]).abs() / scale).nan_to_num(nan=math.inf)
+        error = ((got[index] - expected[index]).abs() / scale).nan_to_num(nan=math.inf)
         worst = max(worst, float(error.max()))
     return worst

@@ -144,10 +144,10 @@ def against_random_sets(
     cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
     harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
     known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
-    found = {}
+    compared = {}
     for group, picked in named.items():
         beside = [known[frozenset(heads)] for heads in drawn[group]]
-        found[group] = AgainstRandom(
+        compared[group] = AgainstRandom(
             picked,
             known[frozenset(picked)],
             tuple(drawn[group]),
@@ -155,7 +155,7 @@ def against_random_sets(
             _existing(model.heads, picked, control.match),
             control.match,
         )
-    return found
+    return compared
 
 
 def random_sets(

@@ -273,15 +273,15 @@ class Engine:
         has its own single position.
         """
         by_job = streams.reshape(len(jobs), -1, *streams.shape[1:])
-        found: list[list[Tensor]] = [[] for _ in jobs]
+        reads: list[list[Tensor]] = [[] for _ in jobs]
         for number in range(len(self._setting.measures)):
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             origin = torch.tensor([job.read_first if first < 0 else first for job in jobs])[:, None, None]
             index = (at - origin).clamp(min=0).to(streams.device)
             read = by_job.gather(2, index[..., None].expand(*index.shape, streams.shape[-1]))
-            for own, value in zip(found, read, strict=True):
+            for own, value in zip(reads, read, strict=True):
                 own.append(value)
-        return found
+        return reads
 
     @torch.no_grad()
     def _measured(self, waiting: Sequence[tuple[Job, list[Tensor]]]) -> list[tuple[int, list[Tensor]]]:
@@ -297,8 +297,8 @@ class Engine:
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
             for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):
                 logits = self._replay.logits(read[some].flatten(0, 1))
-                found = self._values(measure, logits, jobs[some], at[some]).double().cpu()
-                for own, value in zip(values[some], found, strict=True):
+                rows = self._values(measure, logits, jobs[some], at[some]).double().cpu()
+                for own, value in zip(values[some], rows, strict=True):
                     own.append(value)
         return [(job.cell, value) for job, value in zip(jobs, values, strict=True)]
 
@@ -309,8 +309,8 @@ class Engine:
             by_job = logits.reshape(*at.shape, -1)
             parts = zip(by_job, at, strict=True)
             return torch.stack([measure.compute(own, prompts, cells) for own, cells in parts])
-        found = measure.compute(logits, repeated(prompts, len(jobs)), at.flatten(0, 1))
-        return found.reshape(len(jobs), len(prompts))
+        flat = measure.compute(logits, repeated(prompts, len(jobs)), at.flatten(0, 1))
+        return flat.reshape(len(jobs), len(prompts))
 
 
 def _of_call(edit: SiteEdit | CallEdit) -> bool:

@@ -37,7 +37,7 @@ class EntryStreams:
         groups: dict[tuple[str, int, int], list[Job]] = defaultdict(list)
         for job in jobs:
             groups[job.entry, job.layer, job.stop - job.first].append(job)
-        found: dict[int, Tensor] = {}
+        streams_of: dict[int, Tensor] = {}
         kept, differ = [], []
         for (entry, layer, _), group in groups.items():
             if entry in ("whole", "kept"):
@@ -48,14 +48,14 @@ class EntryStreams:
             differ.append((streams != before).flatten(1).any(1))
             kept.append((group, streams))
         if not kept:
-            return found
+            return streams_of
         # The one moment at which a batch waits for the device.
         flags = iter(torch.cat(differ).tolist())
         for group, streams in kept:
             for job, stream in zip(group, streams, strict=True):
                 if next(flags) or job.edits_later:
-                    found[job.cell] = stream
-        return found
+                    streams_of[job.cell] = stream
+        return streams_of
 
     def layout(self, start: int, stop: int) -> Layout:
         """The layout of the base run's prompts in a pass over positions `start` to `stop`."""
@@ -72,7 +72,7 @@ class EntryStreams:
 
     def _stream(self, layer: int, jobs: Sequence[Job]) -> Tensor:
         """[job, prompt, position, model]"""
-        found = []
+        streams = []
         for job in jobs:
             value, layout = (
                 self._base.stream[layer][:, job.first : job.stop],
@@ -81,8 +81,8 @@ class EntryStreams:
             for edit in _in_order(self._consumed(job)):
                 assert isinstance(edit, SiteEdit)
                 value = edit.change(value, layout)
-            found.append(value)
-        return torch.stack(found)
+            streams.append(value)
+        return torch.stack(streams)
 
     def _inside(self, layer: int, jobs: Sequence[Job]) -> Tensor:
         """[job, prompt, position, model]"""

@@ -191,15 +191,15 @@ def batches(
     by_start: dict[int, list[Job]] = {}
     for job in listed:
         by_start.setdefault(job.start, []).append(job)
-    found = []
+    grouped = []
     for starts in _merged(by_start, prompts, layers, costs):
         group = sorted((job for start in starts for job in by_start[start]), key=lambda job: job.join)
         stop = max(job.read_stop for job in group)
-        found += [
+        grouped += [
             Batch(starts[0], max(job.read_stop for job in part), tuple(part))
             for part in _parts(group, costs.room(prompts, starts[0], stop), costs)
         ]
-    return found
+    return grouped
 
 
 def _merged(by_start: dict[int, list[Job]], prompts: int, layers: int, costs: Costs) -> list[list[int]]:

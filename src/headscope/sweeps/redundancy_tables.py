@@ -96,9 +96,9 @@ STEPS = Schema(
 )
 
 
-def interactions_table(game: Game, found: PerPrompt) -> Table:
+def interactions_table(game: Game, pairs: PerPrompt) -> Table:
     rows = []
-    for column, (first, second) in enumerate(found.labels):
+    for column, (first, second) in enumerate(pairs.labels):
         rows.append(
             {
                 "first": str(first),
@@ -106,7 +106,7 @@ def interactions_table(game: Game, found: PerPrompt) -> Table:
                 "damage_first": float(game([first]).mean()),
                 "damage_second": float(game([second]).mean()),
                 "damage_both": float(game([first, second]).mean()),
-                **estimated(found.values[:, column], "interaction"),
+                **estimated(pairs.values[:, column], "interaction"),
             }
         )
     return INTERACTIONS.table(rows)
@@ -116,13 +116,13 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
     how = "all sets" if values.orders is None else f"{values.orders} orders"
     rows = []
     for column, head in enumerate(values.labels):
-        for effect, found in (("ablated first", first), ("ablated last", last), ("Shapley", values)):
-            drawn = found is values
+        for effect, per_prompt in (("ablated first", first), ("ablated last", last), ("Shapley", values)):
+            drawn = per_prompt is values
             rows.append(
                 {
                     "head": str(head),
                     "effect": effect,
-                    **estimated(found.values[:, column], "damage"),
+                    **estimated(per_prompt.values[:, column], "damage"),
                     "how": how if drawn else "one set",
                     "sampling_error": float(values.sampling_error[column]) if drawn else 0.0,
                 }
@@ -130,9 +130,9 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
     return EFFECTS.table(rows)
 
 
-def sets_table(found: Iterable[SmallestSet]) -> Table:
+def sets_table(sets: Iterable[SmallestSet]) -> Table:
     rows = []
-    for one in found:
+    for one in sets:
         sizes = {search.name: len(search.members) for search in one.searches}
         excess = estimated(one.excess, "excess")
         reason = one.reason
@@ -156,8 +156,8 @@ def sets_table(found: Iterable[SmallestSet]) -> Table:
     return SETS.table(rows)
 
 
-def steps_table(found: Iterable[SmallestSet]) -> Table:
-    rows = [row for one in found for search in one.searches for row in _steps(one.kind, search)]
+def steps_table(sets: Iterable[SmallestSet]) -> Table:
+    rows = [row for one in sets for search in one.searches for row in _steps(one.kind, search)]
     return STEPS.table(rows)
 
 

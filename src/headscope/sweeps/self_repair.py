@@ -119,12 +119,12 @@ def runs_after(model: Model, component: Component, head: Head) -> bool:
 
 
 def _components(model: Model) -> tuple[Component, ...]:
-    found: list[Component] = []
+    components: list[Component] = []
     for index, layer in enumerate(model.anatomy.layers):
-        found += [Component(index, head) for head in range(layer.heads)]
+        components += [Component(index, head) for head in range(layer.heads)]
         if layer.mlp_term is not None:
-            found.append(Component(index, None))
-    return tuple(found)
+            components.append(Component(index, None))
+    return tuple(components)
 
 
 @dataclass(frozen=True)

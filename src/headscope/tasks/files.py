@@ -95,14 +95,14 @@ def _single_tokens(
     """The answers or foils, one token each; empty where no example has one."""
     if not any(what in one for one in examples):
         return ()
-    found = []
+    tokens = []
     for row, one in enumerate(examples):
         given = one.get(what)
         ids = encode(model, given) if isinstance(given, str) else [given]
         if len(ids) != 1 or type(ids[0]) is not int:
-            raise _wrong(path, row, f"its {what} {given!r} is not one token ({len(ids)} found)")
-        found.append(ids[0])
-    return tuple(found)
+            raise _wrong(path, row, f"its {what} {given!r} is not one token ({len(ids)} tokens)")
+        tokens.append(ids[0])
+    return tuple(tokens)
 
 
 def _wrong(path: Path, row: int | None, why: str) -> PromptError:

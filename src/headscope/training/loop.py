@@ -188,11 +188,11 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             raise OutputExists(
                 f"cannot train into {folder}: it holds other files. Pass an empty or new folder."
             )
-        found = _recipe_in(folder)
-        if not resume or found.digest() != recipe.digest():
+        held = _recipe_in(folder)
+        if not resume or held.digest() != recipe.digest():
             raise OutputExists(
                 f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "
-                f"{found.name!r} (recipe {found.digest()}). Pass another folder, or resume=True to go on "
+                f"{held.name!r} (recipe {held.digest()}). Pass another folder, or resume=True to go on "
                 "with the same recipe."
             )
     folder.mkdir(parents=True, exist_ok=True)

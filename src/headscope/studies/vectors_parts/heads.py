@@ -21,7 +21,7 @@ from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import LayerMass, rows_of
 from headscope.errors import HeadscopeError
-from headscope.interventions import given
+from headscope.interventions import set_values
 from headscope.measures import joint_probability
 from headscope.models.model import Model
 from headscope.studies.vectors_parts.problems import Problems
@@ -66,7 +66,7 @@ def indirect_effects(
     prompts = linear(model, problems.shuffled).answered()
     cells = [
         Cell(
-            (given(head, means[head.layer][problems.function, head.index], positions=-1),),
+            (set_values(head, means[head.layer][problems.function, head.index], positions=-1),),
             head.layer,
             head.index,
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headscope.interventions import given
+from headscope.interventions import set_values
 from headscope.models.model import Model
 from headscope.studies.vectors_parts.problems import Problems
 from headscope.studies.vectors_parts.values import (
@@ -121,7 +121,9 @@ def reached(
     names = [(name, draw) for name, draws in vectors.items() for draw in range(len(draws))]
     layers = range(model.n_layers)
     cells = [
-        Cell((given(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer)
+        Cell(
+            (set_values(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer
+        )
         for name, draw in names
         for layer in layers
     ]
