@@ -7,6 +7,8 @@
 PYTHON ?= python3
 # Where to take torch from, for who wants another build: make TORCH_INDEX=https://... demo
 TORCH_INDEX ?=
+# Processes that tests run in, each on one thread; all tests of a module stay in one, for they share its models.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -29,7 +31,7 @@ demo: $(VENV)/.run
 	$(BIN)/headscope demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests src
+	$(BIN)/python -m pytest tests src -n $(WORKERS) --dist loadscope
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ ROWS = {
     "d": ("one head to BOS at every position, read there, 4 x 128", 100.0),
     "d'": ("the same, read at the last position", 12.0),
     "e": ("40 tokens generated under each of 12 ablations", 4.5),
-    "f": ("peeling, five rounds of a layer x position sweep, against full passes", 8.0),
+    "f": ("iterative ablation, five rounds of a layer x position sweep, against full passes", 8.0),
 }
 PEERS = ("TransformerLens", "nnsight", "hooks")
 

@@ -49,7 +49,7 @@ def main() -> None:
 
     variants: dict[str, Callable[[], object]] = {
         "run": lambda: model.run(ids),
-        "run, one head cut": lambda: model.run(ids, interventions=hs.zero("5.1")),
+        "run, one head ablated": lambda: model.run(ids, interventions=hs.zero("5.1")),
         "run, patterns and z captured": lambda: model.run(ids, capture=["pattern", "z"]),
     }
     ratios: dict[str, list[float]] = {name: [] for name in variants}

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import headscope as hs
 from headscope.measures.readouts import Measure
-from headscope.sweeps import Cell, execute, generate_many, grid, peel
+from headscope.sweeps import Cell, execute, generate_many, grid, iterative_ablation
 
 try:
     import transformer_lens
@@ -333,16 +333,16 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
     }
 
 
-def peeling(model: hs.Model, rounds: int) -> dict[str, Any]:
-    """Five rounds of cutting the place (layer and position) that hurts most, and as many plain passes."""
+def ablating_one_by_one(model: hs.Model, rounds: int) -> dict[str, Any]:
+    """Five rounds of ablating the place (layer and position) that hurts most, and as many plain passes."""
     given, measure = prompts(1, 64, 1), hs.measures.logit_difference()
     cells = grid(hs.zero("attn_out"), layers="all", positions=range(4, 64, 8)).cells(LAYERS, [], 64)
     passes = sum(len(cells) - done for done in range(5))
     times: dict[str, list[tuple[float, float]]] = {"headscope": [], "hooks": []}
-    list(peel(model, given, cells, measure, rounds=5))  # checked here, once
+    list(iterative_ablation(model, given, cells, measure, rounds=5))  # checked here, once
     for _ in range(rounds):
         with clock(times["headscope"], passes):
-            list(peel(model, given, cells, measure, rounds=5))
+            list(iterative_ablation(model, given, cells, measure, rounds=5))
         with clock(times["hooks"], 3), torch.no_grad():
             for _ in range(3):
                 measure(model.hf(given.ids, use_cache=False).logits, given)
@@ -393,7 +393,7 @@ def main() -> None:
         results.append(generation(model, given.rounds))
         _print(results[-1])
     if not given.rows or "f" in given.rows:
-        results.append(peeling(model, given.rounds))
+        results.append(ablating_one_by_one(model, given.rounds))
         _print(results[-1])
     if given.out:
         told = {

@@ -200,7 +200,7 @@ def test_the_stream_between_attention_and_mlp_is_written_for_both_paths(family):
 
 
 def test_parallel_blocks_have_no_stream_in_between():
-    with pytest.raises(hs.errors.UnservedSite, match="no stream between"):
+    with pytest.raises(hs.errors.UnservedSite, match="no residual stream between"):
         tiny.opened("gpt_neox").run(tiny.ids(), capture=("resid_mid", 1))
 
 

@@ -61,12 +61,17 @@ def straight():
     return hs.load(model)
 
 
-def exactly(model, given, cells, measure, under=()):
-    return torch.stack([result.values for result in naive.execute(model, given, cells, measure, under=under)])
+def exactly(model, given, cells, measure, base_interventions=()):
+    return torch.stack(
+        [
+            result.values
+            for result in naive.execute(model, given, cells, measure, base_interventions=base_interventions)
+        ]
+    )
 
 
-def estimated(model, given, cells, measure, under=()):
-    results = list(attribute(model, given, cells, measure, under=under))
+def estimated(model, given, cells, measure, base_interventions=()):
+    results = list(attribute(model, given, cells, measure, base_interventions=base_interventions))
     assert [result.index for result in results] == list(range(len(cells)))
     assert all(result.cell is cell for result, cell in zip(results, cells, strict=True))
     assert {result.path for result in results} <= {FIRST_ORDER}
@@ -108,12 +113,12 @@ def test_edits_of_one_site_act_one_after_the_other(straight):
     torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-5)
 
 
-def derivative_agrees(model, given, make, measure=None, *, under=(), step=STEP, tolerance=1e-4):
+def derivative_agrees(model, given, make, measure=None, *, base_interventions=(), step=STEP, tolerance=1e-4):
     """The estimate at full strength against the exact change at a small one, scaled up."""
     measure = measure or smooth()
-    base = evaluate(model, given, [measure], list(under))[0]
-    slope = (exactly(model, given, make(step), measure, under) - base) / step
-    found = estimated(model, given, make(1.0), measure, under) - base
+    base = evaluate(model, given, [measure], list(base_interventions))[0]
+    slope = (exactly(model, given, make(step), measure, base_interventions) - base) / step
+    found = estimated(model, given, make(1.0), measure, base_interventions) - base
     assert slope.abs().max() > 1e-3
     assert (found - slope).abs().max() <= tolerance * slope.abs().max()
 
@@ -182,14 +187,14 @@ def test_patterns_are_sites_too():
 def test_what_holds_in_every_cell_is_applied_not_estimated():
     model = hs.load(tiny.build("gpt2").double())
     given = prompts()
-    under = [hs.to_bos("1.2"), hs.zero(("attn_out", 0), positions=3)]
+    base_interventions = [hs.to_bos("1.2"), hs.zero(("attn_out", 0), positions=3)]
 
     def cells(strength):
         return [Cell((hs.zero(("z", layer), strength=strength),)) for layer in (0, 2)]
 
-    derivative_agrees(model, given, cells, under=under)
-    inside = estimated(model, given, cells(1.0), smooth(), under)
-    with model.editing(under):
+    derivative_agrees(model, given, cells, base_interventions=base_interventions)
+    inside = estimated(model, given, cells(1.0), smooth(), base_interventions)
+    with model.editing(base_interventions):
         torch.testing.assert_close(estimated(model, given, cells(1.0), smooth()), inside)
 
 
@@ -266,7 +271,9 @@ def test_the_top_cells_are_run_and_marked():
     value, estimate = frame["value"].to_numpy(), frame["estimate"].to_numpy()
     assert run.sum() == 5
     assert len(frame) == 24
-    assert frame.select("layer", "head", "position").rows() == [(c.layer, c.head, c.position) for c in cells]
+    assert frame.select("layer", "head", "position").rows() == [
+        (c.layer, f"{c.layer}.{c.head}", c.position) for c in cells
+    ]
     np.testing.assert_allclose(value[run], exact[run], rtol=1e-6)
     np.testing.assert_array_equal(value[~run], estimate[~run])
     base = float(evaluate(model, given, [loss()])[0].mean())

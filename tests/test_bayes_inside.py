@@ -10,7 +10,7 @@ import pytest
 
 import headscope as hs
 from headscope import tasks
-from headscope.measures.odds import linearity, slope
+from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Verdict
 from headscope.studies import sites

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import headscope as hs
-from headscope.measures.coalitions import Game, first_cut, interactions, last_cut
+from headscope.measures.coalitions import Game, ablated_first, ablated_last, interactions
 from headscope.measures.shapley import exact, sampled, shapley
 from headscope.measures.smallest_sets import smallest_necessary, smallest_sufficient
 
@@ -62,7 +62,7 @@ def test_too_many_sets_are_refused_before_any_is_cut():
     with pytest.raises(
         hs.errors.BadArgument, match=r"3 different sets of players: the limit is 2\. Give fewer"
     ):
-        first_cut(game)
+        ablated_first(game)
     assert not asked
 
 
@@ -81,13 +81,13 @@ def test_no_players_and_players_named_twice_are_refused(players, message):
 def test_what_is_no_damage_is_refused():
     game = logical("ab", bool)
     with pytest.raises(
-        hs.errors.BadArgument, match="cannot cut z: it is no player of this game, which has a, b"
+        hs.errors.BadArgument, match="cannot ablate z: it is no player of this game, which has a, b"
     ):
         game("az")
     with pytest.raises(hs.errors.BadArgument, match=r"shape \(5,\): expected one number for each of 6"):
         Game.of("ab", lambda cut: np.zeros(5), prompts=6)("a")
     holed = np.array([0.0, 1.0, np.nan])
-    with pytest.raises(hs.errors.BadArgument, match=r"cutting a, b: it is nan on prompt 2\. Leave out"):
+    with pytest.raises(hs.errors.BadArgument, match=r"ablating a, b: it is nan on prompt 2\. Leave out"):
         Game.of("ab", lambda cut: holed, prompts=3)("ba")
 
 
@@ -112,12 +112,12 @@ def test_effects_of_two_and_of_three_copies_by_hand():
     # Any of the copies suffices: damage only when all are cut. "o" does nothing.
     two = logical("abo", lambda cut: {"a", "b"} <= cut)
     three = logical("abco", lambda cut: {"a", "b", "c"} <= cut)
-    assert first_cut(two).estimate.mean.tolist() == [0, 0, 0]
-    assert last_cut(two).estimate.mean.tolist() == [1, 1, 0]
+    assert ablated_first(two).estimate.mean.tolist() == [0, 0, 0]
+    assert ablated_last(two).estimate.mean.tolist() == [1, 1, 0]
     found = dict(zip(interactions(two).labels, interactions(two).estimate.mean.tolist(), strict=True))
     assert found == {("a", "b"): 1, ("a", "o"): 0, ("b", "o"): 0}
     assert interactions(three).estimate.mean.tolist() == [0] * 6  # blind to three
-    assert last_cut(three).estimate.mean.tolist() == [1, 1, 1, 0]
+    assert ablated_last(three).estimate.mean.tolist() == [1, 1, 1, 0]
     assert_allclose(exact(three).estimate.mean, [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-15)
 
 
@@ -127,8 +127,8 @@ def test_effects_and_interactions_are_differences_per_prompt(seed, count):
     game = random_game(seed, count)
     everyone = frozenset(game.players)
     for player in game.players:
-        assert_allclose(first_cut(game).of(player), game({player}))
-        assert_allclose(last_cut(game).of(player), game(everyone) - game(everyone - {player}))
+        assert_allclose(ablated_first(game).of(player), game({player}))
+        assert_allclose(ablated_last(game).of(player), game(everyone) - game(everyone - {player}))
     found = interactions(game)
     assert found.labels == tuple(combinations(game.players, 2))
     for one, other in found.labels:

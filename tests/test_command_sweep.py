@@ -37,7 +37,9 @@ def test_every_head_is_cut_and_kept(folder, tmp_path):
     first = run(*words)
     assert first.exit_code == 0, first.output
     rows = json.loads(first.stdout)["sweep"]
-    assert [(row["layer"], row["head"]) for row in rows] == [(i, h) for i in range(3) for h in range(4)]
+    assert [(row["layer"], row["head"]) for row in rows] == [
+        (i, f"{i}.{h}") for i in range(3) for h in range(4)
+    ]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     again = json.loads(run(*words).stdout)["sweep"]
     assert {row["path"] for row in again} == {"record"}
@@ -56,7 +58,7 @@ def test_every_deed_works_on_every_kind_of_prompts(folder, do, prompts):
         "sweep", folder, "--do", do, "--prompts", prompts, "--layers", "1", "--heads", "0,2-3", "--n", "6", "--json",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
-    assert [row["head"] for row in json.loads(found.stdout)["sweep"]] == [0, 2, 3]
+    assert [row["head"] for row in json.loads(found.stdout)["sweep"]] == ["1.0", "1.2", "1.3"]
 
 
 def test_a_patch_over_layers_and_positions(folder):

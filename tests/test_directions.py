@@ -20,7 +20,7 @@ from headscope.measures.directions import (
     share_within,
     shared_square,
 )
-from headscope.measures.odds import linearity, log_odds, slope
+from headscope.measures.log_odds import linearity, log_odds, slope
 from headscope.measures.probes import Probe, digits, written_along
 
 

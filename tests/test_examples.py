@@ -28,9 +28,9 @@ def test_an_example_runs(path, monkeypatch, capsys):
     assert printed(path, monkeypatch, capsys)
 
 
-def test_every_cut_tells_a_previous_token_head_from_an_induction_head(monkeypatch, capsys):
+def test_every_ablation_tells_a_previous_token_head_from_an_induction_head(monkeypatch, capsys):
     # The first acts through the patterns of others, the second through what it moves.
-    (path,) = (path for path in EXAMPLES if path.stem == "every_cut")
+    (path,) = (path for path in EXAMPLES if path.stem == "every_ablation")
     previous = rises(printed(path, monkeypatch, capsys, "zoo:induction-2l", "0.3"))
     induction = rises(printed(path, monkeypatch, capsys, "zoo:induction-2l", "1.0"))
     assert len(previous) == 10

@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import headscope as hs
-from headscope.results.collect import Batch, sweep_batches
-from headscope.specs import digest
+from headscope.hashing import digest
+from headscope.results.collect import sweep_batches
+from headscope.sweeps.sweep import Sweep
 from tests import tiny
 from tests.test_command import run
 
@@ -61,7 +62,7 @@ def test_blocks_around_a_sweep_are_part_of_its_record(llama, tmp_path):
         with pytest.raises(hs.errors.OutputExists, match="other interventions in every cell"):
             hs.sweep(llama, shown, cells, measure, out=tmp_path / "plain")
         edited = hs.sweep(llama, shown, cells, measure, out=tmp_path / "edited")
-    under = hs.sweep(llama, shown, cells, measure, under=[hs.zero("0.1")])
+    under = hs.sweep(llama, shown, cells, measure, base_interventions=[hs.zero("0.1")])
     assert_close(
         torch.tensor(edited.frame["value"]), torch.tensor(under.frame["value"]), atol=1e-5, rtol=1e-5
     )
@@ -71,9 +72,9 @@ def test_undefined_intervals_are_not_narrow(llama):
     cells = hs.grid(hs.zero("z"), layers="all", heads="all").cells(3, llama.heads, 8)
 
     def batch(number):
-        return Batch(hs.Prompts.of(tiny.ids(2, 8, seed=number)), cells)
+        return Sweep(llama, hs.Prompts.of(tiny.ids(2, 8, seed=number)), cells, hs.measures.loss())
 
-    table = sweep_batches(llama, batch, hs.measures.loss(), precision=100.0)
+    table = sweep_batches(batch, precision=100.0)
     assert table.frame["prompts"][0] == 6  # the first number of prompts that has intervals
     assert table.frame["low"].is_finite().all()
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import headscope as hs
+from headscope.hashing import digest
 from headscope.models.execution import edited
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
-from headscope.specs import digest
 from headscope.sweeps import each_head, evaluate, execute
 from tests import planted, tiny
 
@@ -319,7 +319,7 @@ def test_what_is_remembered_is_bounded():
     model, made = tiny.opened("llama"), []
 
     def make(name):
-        return model.remember(name, lambda: made.append(name) or torch.zeros(100))  # 400 bytes
+        return model.cached(name, lambda: made.append(name) or torch.zeros(100))  # 400 bytes
 
     model.memory_bytes = 8 * 900
     for name in ("a", "b", "a", "c"):  # a is used again: b is the oldest when c comes

@@ -14,7 +14,7 @@ PACKAGE = Path(hs.__file__).parent
 ORDER = [
     ["errors"],
     ["vocabulary"],
-    ["specs"],
+    ["hashing"],
     ["tables"],
     ["zoo"],  # data, with a file that finds it
     ["tasks"],

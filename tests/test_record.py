@@ -16,8 +16,9 @@ from polars.testing import assert_frame_equal
 
 import headscope as hs
 from headscope.results import record
-from headscope.results.collect import Batch, sweep_batches
+from headscope.results.collect import sweep_batches
 from headscope.results.runs import runs_in
+from headscope.sweeps.sweep import Sweep
 from tests import tiny
 
 SLOW = """
@@ -53,7 +54,7 @@ def test_a_finished_sweep_is_not_run_again(llama, tmp_path, monkeypatch):
     first = hs.sweep(*asked(llama), out=tmp_path / "run")
     assert set(first.frame["path"]) == {"resumed"}
     monkeypatch.setattr(
-        "headscope.results.collect.execute", lambda *args, **more: pytest.fail("run again") if args[2] else ()
+        "headscope.results.collect.run", lambda sweep: pytest.fail("run again") if sweep.cells else ()
     )
     again = hs.sweep(*asked(llama), out=tmp_path / "run")
     assert set(again.frame["path"]) == {"record"}
@@ -131,7 +132,7 @@ def test_a_full_disk_leaves_what_is_done_and_says_how_to_go_on(llama, tmp_path, 
 
 
 def test_an_exception_keeps_what_is_done(llama, tmp_path):
-    def stop(done, of):
+    def stop(stage, done, of):
         if done == 5:
             raise KeyboardInterrupt
 
@@ -177,26 +178,27 @@ def test_what_is_not_this_sweep_is_refused(llama, tmp_path):
 def test_prompts_are_added_until_the_interval_is_narrow(llama, tmp_path):
     cells = hs.grid(hs.zero("z"), layers="all", heads="all").cells(3, llama.heads, 8)
 
-    def batch(number):
-        return Batch(hs.Prompts.of(tiny.ids(8, 8, seed=50 + number)), cells)
-
     measure = hs.measures.loss()
-    one = sweep_batches(llama, batch, measure)
+
+    def batch(number):
+        return Sweep(llama, hs.Prompts.of(tiny.ids(8, 8, seed=50 + number)), cells, measure)
+
+    one = sweep_batches(batch)
     widest = ((one.frame["high"] - one.frame["low"]) / 2).max()
     wanted = widest / 2
-    table = sweep_batches(llama, batch, measure, precision=wanted, out=tmp_path)
+    table = sweep_batches(batch, precision=wanted, out=tmp_path)
     assert ((table.frame["high"] - table.frame["low"]) / 2).max() <= wanted
     assert table.frame["prompts"].n_unique() == 1
     assert table.frame["prompts"][0] >= 16
-    again = sweep_batches(llama, batch, measure, precision=wanted, out=tmp_path)
+    again = sweep_batches(batch, precision=wanted, out=tmp_path)
     assert_frame_equal(again.frame.drop("path"), table.frame.drop("path"), abs_tol=0)
     assert (
         len(json.loads((tmp_path / "manifest.json").read_text())["prompts"]) == table.frame["prompts"][0] / 8
     )
     with pytest.raises(hs.errors.BadArgument, match="no others than these"):
-        sweep_batches(llama, lambda _: batch(0), measure, precision=wanted)
+        sweep_batches(lambda _: batch(0), precision=wanted)
     with pytest.raises(hs.errors.BadArgument, match="above 0"):
-        sweep_batches(llama, batch, measure, precision=0.0)
+        sweep_batches(batch, precision=0.0)
 
 
 def test_a_part_that_cannot_be_written_leaves_no_trace(tmp_path):

@@ -100,7 +100,7 @@ def detect_roles(model, prompts, **given):
 
 
 def named(table):
-    return {(row["detector"], f"{row['layer']}.{row['head']}") for row in table.rows(named=True)}
+    return {(row["detector"], row["head"]) for row in table.rows(named=True)}
 
 
 def test_planted_heads_are_named_and_no_others(model, prompts):
@@ -110,7 +110,7 @@ def test_planted_heads_are_named_and_no_others(model, prompts):
     ]
     table = detect_roles(model, prompts, interventions=planted)
     assert named(table) == {("x_to_y", "0.1"), ("example_to_example", "1.2")}
-    (row,) = table.rows(detector="x_to_y", layer=0, head=1)
+    (row,) = table.rows(detector="x_to_y", head="0.1")
     assert row["score"] == pytest.approx(1, abs=1e-5)
     assert row["null"] < 0.01
 
@@ -118,7 +118,7 @@ def test_planted_heads_are_named_and_no_others(model, prompts):
 def test_a_head_that_looks_two_back_everywhere_does_not_carry_pairs(model, prompts):
     # Its score on y is 1; so is that on the null.
     table = detect_roles(model, prompts, interventions=[fixed_offset("0.1", 2)])
-    (row,) = table.rows(detector="x_to_y", layer=0, head=1)
+    (row,) = table.rows(detector="x_to_y", head="0.1")
     assert row["score"] == pytest.approx(1, abs=1e-5)
     assert row["null"] == pytest.approx(1, abs=1e-5)
     assert not named(table)

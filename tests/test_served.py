@@ -18,7 +18,7 @@ from headscope.models.anatomy import _without_shared
 from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
-from headscope.sweeps.takeover import direct_effects
+from headscope.sweeps.self_repair import direct_effects
 from tests import tiny
 from tests.families import configs
 
@@ -358,7 +358,7 @@ def test_direct_effects_add_up_whatever_is_done_to_the_scores_afterwards(kind):
 @pytest.mark.parametrize("kind", ["gemma4_text", "falcon_h1", "qwen3_next"])
 def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kind):
     model = hs.load(build(kind))
-    with pytest.raises(hs.errors.UnservedModel, match="no plain sum of the stream"):
+    with pytest.raises(hs.errors.UnservedModel, match="no plain sum of the residual stream"):
         model.require_direct_effects()
     if kind == "qwen3_next":
         study = hs.study("heads", model=model, n=5, random_sets=1, followed=1, repeats=2, length=5)

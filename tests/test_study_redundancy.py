@@ -24,7 +24,7 @@ from headscope.studies.redundancy_parts.peeling import Bench, layers_to_cut, rem
 from headscope.studies.redundancy_parts.problems import REGIMES, Problems, draw
 from headscope.studies.redundancy_parts.prompts import any_number, exactly, nearly, said
 from headscope.studies.registry import entry
-from headscope.sweeps.takeover import direct_effects
+from headscope.sweeps.self_repair import direct_effects
 from headscope.tasks.linear import EVERYDAY
 from headscope.tasks.shots import ARTICLE_PAIRS
 from headscope.vocabulary import Head
@@ -314,7 +314,9 @@ def test_layers_that_stand_in_cost_nothing_alone_and_all_together(found: Study) 
     # Even a little less than nothing: with one head left the wrong functions have smaller marks too.
     assert -2 < row["apart"] < 0.01
     assert row["interaction"] >= row["together"] > 30
-    last = {each["head"]: each["damage"] for each in found.tables["layer_effects"].rows(effect="last cut")}
+    last = {
+        each["head"]: each["damage"] for each in found.tables["layer_effects"].rows(effect="ablated last")
+    }
     assert last["1"] == pytest.approx(last["3"], abs=0.01)
     assert last["1"] > 30
     assert last["0"] == pytest.approx(0, abs=0.01)

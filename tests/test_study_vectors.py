@@ -45,7 +45,7 @@ from headscope.studies.vectors.head_effects import effects_of_heads, mean_head_o
 from headscope.studies.vectors.problems import VectorsConfig, problems
 from headscope.studies.vectors.task_vector import TASK, task_vectors
 from headscope.sweeps import Cell
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tasks import linear
 from headscope.vocabulary import Head
 from tests import pair_models, planted_pairs
@@ -203,7 +203,7 @@ def test_given_values_are_put_where_a_patch_puts_them(kind, request):
         ),
         ("2.1", hs.patch("2.1", source=run, positions={-1: -1}), run["z", 2][last][:, 1]),
     ):
-        given = hs.interventions.given(site, values, positions=-1)
+        given = hs.interventions.set_values(site, values, positions=-1)
         one, other = (model.run(target, interventions=edit).logits for edit in (given, patched))
         assert torch.allclose(one, other, atol=1e-5, equal_nan=True)
         one_row = given.rows(slice(2, 3))
@@ -220,7 +220,7 @@ def test_given_values_are_put_where_a_patch_puts_them(kind, request):
 
 def test_given_values_can_be_added_and_misfits_are_refused(numbers):
     ids, ones = torch.tensor([[0, 5, 6], [0, 7, 8]]), torch.tensor([[1.0] * 32, [2.0] * 32])
-    given = hs.interventions.given(("resid_pre", 1), ones, added=True, positions=-1)
+    given = hs.interventions.set_values(("resid_pre", 1), ones, added=True, positions=-1)
     clean = numbers.run(ids, capture=[("resid_pre", 1)])["resid_pre", 1]
     edited = numbers.run(ids, capture=[("resid_pre", 1)], interventions=given)["resid_pre", 1]
     moved = edited - clean
@@ -232,10 +232,10 @@ def test_given_values_can_be_added_and_misfits_are_refused(numbers):
         ("0.1", torch.ones(2, 32), "expected 8"),
     ):
         with pytest.raises(BadArgument, match=match):
-            numbers.run(ids, interventions=hs.interventions.given(target, values))
+            numbers.run(ids, interventions=hs.interventions.set_values(target, values))
     for bad in (torch.ones(32), torch.full((1, 32), float("nan"))):
         with pytest.raises(BadArgument, match="expected finite ones"):
-            hs.interventions.given(("resid_pre", 1), bad)
+            hs.interventions.set_values(("resid_pre", 1), bad)
 
 
 # One patched layer and one causal indirect effect, with plain hooks.

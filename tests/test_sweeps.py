@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import headscope as hs
 from headscope.measures import kl, logit_difference, loss, next_logit
 from headscope.models.replay import Replay
-from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, naive, peel
+from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, iterative_ablation, naive
 from headscope.sweeps.engine import Engine
-from headscope.sweeps.execute import prepared, traits_of
 from headscope.sweeps.plan import Costs, Place, Traits, batches, job_of
+from headscope.sweeps.sweep import Sweep, prepared, traits_of
 from tests import tiny
 from tests.families import configs
 
@@ -60,10 +60,13 @@ def source_run(model, given):
     return model.run(shuffled, capture=sites)
 
 
-def agree(model, given, cells, measure, under=(), tolerance=1e-5):
+def agree(model, given, cells, measure, base_interventions=(), tolerance=1e-5):
     """Paths that were taken; the values must be those of full passes."""
-    found = {result.index: result for result in execute(model, given, cells, measure, under=under)}
-    expected = list(naive.execute(model, given, cells, measure, under=under))
+    found = {
+        result.index: result
+        for result in execute(model, given, cells, measure, base_interventions=base_interventions)
+    }
+    expected = list(naive.execute(model, given, cells, measure, base_interventions=base_interventions))
     scale = max(float(result.values.abs().nan_to_num().max()) for result in expected)
     assert sorted(found) == list(range(len(cells)))
     for index, result in enumerate(expected):
@@ -118,8 +121,10 @@ def test_reading_at_the_cells_own_position_takes_one_pass(name):
     push = torch.linspace(-1, 1, model.d_model)
     stream = grid(hs.add("resid_pre", push), layers="all", positions=range(11)).cells(3, [], LENGTH)
     assert agree(model, given, stream, loss("cell")) == {(SIDE_BY_SIDE, "")}
-    under = [hs.add(("resid_mid", 2), push, positions=[3, 6]), hs.zero("1.2")]
-    assert agree(model, given, stream, loss("cell"), under=under) == {(SIDE_BY_SIDE, "")}
+    base_interventions = [hs.add(("resid_mid", 2), push, positions=[3, 6]), hs.zero("1.2")]
+    assert agree(model, given, stream, loss("cell"), base_interventions=base_interventions) == {
+        (SIDE_BY_SIDE, "")
+    }
 
 
 def test_gpt_neo_reads_its_own_causal_buffer_and_is_found_out():
@@ -151,7 +156,7 @@ def test_a_model_whose_layers_cannot_be_resumed_falls_back_and_says_so(monkeypat
 def test_what_holds_in_every_cell_holds_in_resumed_cells_too(name):
     model, given = tiny.opened(name), prompts()
     push = torch.linspace(-1, 1, model.d_model)
-    under = [
+    base_interventions = [
         hs.add(("attn_out", 1), push, positions=[3, 6]),
         hs.zero("1.2"),
         hs.to_bos("2.1"),
@@ -159,10 +164,14 @@ def test_what_holds_in_every_cell_holds_in_resumed_cells_too(name):
         hs.add(("resid_pre", 2), -push),
     ]
     heads = grid(hs.zero("z"), layers="all", heads="all", positions=[2, 9]).cells(3, model.heads, LENGTH)
-    assert agree(model, given, heads, loss([7, 8, 9, 10]), under=under) == {("resumed", "")}
+    assert agree(model, given, heads, loss([7, 8, 9, 10]), base_interventions=base_interventions) == {
+        ("resumed", "")
+    }
     stream = grid(hs.add("resid_pre", push), layers="all", positions=[2, 5, 9]).cells(3, [], LENGTH)
-    assert agree(model, given, stream, loss([7, 8, 9, 10]), under=under) == {("resumed", "")}
-    with model.editing(under):
+    assert agree(model, given, stream, loss([7, 8, 9, 10]), base_interventions=base_interventions) == {
+        ("resumed", "")
+    }
+    with model.editing(base_interventions):
         agree(model, given, stream, loss([7, 8, 9, 10]))
 
 
@@ -196,7 +205,7 @@ def test_cells_that_change_nothing_are_not_run(monkeypatch):
     other = hs.Prompts(tuple((*row[:6], *(t % 80 + 1 for t in row[6:])) for row in given.tokens))
     source = model.run(other, capture="resid_pre")
     cells = grid(hs.patch("resid_pre", source=source), layers="all", positions="all").cells(3, [], LENGTH)
-    setting, works = prepared(model, given, cells, logit_difference(), [], slice(0, 2), whole=True)
+    setting, works = prepared(Sweep(model, given, cells, logit_difference()))
     unembedded = []
     logits = Replay.logits
 
@@ -255,17 +264,20 @@ def test_random_sweeps_equal_full_passes(data):
         Cell(tuple(edit(given) for given in chosen))
         for chosen in data.draw(st.lists(st.lists(place, min_size=1, max_size=3), min_size=3, max_size=8))
     ]
-    under = [edit(given) for given in data.draw(st.lists(place, max_size=2))]
+    base_interventions = [edit(given) for given in data.draw(st.lists(place, max_size=2))]
     measure = data.draw(st.sampled_from([logit_difference(), logit_difference(2), loss(), loss([0, 3])]))
-    resumed(model, own, cells, measure, under)
+    resumed(model, own, cells, measure, base_interventions)
 
 
-def resumed(model, given, cells, measure, under):
+def resumed(model, given, cells, measure, base_interventions):
     """The engine itself, without the check that would send cells of rare kinds through full passes."""
-    setting, works = prepared(model, given, cells, measure, under, slice(0, len(given)), whole=True)
+    setting, works = prepared(Sweep(model, given, cells, measure, base_interventions))
     engine = Engine(model, setting, works, traits_of(model), Costs(10, 40), own_positions=False)
     found = dict(engine.run())
-    expected = [result.values for result in naive.execute(model, given, cells, measure, under=under)]
+    expected = [
+        result.values
+        for result in naive.execute(model, given, cells, measure, base_interventions=base_interventions)
+    ]
     scale = max(float(values.abs().nan_to_num().max()) for values in expected)
     for index, values in enumerate(expected):
         torch.testing.assert_close(found[index][0], values, rtol=0, atol=1e-5 * scale, equal_nan=True)
@@ -305,11 +317,11 @@ def test_where_a_cell_enters(places, expected):
 
 def test_the_base_runs_own_edits_come_between():
     # The base run edits the stream before layer 1: after a cell's edit of what left layer 0, before others.
-    under = [Place("resid_pre", 1, 0, 9)]
-    job = job_of(0, [Place("resid_pre", 1, 5, 5)], under, PLAIN, (9, 10))
+    base_interventions = [Place("resid_pre", 1, 0, 9)]
+    job = job_of(0, [Place("resid_pre", 1, 5, 5)], base_interventions, PLAIN, (9, 10))
     assert (job.entry, job.layer, job.consumed) == ("whole", 1, frozenset())
     places = [Place("resid_pre", 1, 4, 4), Place("resid_post", 0, 5, 5)]
-    job = job_of(0, places, under, PLAIN, (9, 10))
+    job = job_of(0, places, base_interventions, PLAIN, (9, 10))
     assert (job.entry, job.layer, job.consumed, job.start) == ("stream", 1, frozenset({1}), 4)
     # Attention that the base run edits in the same layer cannot be run again by itself.
     job = job_of(0, [Place("call", 2, 5, 5)], [Place("q", 2, 0, 9)], PLAIN, (9, 10))
@@ -361,8 +373,9 @@ def test_generating_under_many_interventions_at_once_equals_one_by_one(name):
         sets.append(hs.to_bos(["1.0", "1.1", "2.0", "2.2"]))
     expected = [model.generate(given, max_new_tokens=8, interventions=edits) for edits in sets]
     assert len({generation.tokens for generation in expected}) > 1
-    for rows_at_once in (None, 4):
-        found = generate_many(model, given, sets, max_new_tokens=8, rows_at_once=rows_at_once)
+    for budget in (model.memory_bytes, 1):  # all sets together, and one by one
+        model.memory_bytes = budget
+        found = generate_many(model, given, sets, max_new_tokens=8)
         assert [generation.tokens for generation in found] == [generation.tokens for generation in expected]
     with pytest.raises(hs.errors.BadArgument, match="under no interventions"):
         generate_many(model, given, [])
@@ -385,7 +398,7 @@ def test_the_cost_of_a_pass_is_measured_once_and_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "budget"), [("gpt2", 2**30), ("mistral", 2**30), ("gpt_neox", 100_000)])
-def test_peeling_equals_sweeping_again_with_the_picked_cells_cut(name, budget):
+def test_iterative_ablation_equals_sweeping_again_with_the_picked_cells_ablated(name, budget):
     model, given = tiny.opened(name), prompts()
     push = torch.linspace(-1, 1, model.d_model)
     measure = logit_difference()
@@ -397,27 +410,30 @@ def test_peeling_equals_sweeping_again_with_the_picked_cells_cut(name, budget):
     bos = grid(hs.to_bos("z"), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
     places = grid(hs.zero("z"), layers="all", heads=[1, 2], positions=[1, 6, 9]).cells(3, model.heads, LENGTH)
     for cells in (heads[::2] + stream, bos, places):
-        under, left = [], dict(enumerate(cells))
-        rounds = list(peel(model, given, cells, measure, rounds=min(5, len(cells))))
+        base_interventions, left = [], dict(enumerate(cells))
+        rounds = list(iterative_ablation(model, given, cells, measure, rounds=min(5, len(cells))))
         for one in rounds:
             expected = [
-                r.values for r in naive.execute(model, given, list(left.values()), measure, under=under)
+                r.values
+                for r in naive.execute(
+                    model, given, list(left.values()), measure, base_interventions=base_interventions
+                )
             ]
             assert [result.index for result in one.results] == list(left)
             for result, values in zip(one.results, expected, strict=True):
                 torch.testing.assert_close(result.values, values, rtol=1e-4, atol=1e-4)
             assert one.picked.values.mean() == min(result.values.mean() for result in one.results)
-            under += left.pop(one.picked.index).interventions
+            base_interventions += left.pop(one.picked.index).interventions
         assert len({one.picked.index for one in rounds}) == len(rounds)
-    with pytest.raises(hs.errors.BadArgument, match="cannot peel 4 rounds from 3 cells"):
-        next(peel(model, given, bos, measure, rounds=4))
+    with pytest.raises(hs.errors.BadArgument, match="cannot ablate 4 of 3 cells"):
+        next(iterative_ablation(model, given, bos, measure, rounds=4))
 
 
 def test_a_peel_runs_each_round_only_from_the_newly_cut_layer_on():
     model, given = tiny.opened("llama"), prompts()
     cells = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
     last = [cell for cell in cells if cell.layer == 2]
-    rounds = peel(model, given, cells, logit_difference(), rounds=3, pick=lambda r: r[-1])
+    rounds = iterative_ablation(model, given, cells, logit_difference(), rounds=3, pick=lambda r: r[-1])
     assert next(rounds).picked.cell == last[-1]
     next(rounds)  # is compared with a full pass, once
     called = []

@@ -95,10 +95,12 @@ def test_sources_are_split_with_the_prompts_where_the_memory_is_small():
     cells = hs.grid(hs.patch("resid_pre", source=hs.Prompts.of(sources)), layers="all", positions=[1, 3, 5])
     under = [hs.patch("0.1", source=hs.Prompts.of(sources[::-1]).rows([4, 3, 2, 1, 0]))]
     listed = cells.cells(3, model.heads, 6)
-    expected = list(naive.execute(model, shown, listed, measure, under=under))
+    expected = list(naive.execute(model, shown, listed, measure, base_interventions=under))
     model.memory_bytes = 100_000
     try:
-        found = sorted(swept(model, shown, listed, measure, under=under), key=lambda result: result.index)
+        found = sorted(
+            swept(model, shown, listed, measure, base_interventions=under), key=lambda result: result.index
+        )
     finally:
         model.memory_bytes = 2**30
     assert {result.path for result in found} == {"resumed"}

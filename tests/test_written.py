@@ -1,14 +1,15 @@
 """Interventions survive being written as JSON: all kinds, nested, with tensors and runs as sources."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 import headscope as hs
+from headscope.hashing import digest
 from headscope.interventions import from_json, pattern_preserving, tensors_of, to_json, value_preserving
 from headscope.interventions.written import KINDS
-from headscope.specs import digest
 from tests import tiny
 
 REFERENCE = hs.Prompts(
@@ -29,6 +30,7 @@ def every_kind(model):
         hs.zero(["0.1", "1.2"], positions=[2, -1], strength=0.25),
         hs.zero(("mlp_out", "all")),
         hs.mean("0.1", over=REFERENCE, per_position=True),
+        hs.mean("0.1", over=dataclasses.replace(REFERENCE, answer_tokens=((7, 9), (8,)))),
         hs.resample(("resid_pre", [0, 2]), over=REFERENCE, seed=4, positions="query"),
         hs.to_bos("1.0"),
         hs.fixed_offset(1, 3),
@@ -40,7 +42,7 @@ def every_kind(model):
         hs.patch(("z", 0), source=run),
         hs.patch(("resid_pre", 1), source=run, positions={3: -1, 0: 0}),
         hs.add(("resid_pre", 2), torch.linspace(-1, 1, 32).to(torch.bfloat16), scale=-2.5),
-        hs.interventions.given("1.2", torch.linspace(-1, 1, 16).reshape(2, 8), positions=-1, added=True),
+        hs.interventions.set_values("1.2", torch.linspace(-1, 1, 16).reshape(2, 8), positions=-1, added=True),
     ]
 
 

@@ -12,101 +12,61 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headscope import errors, interventions, measures, tasks
-    from headscope.detectors import detect
-    from headscope.interventions import (
-        add,
-        fixed_offset,
-        freeze_pattern,
-        knock_out,
-        mean,
-        patch,
-        path_patch,
-        resample,
-        set_pattern,
-        to_bos,
-        zero,
-    )
-    from headscope.models.loading import load
-    from headscope.models.model import Model
-    from headscope.models.run import Run
-    from headscope.results.collect import sweep
-    from headscope.results.study import Study
-    from headscope.studies.registry import study
-    from headscope.sweeps import grid
-    from headscope.tasks.prompts import Prompts
-    from headscope.vocabulary import Head
-
-__all__ = [
-    "Head",
-    "Model",
-    "Prompts",
-    "Run",
-    "Study",
-    "add",
-    "detect",
-    "errors",
-    "fixed_offset",
-    "freeze_pattern",
-    "grid",
-    "interventions",
-    "knock_out",
-    "load",
-    "mean",
-    "measures",
-    "patch",
-    "path_patch",
-    "resample",
-    "set_pattern",
-    "study",
-    "sweep",
-    "tasks",
-    "to_bos",
-    "zero",
-]
+    from headscope import errors as errors
+    from headscope import interventions as interventions
+    from headscope import measures as measures
+    from headscope import tasks as tasks
+    from headscope.detectors import detect as detect
+    from headscope.interventions import add as add
+    from headscope.interventions import fixed_offset as fixed_offset
+    from headscope.interventions import freeze_pattern as freeze_pattern
+    from headscope.interventions import knock_out as knock_out
+    from headscope.interventions import mean as mean
+    from headscope.interventions import patch as patch
+    from headscope.interventions import path_patch as path_patch
+    from headscope.interventions import resample as resample
+    from headscope.interventions import set_pattern as set_pattern
+    from headscope.interventions import to_bos as to_bos
+    from headscope.interventions import zero as zero
+    from headscope.models.loading import load as load
+    from headscope.models.model import Model as Model
+    from headscope.models.run import Run as Run
+    from headscope.results.collect import sweep as sweep
+    from headscope.results.study import Study as Study
+    from headscope.studies.registry import study as study
+    from headscope.sweeps import grid as grid
+    from headscope.tasks.prompts import Prompts as Prompts
+    from headscope.vocabulary import Head as Head
 
 # Where each public name lives; None: it is a module of that name.
-_HOME: dict[str, str | None] = {
+_INTERVENTIONS = (
+    "add fixed_offset freeze_pattern knock_out mean patch path_patch resample set_pattern to_bos zero"
+)
+_HOME = {
     "Head": "vocabulary",
     "Model": "models.model",
     "Prompts": "tasks.prompts",
     "Run": "models.run",
     "Study": "results.study",
-    "add": "interventions",
     "detect": "detectors",
-    "errors": None,
-    "fixed_offset": "interventions",
-    "freeze_pattern": "interventions",
     "grid": "sweeps",
-    "interventions": None,
-    "knock_out": "interventions",
     "load": "models.loading",
-    "mean": "interventions",
-    "measures": None,
-    "patch": "interventions",
-    "path_patch": "interventions",
-    "resample": "interventions",
-    "set_pattern": "interventions",
     "study": "studies.registry",
     "sweep": "results.collect",
-    "tasks": None,
-    "to_bos": "interventions",
-    "zero": "interventions",
+    **dict.fromkeys(_INTERVENTIONS.split(), "interventions"),
+    **dict.fromkeys(("errors", "interventions", "measures", "tasks")),
 }
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'headscope' has no attribute {name!r}")
     home = _HOME[name]
-    found = (
-        import_module(f"headscope.{name}")
-        if home is None
-        else getattr(import_module(f"headscope.{home}"), name)
-    )
-    globals()[name] = found
-    return found
+    module = import_module(f"headscope.{home or name}")
+    member = globals()[name] = module if home is None else getattr(module, name)
+    return member
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

@@ -24,6 +24,11 @@ def silent(stage: str, done: int, of: int) -> None:
     """The progress of who does not want to know."""
 
 
+def staged(progress: Progress, stage: str) -> Progress:
+    """The same progress with a stage named by the caller, who knows better what is being done and why."""
+    return lambda _, done, of: progress(stage, done, of)
+
+
 @dataclass(frozen=True, order=True)
 class Head:
     """One attention head: layer and index, both counted from 0.
@@ -86,8 +91,8 @@ SITES: dict[str, Site] = {
         Site("resid_pre", _STREAM, "the residual stream before a layer"),
         Site("resid_mid", _STREAM, "the residual stream between attention and MLP"),
         Site("resid_post", _STREAM, "the residual stream after a layer"),
-        Site("attn_out", _STREAM, "what the attention block adds to the stream"),
-        Site("mlp_out", _STREAM, "what the MLP adds to the stream"),
+        Site("attn_out", _STREAM, "what the attention block adds to the residual stream"),
+        Site("mlp_out", _STREAM, "what the MLP adds to the residual stream"),
         Site("q", _QUERY_HEADS, "queries as the kernel receives them (after rotary)"),
         Site("k", _KEY_HEADS, "keys as the kernel receives them (after rotary)"),
         Site("v", _KEY_HEADS, "values as the kernel receives them"),

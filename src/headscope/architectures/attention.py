@@ -1,7 +1,7 @@
 """The attention of a toy transformer: masks, smeared and rotary keys, and a cache that stays exact.
 
 In: the normed residual stream [batch, position, model] and, for each token, its absolute position. Out:
-what attention adds to the stream, and the pattern where the implementation computes it. The product of
+what attention adds to the residual stream, and the pattern where the implementation computes it. The product of
 query, key and value itself is done by whatever `AttentionInterface` holds under the config's name, exactly
 as in the model files of transformers, so that tools which listen there see this model too.
 
@@ -111,7 +111,7 @@ class ToyAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """What attention adds to the stream [batch, position, model], and the pattern or None.
+        """What attention adds to the residual stream [batch, position, model], and the pattern or None.
 
         `position_ids` [batch or 1, position] are absolute; `position_embeddings` [batch or 1, position,
         model] are added to the input of queries and keys (the shortformer scheme); `attention_mask` is

@@ -30,7 +30,7 @@ Norm = Literal["layernorm", "layernorm_no_weights", "rmsnorm", "none"]
 """What is done to the residual stream before it is read.
 
 `layernorm_no_weights` centres and scales without trained weights, as weights are folded in many published
-small models; `none` reads the stream as it is, which makes a hand-written circuit exact.
+small models; `none` reads the residual stream as it is, which makes a hand-written circuit exact.
 """
 
 

@@ -70,7 +70,7 @@ class ToyMLP(nn.Module):
 
 
 class ToyDecoderLayer(nn.Module):
-    """Attention reads the stream and adds to it; then the MLP, if there is one, does the same."""
+    """Attention reads the residual stream and adds to it; then the MLP, if there is one, does the same."""
 
     def __init__(self, config: ToyConfig, layer_idx: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class ToyDecoderLayer(nn.Module):
         """The residual stream after this layer, from the one before it; both [batch, position, model].
 
         The keywords are those of `ToyAttention.forward`. `pattern_log` collects the pattern, since a layer
-        that returned it beside the stream would not look like other layers.
+        that returned it beside the residual stream would not look like other layers.
         """
         added, pattern = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + added
@@ -150,7 +150,7 @@ class ToyModel(ToyPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """The stream after the final norm; conventions are those of every decoder of transformers.
+        """The residual stream after the final norm; conventions are those of every decoder of transformers.
 
         `attention_mask` [batch, past + position] is 0 at padding, on either side. Without `position_ids`,
         real tokens are numbered from 0, so that padding changes nothing.
@@ -195,7 +195,7 @@ class ToyModel(ToyPreTrainedModel):
         )
 
     def _locate(self, stream: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The stream with positions added where they belong in it, and what only q and k shall see."""
+        """The residual stream with positions added where they belong in it, and what only q and k shall see."""
         match self.config.positions:
             case "learned":
                 check_positions(self.config, position_ids)

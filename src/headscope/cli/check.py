@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import typer
 from rich.table import Table
 
 from headscope.cli.common import (
@@ -20,20 +19,9 @@ from headscope.models.certificate import Check
 from headscope.models.checks import certify
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 @with_fields(Opening, into="opening")
-def run(
-    model: ModelName,
-    json: Json = False,
-    quiet: Quiet = False,
-    *,
-    opening: dict[str, Any],
-) -> None:
+def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
     loaded = opened(model, opening)
     loaded.refusals = {}

@@ -20,18 +20,20 @@ import torch
 import transformers
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from headscope.errors import BadArgument, HeadscopeError, OutOfMemory
 from headscope.models.loading import load
 from headscope.models.model import Model
+from headscope.vocabulary import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
 
 ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and warnings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 # Below this a second thread mostly waits for the first, and on a busy machine makes it several times slower.
 SMALL_PARAMETERS = 5_000_000
@@ -134,10 +136,10 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A callback `(stage, done, of)` that draws one line on a terminal and prints stages elsewhere."""
     if quiet:
-        yield lambda stage, done, of: None
+        yield silent
         return
     if not stderr.is_terminal:
         seen: set[str] = set()
@@ -150,7 +152,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield say
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), console=stderr, transient=True) as bar:
+    with Bar(*columns, TimeElapsedColumn(), console=stderr, transient=True) as bar:
         task = bar.add_task("starting", total=1)
         yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)
 

@@ -35,11 +35,6 @@ Out = Annotated[Path | None, typer.Option(help="Also write the table to this .pa
 MOST_ROWS = 64
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 @with_fields(Opening, into="opening")
 def run(
@@ -56,7 +51,7 @@ def run(
     opening: dict[str, Any],
 ) -> None:
     """Score every head on every detector, with intervals, uniform references and matched nulls."""
-    wanted = [found.name for found in detectors(detector)]
+    wanted = [one.name for one in detectors(detector)]
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
     if out is not None:
@@ -84,20 +79,20 @@ def run(
 
 
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:
-    scores: dict[tuple[int, int], dict[str, tuple[float, bool]]] = {}
+    scores: dict[str, dict[str, tuple[float, bool]]] = {}
     for row in table.rows():
-        scores.setdefault((row["layer"], row["head"]), {})[row["detector"]] = (row["score"], row["named"])
+        scores.setdefault(row["head"], {})[row["detector"]] = (row["score"], row["named"])
     shown = {
-        head: found
-        for head, found in scores.items()
-        if len(scores) <= MOST_ROWS or any(named for _, named in found.values())
+        head: scored
+        for head, scored in scores.items()
+        if len(scores) <= MOST_ROWS or any(named for _, named in scored.values())
     }
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
-    for (layer, head), found in shown.items():
+    for head, scored in shown.items():
         cells = [
-            f"[bold]{found[d][0]:.3f} *[/bold]" if found[d][1] else f"{found[d][0]:.3f}  " for d in wanted
+            f"[bold]{scored[d][0]:.3f} *[/bold]" if scored[d][1] else f"{scored[d][0]:.3f}  " for d in wanted
         ]
-        grid.add_row(f"{layer}.{head}", *cells)
+        grid.add_row(head, *cells)
     stdout.print(grid)
     if not quiet:
         left_out = (

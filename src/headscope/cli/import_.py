@@ -17,11 +17,6 @@ Tokenizer = Annotated[
 ]
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 @with_fields(Stated)
 def run(

@@ -41,7 +41,10 @@ def build(verb: str | None) -> typer.Typer:
             # No module can be called import.
             file = f"{name}_" if keyword.iskeyword(name) else name
             module = importlib.import_module(f"headscope.cli.{file}")
-            module.register(app, name, text)
+            if hasattr(module, "register"):  # a verb with commands of its own
+                module.register(app, name, text)
+            else:
+                app.command(name, help=text)(module.run)
         else:
             app.command(name, help=text)(_named_only)
     return app

@@ -1,15 +1,9 @@
 """`headscope models`: the models that ship with headscope."""
 
-import typer
 from rich.table import Table
 
 from headscope import zoo
 from headscope.cli.common import Json, guarded, print_json, stdout
-
-
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
 
 
 @guarded

@@ -13,11 +13,6 @@ from headscope.results.runs import runs_in
 Folder = Annotated[Path, typer.Argument(help="Where to look, with everything below.")]
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 def run(folder: Folder = Path("runs"), json: Json = False) -> None:
     """List runs, the newest first."""
@@ -25,12 +20,12 @@ def run(folder: Folder = Path("runs"), json: Json = False) -> None:
         raise BadArgument(
             f"cannot list runs in {str(folder)!r}: there is no such folder. Name one that has runs."
         )
-    found = runs_in(folder)
+    runs = runs_in(folder)
     if json:
-        print_json([{**dataclasses.asdict(one), "folder": str(one.folder)} for one in found])
+        print_json([{**dataclasses.asdict(one), "folder": str(one.folder)} for one in runs])
         return
-    for one in found:
+    for one in runs:
         stdout.print(f"{one.folder}  {one.kind}  {one.model}  {one.state}  {one.date}", markup=False)
         stdout.print(f"    {one.command}", markup=False, style="dim")
-    if not found:
+    if not runs:
         stdout.print(f"No runs in {folder}.", markup=False)

@@ -32,8 +32,8 @@ _COLOUR = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNDETERMI
 def register(app: typer.Typer, name: str, text: str) -> None:
     """Put the verb, with one command per study, into the command."""
     group = typer.Typer(no_args_is_help=True)
-    for study_name, found in STUDIES.items():
-        group.command(study_name, help=found.help)(verb(study_name, found))
+    for study_name, entry in STUDIES.items():
+        group.command(study_name, help=entry.help)(verb(study_name, entry))
     app.add_typer(group, name=name, help=text)
 
 
@@ -60,13 +60,7 @@ def verb(name: str, found: Entry | Plan[Any]) -> Any:
         with progress_bar(quiet) as progress:
             how = {name: value for name, value in opening.items() if name != "memory"}
             result = study(
-                name,
-                model=loaded,
-                out=folder,
-                quick=quick,
-                options=how,
-                progress=progress,
-                **settings,
+                name, model=loaded, out=folder, quick=quick, options=how, progress=progress, **settings
             )
         show(result, folder, json)
 

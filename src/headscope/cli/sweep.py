@@ -41,13 +41,8 @@ VerifyTop = Annotated[
 MOST_ROWS = 40
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
-@with_fields(parts.Asked)
+@with_fields(parts.SweepOptions)
 @with_fields(Opening, into="opening")
 def run(
     model: ModelName,
@@ -66,22 +61,21 @@ def run(
     parts.check_approximate(
         approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out}
     )
-    asked = parts.Asked(**settings)
+    options = parts.SweepOptions(**settings)
     loaded = opened(model, opening)
-    batches, measured = parts.batches(loaded, asked), parts.measure_of(asked)
+    batches = parts.batches(loaded, options)
     if dry_run:
         first = batches(0)
-        check(loaded, first, measured)
-        told = forecast(loaded, first.prompts, first.cells, measured)
+        check(first)
+        told = forecast(loaded, first.prompts, first.cells, first.measure)
         print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
         return
     with progress_bar(quiet) as bar:
-        shared: dict[str, Any] = {"progress": lambda done, of: bar("cells", done, of)}
         if approximate:
-            table = sweep_approximately(loaded, batches(0), measured, verify_top=verify_top, **shared)
+            table = sweep_approximately(batches(0), verify_top=verify_top, progress=bar)
         else:
-            shared |= {"precision": precision, "command": shlex.join(["headscope", *sys.argv[1:]])}
-            table = sweep_batches(loaded, batches, measured, out=out, **shared)
+            command = shlex.join(["headscope", *sys.argv[1:]])
+            table = sweep_batches(batches, precision=precision, out=out, command=command, progress=bar)
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "sweep": table.to_records()})
         return

@@ -1,4 +1,4 @@
-"""What the words of `headscope sweep` mean: deeds, axes, prompts and measures, as plain values.
+"""What the words of `headscope sweep` mean: interventions, axes, prompts and measures, as plain values.
 
 In: the options as they were written. Out: batches of prompts with their cells, and a measure. What is taken from
 elsewhere (a mean, a resample, a patch) comes from the counterpart of the prompts: `repeated` from prompts in which
@@ -17,8 +17,8 @@ from headscope.errors import BadArgument, UnknownName
 from headscope.interventions import Intervention, mean, patch, resample, to_bos, zero
 from headscope.measures import Measure
 from headscope.models.model import Model
-from headscope.results.collect import Batch
 from headscope.sweeps import grid
+from headscope.sweeps.sweep import Sweep
 from headscope.tasks import (
     Prompts,
     induction_pairs,
@@ -29,9 +29,9 @@ from headscope.tasks import (
     without_repeats,
 )
 
-Deed = Callable[[str, Prompts, int], Intervention]
+Ablation = Callable[[str, Prompts, int], Intervention]
 
-DEEDS: dict[str, Deed] = {
+ABLATIONS: dict[str, Ablation] = {
     "zero": lambda at, other, seed: zero(at),
     "mean": lambda at, other, seed: mean(at, over=other),
     "resample": lambda at, other, seed: resample(at, over=other, seed=seed),
@@ -46,13 +46,13 @@ MEASURES = ("loss", "next_logit", "probability", "log_probability", "rank", "log
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepOptions:
     """What a sweep is asked for, as it was written; the command's options come from these fields.
 
     Refused here as far as that can be seen.
     """
 
-    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(DEEDS)}."})
+    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(ABLATIONS)}."})
     at: str = field(
         default="z", metadata={"help": "Where: z (heads), or a site such as resid_pre, attn_out, mlp_out."}
     )
@@ -75,8 +75,8 @@ class Asked:
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
     def __post_init__(self) -> None:
-        if self.do not in DEEDS:
-            raise UnknownName.among("intervention", self.do, DEEDS)
+        if self.do not in ABLATIONS:
+            raise UnknownName.among("intervention", self.do, ABLATIONS)
         if self.n < 1:
             raise BadArgument(f"cannot sweep over {self.n} prompts: ask for at least 1, better 50.")
         if not self.given and self.prompts not in PROMPTS:
@@ -112,9 +112,9 @@ def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[st
         )
 
 
-def measure_of(asked: Asked) -> Measure:
+def measure_of(options: SweepOptions) -> Measure:
     """The measure that was named, or the usual one for these prompts."""
-    written = asked.measure or PROMPTS.get(asked.prompts, "loss")
+    written = options.measure or PROMPTS.get(options.prompts, "loss")
     name, _, role = written.partition(":")
     if name not in MEASURES:
         raise UnknownName.among("measure", name, MEASURES)
@@ -130,49 +130,51 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     """
     if written is None or written == "all":
         return written
-    found: list[int] = []
+    indices: list[int] = []
     for part in written.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise BadArgument(
                 f"cannot read {option} {written!r}: write 'all', or numbers and spans as in 0,2,5-7."
             )
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return found
+        indices += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return indices
 
 
-def batches(model: Model, asked: Asked) -> Callable[[int], Batch]:
+def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
     """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
+    measure = measure_of(options)
 
-    def batch(number: int) -> Batch:
-        shown, other = _prompts(model, asked, asked.seed + 1000 * number)
-        if asked.given and number:
+    def batch(number: int) -> Sweep:
+        shown, other = _prompts(model, options, options.seed + 1000 * number)
+        if options.given and number:
             raise BadArgument(
                 "cannot add prompts to those of a file: leave --precision away, or use generated ones."
             )
-        template = DEEDS[asked.do](asked.at, other, asked.seed)
+        template = ABLATIONS[options.do](options.at, other, options.seed)
         cells = grid(
             template,
-            layers=axis(asked.layers, "--layers"),  # type: ignore[arg-type]
-            heads=axis(asked.heads, "--heads"),  # type: ignore[arg-type]
-            positions=axis(asked.positions, "--positions"),  # type: ignore[arg-type]
+            layers=axis(options.layers, "--layers"),  # type: ignore[arg-type]
+            heads=axis(options.heads, "--heads"),  # type: ignore[arg-type]
+            positions=axis(options.positions, "--positions"),  # type: ignore[arg-type]
         )
-        checked = model.prompts(shown)
-        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+        prompts = model.prompts(shown)
+        every = cells.cells(model.n_layers, model.heads, min(prompts.lengths))
+        return Sweep(model, prompts, every, measure)
 
     return batch
 
 
-def _prompts(model: Model, asked: Asked, seed: int) -> tuple[Prompts, Prompts]:
+def _prompts(model: Model, options: SweepOptions, seed: int) -> tuple[Prompts, Prompts]:
     """Prompts and their counterpart."""
-    if asked.given:
-        shown = read_prompts(model, Path(asked.prompts))
-        return shown, shown if asked.reference is None else read_prompts(model, asked.reference)
-    if asked.prompts == "pairs":
-        clean, corrupted = induction_pairs(model, length=asked.length, n=asked.n, seed=seed)
+    if options.given:
+        shown = read_prompts(model, Path(options.prompts))
+        return shown, shown if options.reference is None else read_prompts(model, options.reference)
+    if options.prompts == "pairs":
+        clean, corrupted = induction_pairs(model, length=options.length, n=options.n, seed=seed)
         return corrupted, clean
-    if asked.prompts == "natural":
-        spoken = natural(model, length=asked.length, n=asked.n, seed=seed)
-        return spoken, random_tokens(model, length=spoken.longest, n=asked.n, seed=seed + 1)
-    repeated = repeated_tokens(model, length=asked.length, repeats=3, n=asked.n, seed=seed)
+    if options.prompts == "natural":
+        spoken = natural(model, length=options.length, n=options.n, seed=seed)
+        return spoken, random_tokens(model, length=spoken.longest, n=options.n, seed=seed + 1)
+    repeated = repeated_tokens(model, length=options.length, repeats=3, n=options.n, seed=seed)
     return repeated, without_repeats(model, repeated, seed=seed + 1)

@@ -13,11 +13,6 @@ Out = Annotated[Path | None, typer.Option(help="Folder for checkpoints and the f
 Resume = Annotated[bool, typer.Option(help="Go on where an interrupted run of the same recipe stopped.")]
 
 
-def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command."""
-    app.command(name, help=text)(run)
-
-
 @guarded
 def run(
     recipe: Name, out: Out = None, resume: Resume = True, json: Json = False, quiet: Quiet = False

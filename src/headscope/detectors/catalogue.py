@@ -33,11 +33,7 @@ _FIXED = {
     detector.name: detector
     for detector in (
         Detector(
-            "previous_token",
-            pairs.previous_token,
-            "natural",
-            "other keys",
-            "attends to the token before",
+            "previous_token", pairs.previous_token, "natural", "other keys", "attends to the token before"
         ),
         Detector("current_token", pairs.current_token, "natural", "other keys", "attends to its own token"),
         Detector("bos", pairs.first_token, "natural", "other keys", "attends to the first token"),
@@ -96,7 +92,7 @@ def detectors(names: str | Iterable[str]) -> list[Detector]:
         BadArgument: if there is none.
     """
     listed = [part.strip() for part in names.split(",")] if isinstance(names, str) else list(names)
-    found = [detector(name) for name in dict.fromkeys(listed) if name]
-    if not found:
+    chosen = [detector(name) for name in dict.fromkeys(listed) if name]
+    if not chosen:
         raise BadArgument(f"cannot detect nothing: name at least one of {', '.join(KNOWN)}.")
-    return found
+    return chosen

@@ -12,7 +12,7 @@ from headscope.detectors.catalogue import DEFAULT, Detector, detector, detectors
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError
-from headscope.measures.intervals import FEWEST
+from headscope.measures.intervals import MIN_UNITS
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.tables import Table
@@ -50,7 +50,7 @@ def default_prompts(
     repeats: int = 4,
     gaps: tuple[int, int] = (0, 0),
     reach: int = 0,
-    fewest: int = FEWEST,
+    fewest: int = MIN_UNITS,
 ) -> DetectorPrompts:
     """Natural prompts of 64 tokens; segments of `length` distinct tokens shown `repeats` times after BOS.
 
@@ -87,17 +87,15 @@ def default_prompts(
             f"intervals need at least {fewest}. Give a longer text."
         )
     return DetectorPrompts(
-        natural=spoken,
-        repeated=repeated,
-        unrepeated=without_repeats(model, repeated, seed=seed + 1),
+        natural=spoken, repeated=repeated, unrepeated=without_repeats(model, repeated, seed=seed + 1)
     )
 
 
 def check_sizes(doing: str, *, n: int, seed: int) -> None:
     """Raise BadArgument unless there are prompts enough for intervals, and a seed that generators take."""
-    if n < FEWEST:
+    if n < MIN_UNITS:
         raise BadArgument(
-            f"cannot {doing} on {n} prompt{'' if n == 1 else 's'}: intervals need at least {FEWEST}, better 50."
+            f"cannot {doing} on {n} prompt{'' if n == 1 else 's'}: intervals need at least {MIN_UNITS}, better 50."
         )
     if not 0 <= seed <= LARGEST_SEED:
         raise BadArgument(f"cannot {doing} with seed {seed}: it lies between 0 and {LARGEST_SEED}.")
@@ -125,7 +123,7 @@ def detect(
     """Score every head on every named detector.
 
     `prompts` fixes the prompts (else `default_prompts` with `n`, `seed`, `text`); `interventions` are in
-    force while heads are read, to see what others do when one is cut.
+    force while heads are read, to see what others do when one is ablated.
 
     >>> hs.detect(model, ["induction", "lookback:3"]).rows(named=True)     # doctest: +SKIP
 

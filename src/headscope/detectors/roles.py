@@ -1,4 +1,4 @@
-"""Heads that carry pairs: which heads look from y to its x, and from one example to earlier ones.
+"""Heads that read pairs: which heads look from y to its x, and from one example to earlier ones.
 
 In: a model and prompts of pairs with roles (tasks.linear). Out: attention by prompt, and the detector table.
 Two kinds of heads:
@@ -117,7 +117,7 @@ def _sets(prompts: Prompts, keys_of: Callable[[Prompts, int], _Queries]) -> KeyS
 
 
 def _own_x(prompts: Prompts, row: int) -> _Queries:
-    found: _Queries = {}
+    keys: _Queries = {}
     own: list[int] = []
     after_y = False
     for place, name in sorted(_names(prompts, row).items()):
@@ -125,9 +125,9 @@ def _own_x(prompts: Prompts, row: int) -> _Queries:
             own = [place] if after_y else [*own, place]
             after_y = False
         elif name == "y":
-            found[place] = own
+            keys[place] = own
             after_y = True
-    return found
+    return keys
 
 
 def _earlier_y(prompts: Prompts, row: int) -> _Queries:

@@ -2,7 +2,7 @@
 
 In: per layer, one detector's attention mass on its keys and on its null, prompt by prompt. Out: one row per
 head. A head is *named* if its score exceeds the matched null by a margin (.1) with a lower bound that holds for
-all heads of the model at once (measures.maxima): an interval above uniform attention names far too many heads
+all heads of the model at once (measures.simultaneous): an interval above uniform attention names far too many heads
 of a random model, and an interval of one head at a time names the more the more heads there are. Each detector
 is a family of its own.
 
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from headscope.detectors.catalogue import Detector
-from headscope.measures.intervals import FEWEST, interval
-from headscope.measures.maxima import FEWEST_TOGETHER
+from headscope.measures.intervals import MIN_UNITS, interval
 from headscope.measures.samples import Samples, over_heads
+from headscope.measures.simultaneous import MIN_UNITS_TOGETHER
 from headscope.tables import Column, Quantity, Schema
 from headscope.vocabulary import Head
 
@@ -36,7 +36,7 @@ HEADS = Schema(
     "heads",
     (
         Column("layer", pl.Int64, "layer, from 0"),
-        Column("head", pl.Int64, "head within its layer, from 0"),
+        Column("head", pl.String, "layer.index of the head, as in 1.4"),
         Column("detector", pl.String, "what kind of head is looked for"),
         Column("score", pl.Float64, "mean attention on the detector's keys", "probability"),
         Column("low", pl.Float64, "lower 95% bound of the score over prompts", "probability"),
@@ -60,7 +60,7 @@ HEADS = Schema(
             "probability",
         ),
         Column(
-            "adjusted_p",
+            "adjusted_p_value",
             pl.Float64,
             f"p value of a score at most {NAMED_MARGIN} above the null, adjusted for all heads of this detector",
             "probability",
@@ -110,7 +110,7 @@ class _Adjusted:
 
 def above_null(layers: Mapping[int, LayerMass]) -> Samples:
     """Score minus null of every head in layers that judge enough prompts, on the prompts that all of these judge."""
-    wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= FEWEST_TOGETHER]
+    wide = [layer for layer, read in layers.items() if int(read.kept.sum()) >= MIN_UNITS_TOGETHER]
     common = torch.stack([layers[layer].kept for layer in wide]).all(0) if wide else torch.zeros(0)
     heads = [Head(layer, index) for layer in wide for index in range(layers[layer].mass.shape[1])]
     above = [layers[layer].above[common].double() for layer in wide]
@@ -125,9 +125,9 @@ def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
     for layer, read in layers.items():
         heads = read.mass.shape[1]
         nothing = np.full(heads, np.nan)
-        reason = f"bounds for all heads at once need {FEWEST_TOGETHER} prompts that every layer judges"
+        reason = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
         found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
-    if len(above.units) < FEWEST_TOGETHER:
+    if len(above.units) < MIN_UNITS_TOGETHER:
         return found
     bounds = above.together(above=NAMED_MARGIN)
     for layer in above.coordinates("layer"):
@@ -148,15 +148,15 @@ def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) 
         above = interval(read.above[kept].double().numpy(), within=(-1.0, 1.0))
         expected = float(read.uniform[kept].mean())
     few = ""
-    if int(kept.sum()) < FEWEST:
-        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {FEWEST}"
+    if int(kept.sum()) < MIN_UNITS:
+        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {MIN_UNITS}"
     rows = []
     for head in range(mass.shape[1]):
         value = float("nan") if score is None else float(score.mean[head])
         rows.append(
             {
                 "layer": layer,
-                "head": head,
+                "head": str(Head(layer, head)),
                 "detector": detector.name,
                 "score": value,
                 "low": float((empty if score is None else score.low)[head]),
@@ -168,7 +168,7 @@ def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) 
                 "above_null_low": float((empty if above is None else above.low)[head]),
                 "above_null_high": float((empty if above is None else above.high)[head]),
                 "adjusted_low": float(adjusted.low[head]),
-                "adjusted_p": float(adjusted.p[head]),
+                "adjusted_p_value": float(adjusted.p[head]),
                 "named": bool(adjusted.low[head] > NAMED_MARGIN),
                 "prompts": int(kept.sum()),
                 "reason": few or adjusted.reason[head],

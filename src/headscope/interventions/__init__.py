@@ -1,4 +1,4 @@
-"""Interventions as frozen data: cutting, routing, freezing, patching, steering; one interface for all.
+"""Interventions as frozen data: ablation, routing, freezing, patching, steering; one interface for all.
 
 Each constructor takes what to act on (a `Head` or "1.4", several heads, layers by their numbers for all
 their heads, or a site and its layers as ("resid_pre", 3) or ("v", "all")), where (`positions`: an index,
@@ -14,8 +14,8 @@ from headscope.errors import BadArgument
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import MLPS, Freeze, PathPatch
-from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.set_values import SetValues
 from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
 from headscope.interventions.writes import Add, Patch, as_map
 from headscope.interventions.written import from_json, tensors_of, to_json
@@ -27,7 +27,6 @@ __all__ = [
     "Add",
     "FixedOffset",
     "Freeze",
-    "Given",
     "Intervention",
     "KnockOut",
     "Mean",
@@ -35,6 +34,7 @@ __all__ = [
     "PathPatch",
     "Resample",
     "SetPattern",
+    "SetValues",
     "Target",
     "ToBOS",
     "Zero",
@@ -43,7 +43,6 @@ __all__ = [
     "freeze",
     "freeze_pattern",
     "from_json",
-    "given",
     "knock_out",
     "mean",
     "patch",
@@ -51,6 +50,7 @@ __all__ = [
     "pattern_preserving",
     "resample",
     "set_pattern",
+    "set_values",
     "targets_of",
     "tensors_of",
     "to_bos",
@@ -183,19 +183,19 @@ def freeze_pattern(
     return Freeze(targets, Positions.of(positions), under=_listed(under), strength=strength)
 
 
-def pattern_preserving(cut: Several) -> tuple[Intervention, ...]:
-    """A cut that leaves every pattern as it was: what heads *move*, not counting where others look because of it."""
-    return (freeze_pattern(), *_listed(cut))
+def pattern_preserving(ablation: Several) -> tuple[Intervention, ...]:
+    """An ablation that leaves every pattern as it was: what heads *move*, not where others look because of it."""
+    return (freeze_pattern(), *_listed(ablation))
 
 
-def value_preserving(cut: Several, *, mlps: str = "recomputed") -> tuple[Intervention, ...]:
-    """A cut that acts on patterns alone: all values stay, and what is cut no longer enters queries and keys.
+def value_preserving(ablation: Several, *, mlps: str = "recomputed") -> tuple[Intervention, ...]:
+    """An ablation that acts on patterns alone: values stay, and what is ablated no longer enters queries and keys.
 
-    `mlps` says whether MLPs between take part in the cut run from which the patterns come.
+    `mlps` says whether MLPs between take part in the ablated run from which the patterns come.
     """
     held = freeze(("v", EVERY))
     still = (freeze(("mlp_out", EVERY)),) if _frozen(mlps) else ()
-    return (freeze_pattern(under=(held, *still, *_listed(cut))), held)
+    return (freeze_pattern(under=(held, *still, *_listed(ablation))), held)
 
 
 def path_patch(
@@ -209,9 +209,9 @@ def path_patch(
 ) -> PathPatch:
     """Let senders act on receivers directly and on nothing else; see `PathPatch`.
 
-    Senders are interventions, or heads and sites that are patched from `source`. Receivers are heads (their
-    queries, keys and values), ("q", layer) and the like, patterns, or a place in the stream; what reaches the
-    last `resid_post` reaches the logits.
+    Senders are interventions, or heads and sites that are patched from `source`. Receivers are heads (their queries,
+    keys and values), ("q", layer) and the like, patterns, or a place in the residual stream; what reaches the last
+    `resid_post` reaches the logits.
 
     >>> str(path_patch(zero("0.3"), "1.0"))
     'path_patch [zero 0.3] -> 1.0, MLPs recomputed'
@@ -256,21 +256,21 @@ def add(
     return Add(targets_of(target), Positions.of(positions), vector=given, scale=scale, strength=strength)
 
 
-def given(
+def set_values(
     target: TargetLike,
     values: Tensor,
     *,
     added: bool = False,
     positions: PositionsLike = ALL,
     strength: float = 1.0,
-) -> Given:
-    """Put values written out, [example, width], in place of heads or a site, or add them; see `Given`.
+) -> SetValues:
+    """Put values written out, [example, width], in place of heads or a site, or add them; see `SetValues`.
 
-    >>> str(given(("resid_pre", 2), torch.ones(1, 8), positions=-1))
-    'put given resid_pre[2] at -1'
+    >>> str(set_values(("resid_pre", 2), torch.ones(1, 8), positions=-1))
+    'set values resid_pre[2] at -1'
     """
     where = Positions.of(positions)
-    return Given(targets_of(target), where, values=values, added=added, strength=strength)
+    return SetValues(targets_of(target), where, values=values, added=added, strength=strength)
 
 
 def _listed(given: Several) -> tuple[Intervention, ...]:

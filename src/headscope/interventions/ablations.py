@@ -1,4 +1,4 @@
-"""Cutting: what a head or a site does is removed, and something that carries nothing is left in its place.
+"""Ablation: what a head or a site does is removed, and something that carries nothing is left in its place.
 
 `Zero` leaves nothing, which is far from anything the model has seen. `Mean` leaves what is usual over a
 *stated* reference; over prompts of the same task the mean itself contains the task. `Resample` leaves what
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from headscope.errors import PromptError, UnservedSite
+from headscope.hashing import digest
 from headscope.interventions.base import Intervention
 from headscope.interventions.references import farthest, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Resample(_FromReference):
 
     def _draws(self, prompts: Prompts) -> list[tuple[int, list[int]]]:
         """For each example a seed of its own and the reference prompts that it may draw."""
-        found = []
+        draws = []
         for tokens, end in zip(prompts.tokens, prompts.ends, strict=True):
             own = tokens[:end]
             candidates = [row for row, other in enumerate(self.over.tokens) if other != own]
@@ -150,5 +150,5 @@ class Resample(_FromReference):
                 raise PromptError(
                     "cannot resample: the reference holds no prompt but the example's own. Give other prompts."
                 )
-            found.append((int(digest((self.seed, own)), 16), candidates))
-        return found
+            draws.append((int(digest((self.seed, own)), 16), candidates))
+        return draws

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
+from headscope.hashing import digest
 from headscope.interventions.targets import EVERY, Target, merged
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions
 

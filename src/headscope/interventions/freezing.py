@@ -1,8 +1,8 @@
 """Freezing: a site keeps what it had in another run of the very same tokens, so that only chosen paths act.
 
 `Freeze` forces what a site had in the clean run, or in a run under other interventions. Two classic designs
-are made of it. *Pattern-preserving* ablation freezes all patterns and cuts a head, which leaves out what the
-head does to later patterns; *value-preserving* ablation lets the cut act on patterns alone (Olsson et al.
+are made of it. *Pattern-preserving* ablation freezes all patterns and ablates a head, which leaves out what the
+head does to later patterns; *value-preserving* ablation lets the ablation act on patterns alone (Olsson et al.
 2022). *Path patching* lets a sender act on chosen receivers only, everything else between them frozen
 (Wang et al. 2023, Goldowsky-Dill et al. 2023). In generation the other runs grow with the text.
 """
@@ -43,7 +43,7 @@ class Freeze(Intervention):
         return f" under [{'; '.join(map(str, self.under))}]" if self.under else ""
 
     def footprint(self) -> Footprint:
-        return replace(super().footprint(), follows=True)
+        return replace(super().footprint(), recompute_each_token=True)
 
     def rows(self, chosen: slice) -> Self:
         return replace(self, under=tuple(edit.rows(chosen) for edit in self.under))
@@ -79,7 +79,7 @@ class PathPatch(Intervention):
     Three runs: a clean one; one in which the senders act while every other head's output is frozen to the
     clean run's, from which the receivers' values are taken; and the run itself, in which the receivers get
     those values. MLPs between are `recomputed` (they are part of the direct path) or `frozen` (only the
-    stream itself carries). A receiver that is a head means its queries, keys and values; keys and values
+    residual stream itself carries). A receiver that is a head means its queries, keys and values; keys and values
     that several query heads share are changed for all of them.
     """
 
@@ -106,7 +106,7 @@ class PathPatch(Intervention):
         return "path_patch"
 
     def footprint(self) -> Footprint:
-        return replace(super().footprint(), follows=True)
+        return replace(super().footprint(), recompute_each_token=True)
 
     def rows(self, chosen: slice) -> Self:
         return replace(self, senders=tuple(edit.rows(chosen) for edit in self.senders))
@@ -133,13 +133,13 @@ def _received(target: Target, model: "Model") -> list[Target]:
     """A receiving head as its queries, keys and values; any other site as it is."""
     if target.site != "z":
         return [target]
-    found = []
+    receivers = []
     for own in target.within(model):
         heads, shared = model.layer(_layer(own)).heads, model.key_heads(_layer(own))
-        found.append(own.at_site("q"))
+        receivers.append(own.at_site("q"))
         keys = None if own.heads is None else tuple(sorted({head // (heads // shared) for head in own.heads}))
-        found += [Target(site, own.layer, keys) for site in ("k", "v")]
-    return found
+        receivers += [Target(site, own.layer, keys) for site in ("k", "v")]
+    return receivers
 
 
 def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Target, ...]:
@@ -149,16 +149,16 @@ def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Targe
         for given in sender.targets:
             for target in given.within(model):
                 acting.setdefault(_layer(target), set()).update(_acting_heads(target, model))
-    found = []
+    others_by_layer = []
     for layer in model.anatomy.attending:
         others = tuple(h for h in range(model.layer(layer).heads) if h not in acting.get(layer, ()))
         if others:
-            found.append(Target("z", layer, others))
-    if not found:
+            others_by_layer.append(Target("z", layer, others))
+    if not others_by_layer:
         raise UnservedSite(
             "cannot patch a path: the senders act through every head, so there is no other path."
         )
-    return tuple(found)
+    return tuple(others_by_layer)
 
 
 def _acting_heads(target: Target, model: "Model") -> Sequence[int]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from headscope.errors import UnservedSite
+from headscope.hashing import digest
 from headscope.models.layout import Layout
 from headscope.models.protocols import Edit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 
@@ -34,13 +34,13 @@ def values_at(
     """
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
-        found = model.activations(prompts, sites, interventions=under)
-        return {place: by_cell(place[0], value) for place, value in found.items()}
+        captured = model.activations(prompts, sites, interventions=under)
+        return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:
         return compute()
     key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
-    return model.remember(key, compute)  # type: ignore[no-any-return]
+    return model.cached(key, compute)  # type: ignore[no-any-return]
 
 
 def by_cell(site: str, value: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument, PromptError, UnservedSite
+from headscope.hashing import digest
 from headscope.interventions.base import Intervention, heads_in
 from headscope.interventions.references import farthest, onto_keys
 from headscope.interventions.targets import Target
 from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions
 
@@ -224,8 +224,8 @@ class KnockOut(_Routing):
         ]
 
         def replacement(value: Tensor, layout: Layout) -> Tensor:
-            cut = self._edges(layout, value, seeds)[:, :, None]
-            kept = value.masked_fill(cut, 0)
+            taken = self._edges(layout, value, seeds)[:, :, None]
+            kept = value.masked_fill(taken, 0)
             if not self.renormalise:
                 return kept
             before, after = value.sum(-1, keepdim=True), kept.sum(-1, keepdim=True)
@@ -240,17 +240,17 @@ class KnockOut(_Routing):
     def _edges(self, layout: Layout, value: Tensor, seeds: list[int]) -> Tensor:
         """Which keys are taken from which queries, bool [batch, query, key]."""
         rows, columns = layout.mask(self.positions, value.shape[1]), layout.mask(self.keys, value.shape[3])
-        cut = rows[:, :, None] & columns[:, None]
+        taken = rows[:, :, None] & columns[:, None]
         if self.edges is None:
-            return cut
+            return taken
         # Doses are shares of what is seen: a masked key has no probability in any head.
-        cut &= (value > 0).any(dim=2)
-        numbers = torch.ones(cut.shape, dtype=torch.float64)
+        taken &= (value > 0).any(dim=2)
+        numbers = torch.ones(taken.shape, dtype=torch.float64)
         at, of = layout.positions(value.shape[1]).cpu(), layout.positions(value.shape[3]).cpu()
-        for row, query in cut.any(2).cpu().nonzero().tolist():
+        for row, query in taken.any(2).cpu().nonzero().tolist():
             # A stream of its own for each query, in order of key: a longer text changes nothing before it.
             position = int(at[row, query])
             drawn = torch.from_numpy(np.random.default_rng((seeds[row], position)).random(position + 1))
             numbers[row, query] = drawn[of[row].clamp(0, position)]
-        ranked = numbers.to(cut.device).masked_fill(~cut, 2.0).argsort(dim=2).argsort(dim=2)
-        return cut & (ranked < self.edges)
+        ranked = numbers.to(taken.device).masked_fill(~taken, 2.0).argsort(dim=2).argsort(dim=2)
+        return taken & (ranked < self.edges)

@@ -1,4 +1,4 @@
-"""What an intervention acts on: heads, whole layers, or sites of the stream, in one small value.
+"""What an intervention acts on: heads, whole layers, or sites of the residual stream, in one small value.
 
 A head is its slice of `z`, the input of the output projection; a layer given by its number alone means
 all heads of that layer. A site named without a layer is a *template* that `hs.grid` fills in; the layer
@@ -91,18 +91,18 @@ class Target:
 
 def merged(targets: Iterable[Target]) -> tuple[Target, ...]:
     """The same targets, none of them twice: heads of one site and layer together, all heads before some."""
-    found: dict[tuple[str, object], Target] = {}
+    by_place: dict[tuple[str, object], Target] = {}
     for target in targets:
         place = (target.site, target.layer)
-        known = found.get(place)
+        known = by_place.get(place)
         if known is None:
-            found[place] = target
+            by_place[place] = target
         elif known.heads is None or target.heads is None:
-            found[place] = replace(known, heads=None)
+            by_place[place] = replace(known, heads=None)
         else:
             more = tuple(head for head in target.heads if head not in known.heads)
-            found[place] = replace(known, heads=(*known.heads, *more))
-    return tuple(found.values())
+            by_place[place] = replace(known, heads=(*known.heads, *more))
+    return tuple(by_place.values())
 
 
 TargetLike = (

@@ -134,7 +134,7 @@ class Patch(Intervention):
 class Add(Intervention):
     """Add `scale` times a vector to a site, or to a head's slice of z.
 
-    `vector` is [model] at a site of the stream, [head_dim] for heads.
+    `vector` is [model] at a site of the residual stream, [head_dim] for heads.
     """
 
     vector: Tensor = field(kw_only=True)

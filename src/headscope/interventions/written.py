@@ -1,6 +1,6 @@
 """Interventions as JSON and back: what a run folder keeps, a command reads, and two people exchange.
 
-In: interventions. Out: plain JSON in the canonical form whose hash is their identity (specs), so that what
+In: interventions. Out: plain JSON in the canonical form whose hash is their identity (hashing), so that what
 is read back is equal to what was written. Tensors (a steering vector, a pattern) stand in it with their
 content, or, where a `store` is given, by their hash alone; a run that is a source stands as its recipe, and
 is run again on the same model when it is read.
@@ -8,7 +8,7 @@ is run again on the same model when it is read.
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +16,28 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument, UnknownName
+from headscope.hashing import canonical
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
 from headscope.interventions.freezing import Freeze, PathPatch
-from headscope.interventions.given import Given
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
+from headscope.interventions.set_values import SetValues
 from headscope.interventions.targets import Target
 from headscope.interventions.writes import Add, Patch
 from headscope.models.run import Run
-from headscope.specs import canonical
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
 
-KINDS: dict[str, type[Intervention]] = {
+KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, Given,
+        Zero, Mean, Resample, ToBOS, FixedOffset, SetPattern, KnockOut, Freeze, PathPatch, Patch, Add, SetValues,
     )
 }  # fmt: skip
+_PARTS: dict[str, Any] = {kind.__name__: kind for kind in (Target, Positions, Prompts)}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -90,13 +91,13 @@ def tensors_of(value: Any) -> dict[str, Tensor]:
         return {canonical(value)["sha256"]: value.detach().cpu().contiguous()}
     if isinstance(value, Intervention):
         value = [getattr(value, field.name) for field in fields(value)]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for item in value if isinstance(value, list | tuple) else ():
-        found |= tensors_of(item)
+        tensors |= tensors_of(item)
     if isinstance(value, Run):  # its recipe holds interventions
         for edit in value.interventions:
-            found |= tensors_of(edit)
-    return found
+            tensors |= tensors_of(edit)
+    return tensors
 
 
 def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -112,7 +113,7 @@ def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class _Reader:
-    """Rebuilds values from their canonical form, each kind by its own rule."""
+    """Rebuilds values from their canonical form: what a dataclass is made of is read off its fields."""
 
     def __init__(self, model: "Model | None", tensors: Mapping[str, Tensor]) -> None:
         self._model, self._tensors = model, tensors
@@ -120,72 +121,52 @@ class _Reader:
     def intervention(self, data: Mapping[str, Any]) -> Intervention:
         if data["kind"] not in KINDS:
             raise UnknownName.among("intervention", data["kind"], KINDS)
-        kind = KINDS[data["kind"]]
-        rules: dict[str, Callable[[Any], Any]] = {
-            "targets": lambda items: tuple(map(self.target, items)),
-            "positions": self.positions,
-            "keys": self.positions,
-            "over": self.prompts,
-            "pattern": self.tensor,
-            "vector": self.tensor,
-            "values": self.tensor,
-            "under": lambda items: tuple(map(self.intervention, items)),
-            "senders": lambda items: tuple(map(self.intervention, items)),
-            "position_map": lambda items: items and tuple((a, b) for a, b in items),
-        }
-        known = {field.name for field in fields(kind)}
-        given = {name: value for name, value in data.items() if name != "kind"}
-        if unknown := sorted(set(given) - known):
+        built: Intervention = self._value(data)
+        return built
+
+    def _value(self, data: Any, targets: Iterable[Target] = ()) -> Any:
+        if isinstance(data, list):
+            return tuple(map(self._value, data))
+        if not isinstance(data, dict):
+            return data
+        match data.get("kind"):
+            case "tensor":
+                return self._tensor(data)
+            case "Run":
+                return self._run(data, targets)
+            case str(name):
+                return self._built((KINDS | _PARTS)[name], data)
+        return {name: self._value(item) for name, item in data.items()}
+
+    def _built(self, kind: Any, data: Mapping[str, Any]) -> Any:
+        names = [field.name for field in fields(kind) if field.name in data]
+        if unknown := sorted(set(data) - {"kind", *names}):
             raise BadArgument(f"cannot read a {data['kind']}: it has no {unknown[0]!r}.")
-        built = {
-            name: rules.get(name, lambda value: value)(value)
-            for name, value in given.items()
-            if name != "source"
-        }
-        if "source" in given:
-            built["source"] = self.source(given["source"], built["targets"])
+        built: dict[str, Any] = {}
+        for name in names:  # targets come first, and a run is made again at those
+            free = name == "made_by"  # whatever the maker of prompts wrote down
+            built[name] = data[name] if free else self._value(data[name], built.get("targets", ()))
         return kind(**built)
 
-    def target(self, data: Mapping[str, Any]) -> Target:
-        heads = data["heads"]
-        return Target(data["site"], data["layer"], None if heads is None else tuple(heads))
-
-    def positions(self, data: Mapping[str, Any]) -> Positions:
-        indices = data["indices"]
-        return Positions(None if indices is None else tuple(indices), data["role"])
-
-    def prompts(self, data: Mapping[str, Any]) -> Prompts:
-        return Prompts(
-            tokens=tuple(map(tuple, data["tokens"])),
-            roles={role: tuple(map(tuple, marked)) for role, marked in data["roles"].items()},
-            answers=tuple(data["answers"]),
-            foils=tuple(data["foils"]),
-            made_by=data["made_by"],
-            prompt_lengths=tuple(data["prompt_lengths"]),
-        )
-
-    def tensor(self, data: Mapping[str, Any]) -> Tensor:
+    def _tensor(self, data: Mapping[str, Any]) -> Tensor:
         if "base64" in data:
             raw = bytearray(base64.b64decode(data["base64"]))
-            found = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
+            tensor = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
         elif data["sha256"] in self._tensors:
-            found = self._tensors[data["sha256"]]
+            tensor = self._tensors[data["sha256"]]
         else:
             raise BadArgument(
                 f"cannot read interventions: the tensor {data['sha256'][:12]} is not among tensors=. "
                 "Pass the store that was written with them."
             )
-        if canonical(found)["sha256"] != data["sha256"]:
+        if canonical(tensor)["sha256"] != data["sha256"]:
             raise BadArgument(
                 f"cannot read interventions: the tensor {data['sha256'][:12]} has other content."
             )
-        return found
+        return tensor
 
-    def source(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run | Prompts:
-        """The source of a patch: prompts, or a run, made again with the sites that the patch takes."""
-        prompts = self.prompts(data["prompts"] if data["kind"] == "Run" else data)
-        if data["kind"] != "Run":
-            return prompts
+    def _run(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run:
+        """A run that is a source, made again with the sites that the patch takes."""
         if self._model is None or self._model.identity != data["model"]:
             got = "none" if self._model is None else self._model.identity
             raise BadArgument(
@@ -193,8 +174,5 @@ class _Reader:
                 "Pass that model as model=."
             )
         wanted = [(own.site, own.layer) for target in targets for own in target.within(self._model)]
-        return self._model.run(
-            prompts,
-            interventions=tuple(map(self.intervention, data["interventions"])),
-            capture=wanted,  # type: ignore[arg-type]
-        )
+        prompts, interventions = self._value(data["prompts"]), self._value(data["interventions"])
+        return self._model.run(prompts, interventions=interventions, capture=wanted)  # type: ignore[arg-type]

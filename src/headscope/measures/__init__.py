@@ -1,8 +1,7 @@
 """Measures of a run, intervals over prompts, bounds for all heads at once, and judgements against a margin."""
 
 from headscope.measures.equivalence import Change, Outcome, Side, change, changes, side
-from headscope.measures.intervals import FEWEST, Estimate, interval
-from headscope.measures.maxima import Simultaneous, simultaneous
+from headscope.measures.intervals import MIN_UNITS, Estimate, interval
 from headscope.measures.posterior import exact_predictive, hypothesis_posterior, posterior_predictive
 from headscope.measures.readouts import (
     Measure,
@@ -17,9 +16,10 @@ from headscope.measures.readouts import (
     probability,
     rank,
 )
+from headscope.measures.simultaneous import Simultaneous, simultaneous
 
 __all__ = [
-    "FEWEST",
+    "MIN_UNITS",
     "Change",
     "Estimate",
     "Measure",

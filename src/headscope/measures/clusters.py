@@ -64,8 +64,8 @@ def shared_variation(first: Array, second: Array) -> Array:
     if not varies.any():
         return np.full(len(first), np.nan)
     left, right = ((v - v.mean(0)) / v.std(0) for v in (each[:, varies] for each in ranked))
-    found: Array = (left * right).mean(1)
-    return found
+    product: Array = (left * right).mean(1)
+    return product
 
 
 def ratio_parts(moved: Array, whole: Array) -> Array:
@@ -78,5 +78,5 @@ def ratio_parts(moved: Array, whole: Array) -> Array:
     [0.5, 0.5]
     """
     ratio = moved.mean() / whole.mean()
-    found: Array = ratio + (moved - ratio * whole) / whole.mean()
-    return found
+    parts: Array = ratio + (moved - ratio * whole) / whole.mean()
+    return parts

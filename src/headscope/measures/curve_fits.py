@@ -115,12 +115,7 @@ def refit(fit: Fit, shots: Array, curves: Array) -> Tensor:
 
 
 def extrapolate(
-    shots: Array,
-    curves: Array,
-    *,
-    share: float,
-    families: Sequence[Family] = FAMILIES,
-    seed: int = 0,
+    shots: Array, curves: Array, *, share: float, families: Sequence[Family] = FAMILIES, seed: int = 0
 ) -> tuple[Extrapolation, ...]:
     """Each family fitted to the first `share` of the shots and judged on the rest.
 
@@ -128,7 +123,7 @@ def extrapolate(
     (`resampled_means`). A family with fewer shots than parameters + 1 is NaN, with the reason.
     """
     fitted = math.ceil(share * len(shots) - 1e-9)
-    found = []
+    extrapolations = []
     for family in families:
         where = {"family": family.name, "share": share, "fitted": fitted, "held_out": len(shots) - fitted}
         nothing = {"inside": math.nan, "error": math.nan, "resampled": np.full(len(curves) - 1, np.nan)}
@@ -138,7 +133,7 @@ def extrapolate(
                 f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
             )
             reason += f"{needed}, and shots to predict"
-            found.append(Extrapolation(**where, **nothing, fit=None, reason=reason))  # type: ignore[arg-type]
+            extrapolations.append(Extrapolation(**where, **nothing, fit=None, reason=reason))  # type: ignore[arg-type]
             continue
         fit = fit_curve(family, shots[:fitted], curves[0, :fitted], seed=seed)
         free = torch.cat((fit.free[None], refit(fit, shots[:fitted], curves[1:, :fitted])))
@@ -147,8 +142,8 @@ def extrapolate(
         inside = nrmse(said[0, :fitted], curves[0, :fitted])
         whole = Fit(family, fit.free, fit.parameters, said[0])
         numbers = {"inside": inside, "error": float(errors[0]), "resampled": errors[1:]}
-        found.append(Extrapolation(**where, **numbers, fit=whole))  # type: ignore[arg-type]
-    return tuple(found)
+        extrapolations.append(Extrapolation(**where, **numbers, fit=whole))  # type: ignore[arg-type]
+    return tuple(extrapolations)
 
 
 def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:

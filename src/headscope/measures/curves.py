@@ -118,11 +118,7 @@ def _two_hypotheses(free: Tensor) -> Tensor:
 
 POWER: Final = Family("power", ("C", "a", "K"), torch.exp, _power, ((0.5, 1.0), (-0.5, 1.0), (-2.0, 1.5)))
 BOUNDED: Final = Family(
-    "bounded",
-    ("C", "a", "n_c", "K"),
-    torch.exp,
-    _bounded,
-    ((0.5, 1.0), (0.0, 1.0), (1.0, 1.5), (-2.0, 1.5)),
+    "bounded", ("C", "a", "n_c", "K"), torch.exp, _bounded, ((0.5, 1.0), (0.0, 1.0), (1.0, 1.5), (-2.0, 1.5))
 )
 LOGISTIC: Final = Family(
     "logistic",

@@ -1,10 +1,10 @@
 """What a component writes to a token's logit by itself: its direct effect.
 
-In: the stream that the final norm sees, and the tokens in question. Out: the *direction* in the stream
-whose dot product with any component's output is that component's direct effect on the token's logit, with
-the norm's scale frozen and the mean over the vocabulary subtracted (Elhage et al. 2021; McGrath et al.
-2023). Total effects come from cutting; the difference is what others make up for. The logits meant are
-those before a soft-cap, where a model has one.
+In: the residual stream that the final norm sees, and the tokens in question. Out: the *direction* in the residual
+stream whose dot product with any component's output is that component's direct effect on the token's logit, with the
+norm's scale frozen and the mean over the vocabulary subtracted (Elhage et al. 2021; McGrath et al. 2023). Total
+effects come from ablation; the difference is what others make up for. The logits meant are those before a soft-cap,
+where a model has one.
 """
 
 import torch
@@ -15,13 +15,11 @@ from headscope.models.norms import FrozenNorm
 
 
 def logit_direction(
-    frozen: FrozenNorm,
-    unembedding: Float[Tensor, "vocab model"],
-    answers: Int[Tensor, "batch position"],
+    frozen: FrozenNorm, unembedding: Float[Tensor, "vocab model"], answers: Int[Tensor, "batch position"]
 ) -> Float[Tensor, "batch position model"]:
     """The direction that raises the answer's logit above the vocabulary's mean, at each position.
 
-    `frozen` is the final norm at the streams [batch, position, model] of those positions.
+    `frozen` is the final norm at the residual streams [batch, position, model] of those positions.
 
     >>> identity = FrozenNorm.at(None, torch.ones(1, 1, 2))
     >>> logit_direction(identity, torch.eye(2), torch.tensor([[0]]))
@@ -49,5 +47,5 @@ def effect_of_heads_logits(
 def effect_logits(
     part: Float[Tensor, "batch position model"], direction: Float[Tensor, "batch position model"]
 ) -> Float[Tensor, "batch position"]:
-    """Direct effect of one component that writes to the stream, in logits."""
+    """Direct effect of one component that writes to the residual stream, in logits."""
     return (part.to(direction) * direction).sum(-1)

@@ -24,8 +24,8 @@ def cosines(first: Array, second: Array) -> Array:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         left, right = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (first, second))
-    found: Array = left @ np.swapaxes(right, -1, -2)
-    return found
+    products: Array = left @ np.swapaxes(right, -1, -2)
+    return products
 
 
 def agreement(first: Array, second: Array) -> tuple[float, float]:
@@ -45,9 +45,9 @@ def agreement(first: Array, second: Array) -> tuple[float, float]:
             f"cannot compare steps of shapes {first.shape} and {second.shape}: give two halves of the same steps, "
             "two steps or more."
         )
-    found = cosines(first, second)
+    pairwise = cosines(first, second)
     same = np.eye(len(first), dtype=bool)
-    return float(found[~same].mean()), float(found[same].mean())
+    return float(pairwise[~same].mean()), float(pairwise[same].mean())
 
 
 def first_share(steps: Array) -> float:
@@ -67,8 +67,8 @@ def flipped_means(values: Array, signs: Array) -> Array:
 
     [draw, step, model]: what the steps would be if nothing but noise were there, of this very size and shape.
     """
-    found: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True)
-    return np.asarray(found / values.shape[1], np.float64)
+    means: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True)
+    return np.asarray(means / values.shape[1], np.float64)
 
 
 def random_signs(draws: int, steps: int, prompts: int, seed: int) -> Array:
@@ -102,16 +102,16 @@ def _basis(rows: Array) -> Array:
     """Orthonormal rows that span the same space; directions far below the largest are rounding."""
     _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
     kept = sizes > 1e-9 * max(float(sizes[0]), 1e-300)
-    found: Array = directions[kept]
-    return found
+    basis: Array = directions[kept]
+    return basis
 
 
 def share_within(rows: Array, again: Array, space: Array) -> float:
     """Share of the squared length of `rows` [row, model] that lies in the space that the rows of `space` span.
 
-    `again` are the same rows measured on other examples, so that noise of the measurement, which points the same
-    way as much of the stream does, cancels from the squares. Unlike principal angles this weighs directions by how
-    much is written along them. A random space of m dimensions out of d holds m / d on average; with noise the
+    `again` are the same rows measured on other examples, so that noise of the measurement, which points the same way
+    as much of the residual stream does, cancels from the squares. Unlike principal angles this weighs directions by
+    how much is written along them. A random space of m dimensions out of d holds m / d on average; with noise the
     share may leave 0 to 1. NaN where nothing is written.
 
     >>> share_within(np.array([[3.0, 1.0]]), np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]]))

@@ -4,7 +4,7 @@ In: bounds, or one value per prompt, and a margin in the unit of the values. Out
 two: an interval that holds both sides of a margin is *undetermined*, however near to zero its mean lies, so
 that "no significant change" cannot be read as "no change". Equivalence is tested by two one-sided tests
 (Schuirmann 1987; Lakens 2017): at level 95%, the 90% interval lies inside the margin on both sides. Not done
-here: intervals themselves (measures.intervals), many heads at once (measures.maxima), and which statement an
+here: intervals themselves (measures.intervals), many heads at once (measures.simultaneous), and which statement an
 outcome supports (studies).
 """
 
@@ -137,8 +137,8 @@ def changes(
     outer = interval(values, level=level, seed=seed, within=within)
     inner = interval(values, level=2 * level - 1, seed=seed, within=within)
     bounds = np.stack([outer.mean, outer.low, outer.high, inner.low, inner.high])
-    found = []
+    results = []
     for cell in bounds.T:
         mean, low, high, inner_low, inner_high = map(float, cell)
-        found.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
-    return tuple(found)
+        results.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
+    return tuple(results)

@@ -30,8 +30,13 @@ def estimated(values: Tensor | Array, name: str) -> dict[str, Any]:
     >>> estimated(np.ones(10), "score")
     {'score': 1.0, 'low': 1.0, 'high': 1.0, 'prompts': 10}
     """
-    found = interval(np.asarray(values, np.float64))
-    return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
+    estimate = interval(np.asarray(values, np.float64))
+    return {
+        name: float(estimate.mean),
+        "low": float(estimate.low),
+        "high": float(estimate.high),
+        "prompts": estimate.n,
+    }
 
 
 def estimated_each(
@@ -44,6 +49,6 @@ def estimated_each(
     >>> [row["score"] for row in estimated_each(np.array([[0.0, 1.0]] * 10), "score")]
     [0.0, 1.0]
     """
-    found = interval(np.asarray(values, np.float64), within=within)
-    columns = zip(found.mean.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
-    return [{name: mean, "low": low, "high": high, "prompts": found.n} for mean, low, high in columns]
+    estimate = interval(np.asarray(values, np.float64), within=within)
+    columns = zip(estimate.mean.tolist(), estimate.low.tolist(), estimate.high.tolist(), strict=True)
+    return [{name: mean, "low": low, "high": high, "prompts": estimate.n} for mean, low, high in columns]

@@ -8,7 +8,7 @@ lognormal mean, 94% of these do (`pytest tests/test_measures.py -s -k cover` pri
 a resample may hold almost one prompt alone, and its studentised mean is then as good as unbounded: its variance
 counts as at least a tenth of the sample's, which costs about one point of coverage there and none from 20
 prompts on. Below 5 prompts there is no interval. All cells are resampled with the same prompts, which keeps
-their differences honest. Not done here: many heads at once (measures.maxima).
+their differences honest. Not done here: many heads at once (measures.simultaneous).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from headscope.errors import BadArgument
 
 Array = NDArray[np.float64]
 RESAMPLES = 4000
-FEWEST = 5
+MIN_UNITS = 5
 # A small resample may hold nearly one value only, and its studentised mean is then near infinity: its variance
 # is taken to be at least this share of the sample's.
 _VARIANCE_FLOOR = 0.1
@@ -64,7 +64,7 @@ def interval(
     n, shape = len(values), values.shape[1:]
     cells = values.reshape(n, -1)
     mean = cells.mean(0)
-    if n < FEWEST:
+    if n < MIN_UNITS:
         bounds = np.full((2, cells.shape[1]), np.nan)
     else:
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)

@@ -62,8 +62,8 @@ class Probe:
 
     def told(self, vectors: Array) -> Array:
         """What the probe says of vectors [example, model], [example, feature]."""
-        found: Array = (vectors - self.centre) / self.scale @ self.weights + self.mean
-        return found
+        told: Array = (vectors - self.centre) / self.scale @ self.weights + self.mean
+        return told
 
     def score(self, vectors: Array, wanted: Array) -> Array:
         """1 minus each example's squared error as a share of the variance, averaged over features, [example].
@@ -84,6 +84,6 @@ def written_along(vectors: Array, *numbers: Array) -> tuple[Array, ...]:
     being correlated with another is not counted twice.
     """
     columns = [each - each.mean(0) for each in numbers]
-    found = np.linalg.lstsq(np.concatenate(columns, axis=1), vectors - vectors.mean(0), rcond=None)[0]
+    solution = np.linalg.lstsq(np.concatenate(columns, axis=1), vectors - vectors.mean(0), rcond=None)[0]
     edges = np.cumsum([each.shape[1] for each in columns])[:-1]
-    return tuple(np.split(found, edges))
+    return tuple(np.split(solution, edges))

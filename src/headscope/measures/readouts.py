@@ -8,17 +8,16 @@ positions alone, and where they are.
 'repeated'
 """
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headscope.errors import BadArgument, PromptError
+from headscope.errors import PromptError
 from headscope.measures import tokens
-from headscope.specs import canonical
+from headscope.measures.identity import identity_of
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions, PositionsLike
 
@@ -51,6 +50,10 @@ class Measure:
     `better` is +1 if larger is better, -1 if smaller is. `compute(logits, prompts, at)` takes the logits
     [batch, read, vocab] of the positions `at` [batch, read] (-1: no position, any logits) and returns float
     [batch]; NaN where an example has no such position.
+
+    Values on disk are found again by name, positions, `parameters` (whatever else decides a value) and `version`,
+    which the author raises when what is computed changes. Without a version the source of `compute`, and what that
+    refers to, stands in its place (measures.identity).
     """
 
     name: str
@@ -59,6 +62,8 @@ class Measure:
     read_out: ReadOut
     compute: Callable[[Tensor, Prompts, Tensor], Tensor]
     split: "Callable[[slice], Measure] | None" = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    version: int | None = None
 
     def rows(self, chosen: slice) -> "Measure":
         """The measure for some of the examples; itself unless it holds something per example."""
@@ -70,38 +75,25 @@ class Measure:
         return self.compute(at_cells(logits, at), prompts, at)
 
     def recipe(self) -> dict[str, Any]:
-        """What identifies a measure: its name, where it looks, and what it computes from what it holds."""
+        """What identifies a measure; see `Measure`.
+
+        Raises:
+            BadArgument: if it has no version, and a function that cannot be told from another.
+        """
+        # Two packages may use one name for different things.
+        package = str(getattr(self.compute, "__module__", "")).partition(".")[0]
+        declared = None if self.version is None else {"package": package, "version": self.version}
         return {
             "kind": "Measure",
             "name": self.name,
             "positions": self.read_out.positions,
-            "compute": _identity_of(self.compute),
+            "parameters": self.parameters,
+            "compute": declared or identity_of(self.compute, self.name),
         }
 
     def damage(self, clean: Tensor, edited: Tensor) -> Tensor:
         """How much worse `edited` is than `clean`, in the measure's unit; positive is worse."""
         return (clean - edited) * self.better
-
-
-def _identity_of(function: Any) -> Any:
-    """A function by its code and by what it has closed over, a reference's content included."""
-    own = inspect.unwrap(function)
-    code = getattr(own, "__code__", None)
-    if code is None:
-        return f"{type(own).__module__}.{type(own).__qualname__}"
-    held = [cell.cell_contents for cell in own.__closure__ or ()]
-    plain = [repr(const) for const in code.co_consts if not hasattr(const, "co_code")]
-    return [repr(code.co_code), repr(code.co_names), plain, [_held(item) for item in held]]
-
-
-def _held(item: Any) -> Any:
-    if callable(item):
-        return _identity_of(item)
-    try:
-        canonical(item)
-    except BadArgument:
-        return f"a {type(item).__qualname__}"
-    return item
 
 
 def at_cells(values: Tensor, at: Tensor) -> Tensor:
@@ -122,7 +114,7 @@ def loss(positions: PositionsLike = ALL) -> Measure:
         judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
         return _mean_of_predicting(-judged.reshape(following.shape), prompts, at, where)
 
-    return Measure("loss", "nats", -1, ReadOut(where), compute)
+    return Measure("loss", "nats", -1, ReadOut(where), compute, version=1)
 
 
 def next_logit(positions: PositionsLike = ALL) -> Measure:
@@ -138,7 +130,7 @@ def next_logit(positions: PositionsLike = ALL) -> Measure:
         own = scores.gather(-1, following[..., None]).squeeze(-1) - scores.mean(-1)
         return _mean_of_predicting(own, prompts, at, where)
 
-    return Measure("next_logit", "logits", 1, ReadOut(where), compute)
+    return Measure("next_logit", "logits", 1, ReadOut(where), compute, version=1)
 
 
 def probability(position: PositionsLike = -1) -> Measure:
@@ -175,7 +167,7 @@ def logit_difference(position: PositionsLike = -1) -> Measure:
         own = _single(logits, at, where)
         return tokens.logit_difference(own, answers.to(own.device), foils.to(own.device))
 
-    return Measure("logit_difference", "logits", 1, ReadOut(where), compute)
+    return Measure("logit_difference", "logits", 1, ReadOut(where), compute, version=1)
 
 
 def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
@@ -189,7 +181,10 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
         total = torch.where(wanted, divergence, 0.0).sum(1)
         return torch.where(wanted.any(1), total / wanted.sum(1), float("nan"))
 
-    return Measure("kl", "nats", -1, ReadOut(where), compute, lambda rows: kl(reference[rows], where))
+    def split(rows: slice) -> Measure:
+        return kl(reference[rows], where)
+
+    return Measure("kl", "nats", -1, ReadOut(where), compute, split, {"reference": reference}, version=1)
 
 
 def _at_answer(
@@ -201,7 +196,7 @@ def _at_answer(
         own = _single(logits, at, where)
         return function(own, _needed(prompts, "answers").to(own.device))
 
-    return Measure(name, unit, better, ReadOut(where), compute)
+    return Measure(name, unit, better, ReadOut(where), compute, version=1)
 
 
 def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[Tensor], Tensor]) -> Measure:
@@ -215,7 +210,7 @@ def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[T
         total = function(torch.where(wanted, judged.reshape(following.shape), 0.0).sum(1))
         return torch.where(wanted.any(1), total, float("nan"))
 
-    return Measure(name, unit, 1, ReadOut(where), compute)
+    return Measure(name, unit, 1, ReadOut(where), compute, version=1)
 
 
 def _following(prompts: Prompts, at: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headscope.hashing import digest
 from headscope.measures.intervals import Array, Estimate, interval
-from headscope.measures.maxima import Simultaneous, simultaneous
-from headscope.specs import digest
+from headscope.measures.simultaneous import Simultaneous, simultaneous
 from headscope.tables import Column, Quantity
 from headscope.tasks.split import ESTIMATION, SELECTION, Split
 from headscope.vocabulary import Head

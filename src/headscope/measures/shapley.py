@@ -1,10 +1,10 @@
-"""Shapley values: each player's share in the damage of cutting all, averaged over the order of cutting.
+"""Shapley values: each player's share in the damage of ablating all, averaged over the order of ablation.
 
 In: a game of heads (`coalitions`). Out: per prompt, each player's mean effect over all orders in which the players
-could be cut one after another; the values of a prompt add up to the damage of cutting all. First cuts say nothing
-of heads that stand in for each other, and last cuts count each of them in full: the Shapley value lies between, and
-gives each of k interchangeable copies a k-th (Shapley 1953). Where all sets can be cut, the average over orders is
-exact; else orders are drawn in pairs, each with its reverse, which cancels much of the error (Mitchell et al. 2022).
+could be ablated one after another; the values of a prompt add up to the damage of ablating all. Ablated first,
+redundant heads do nothing; ablated last, each counts in full: the Shapley value lies between, and gives each of k
+interchangeable copies a k-th (Shapley 1953). Where all sets can be ablated, the average over orders is exact; else
+orders are drawn in pairs, each with its reverse, which cancels much of the error (Mitchell et al. 2022).
 """
 
 from collections.abc import Hashable
@@ -46,14 +46,14 @@ def shapley(game: Game, *, orders: int = 100, seed: int = 0) -> Shapley:
 
 
 def is_exact(players: int, orders: int) -> bool:
-    """Whether `shapley` cuts every set of so many players instead of drawing orders."""
+    """Whether `shapley` ablates every set of so many players instead of drawing orders."""
     return players <= ALWAYS_EXACT or 2**players - 1 <= orders * (players - 1) + 1
 
 
 def exact(game: Game) -> Shapley:
     """The mean over all orders, from all 2^n sets: each set counts by how many orders pass through it.
 
-    >>> two = Game.of("ab", lambda cut: np.full(5, float(len(cut) == 2)), prompts=5)
+    >>> two = Game.of("ab", lambda ablated: np.full(5, float(len(ablated) == 2)), prompts=5)
     >>> exact(two).of("a").tolist()
     [0.5, 0.5, 0.5, 0.5, 0.5]
     """
@@ -95,13 +95,13 @@ def sampled(game: Game, *, orders: int, seed: int = 0) -> Shapley:
 
 
 def _along(game: Game, order: NDArray[np.int64]) -> Array:
-    """What each player adds to the damage when cut in this order, [prompt, player]."""
-    cut: frozenset[Hashable] = frozenset()
+    """What each player adds to the damage when ablated in this order, [prompt, player]."""
+    ablated: frozenset[Hashable] = frozenset()
     added = np.zeros((game.prompts, len(order)))
     for index in order:
-        after = cut | {game.players[index]}
-        added[:, index] = game(after) - game(cut)
-        cut = after
+        after = ablated | {game.players[index]}
+        added[:, index] = game(after) - game(ablated)
+        ablated = after
     return added
 
 

@@ -1,12 +1,12 @@
-"""The smallest set of heads that breaks a behaviour when cut, and the smallest that carries it alone.
+"""The smallest set of heads that breaks a behaviour when ablated, and the smallest that suffices for it alone.
 
 In: a game of heads (`coalitions`) on prompts that select and on prompts that estimate. Out: a *necessary* set
-(cutting it does at least a stated share of the damage of cutting all players) and a *sufficient* set (with all
-other players cut, it restores at least that share), with every step that led there. Smallest sets cannot be found
+(ablating it does at least a stated share of the damage of ablating all players) and a *sufficient* set (with all
+other players ablated, it restores at least that share), with every step that led there. Smallest sets cannot be found
 without trying all of them, so both searches are greedy and are two:
 
 - *growing* adds the player that adds most. Where several only matter together it is blind: with interchangeable
-  copies every first cut does nothing, and the first player is taken for want of a better (`Step.tied` says so).
+  copies every first ablation does nothing, and the first player is taken for want of a better (`Step.tied` says so).
 - *shrinking* starts from all players and leaves out whichever costs least while the share is still reached. It sees
   copies, but where there are several ways to break a behaviour it may give up the shorter one.
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from headscope.errors import BadArgument
 from headscope.measures.coalitions import Array, Coalition, Game
-from headscope.measures.intervals import FEWEST, interval
+from headscope.measures.intervals import MIN_UNITS, interval
 
 # Damages that differ by less than this share of the damage of all are one: logits are float32.
 _ROUNDING = 1e-6
@@ -33,7 +33,7 @@ _ROUNDING = 1e-6
 class Step:
     """One player added to the set or left out of it, and what the set then reaches.
 
-    `reached` is the damage of cutting the set, or what keeping it restores, [prompt], on the estimation prompts.
+    `reached` is the damage of ablating the set, or what keeping it restores, [prompt], on the estimation prompts.
     `tied` players were equally good on the selection prompts, this one included; the first of the players is taken.
     """
 
@@ -72,14 +72,14 @@ class SmallestSet:
 
     @property
     def excess(self) -> Array:
-        found: Array = self.reached - self.share * self.everything
-        return found
+        excess: Array = self.reached - self.share * self.everything
+        return excess
 
 
 def smallest_necessary(selection: Game, estimation: Game, *, share: float = 0.9) -> SmallestSet:
-    """The smallest set found whose cut does at least `share` of the damage of cutting all players, on average.
+    """The smallest set found whose ablation does at least `share` of the damage of ablating all players, on average.
 
-    >>> game = Game.of("abc", lambda cut: np.full(5, float("b" in cut)), prompts=5)
+    >>> game = Game.of("abc", lambda ablated: np.full(5, float("b" in ablated)), prompts=5)
     >>> smallest_necessary(game, game).members
     ('b',)
 
@@ -90,9 +90,9 @@ def smallest_necessary(selection: Game, estimation: Game, *, share: float = 0.9)
 
 
 def smallest_sufficient(selection: Game, estimation: Game, *, share: float = 0.9) -> SmallestSet:
-    """The smallest set found that, kept while all other players are cut, restores at least `share` on average.
+    """The smallest set found that, kept while all other players are ablated, restores at least `share` on average.
 
-    What is restored is counted from all players cut (0) to none (1): what players outside the game do is never lost.
+    What is restored is counted from all players ablated (0) to none (1): players outside the game always work.
 
     Raises:
         BadArgument: if the two games have other players, or the share is not in (0, 1].
@@ -133,13 +133,13 @@ def _smallest(kind: str, selection: Game, estimation: Game, share: float) -> Sma
 
 def _nothing_to_share(game: Game) -> str:
     """Why no share of the effect of all players can be taken; empty if it can."""
-    if game.prompts < FEWEST:
-        return f"{game.prompts} prompts to select on are too few: at least {FEWEST} are needed"
+    if game.prompts < MIN_UNITS:
+        return f"{game.prompts} prompts to select on are too few: at least {MIN_UNITS} are needed"
     whole = interval(game(game.everyone))
     if float(whole.low) > 0:
         return ""
     return (
-        "cutting all players together does no clear damage on the selection prompts "
+        "ablating all players together does no clear damage on the selection prompts "
         f"({float(whole.mean):.3g} [{float(whole.low):.3g}, {float(whole.high):.3g}])"
     )
 

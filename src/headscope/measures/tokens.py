@@ -49,9 +49,7 @@ def rank(logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"]) -
 
 
 def logit_difference(
-    logits: Float[Tensor, "batch vocab"],
-    answers: Int[Tensor, " batch"],
-    foils: Int[Tensor, " batch"],
+    logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"], foils: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Logit of the answer minus logit of the foil; 0 means no preference."""
     answer = logits.gather(-1, answers[:, None])

@@ -41,8 +41,10 @@ def updated(right: float, wrong: float, c: float) -> tuple[float, float]:
     >>> updated(0.25, 0.75, 0.75)
     (0.5, 0.5)
     """
-    follows, does_not = right * c, wrong * (1 - c)
-    return follows / (follows + does_not), does_not / (follows + does_not)
+    recompute_each_token, does_not = right * c, wrong * (1 - c)
+    return recompute_each_token / (recompute_each_token + does_not), does_not / (
+        recompute_each_token + does_not
+    )
 
 
 def belief(prior: float, c: float, examples: Array) -> Array:
@@ -120,8 +122,8 @@ def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
     """
     share = (p - beta) / (gamma - beta)
     inside = (share > 0) & (share < 1)
-    found: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
-    return found
+    log_odds: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
+    return log_odds
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where things are in a model: its layers, attention modules, projections, and what feeds the stream.
+"""Where things are in a model: its layers, attention modules, projections, and what feeds the residual stream.
 
 In: the record of one probe pass (models.probe). Out: an `Anatomy` found from what the modules *did*, never
 from their names: a layer's output is solved, by least squares, as its input plus a few submodule outputs.
@@ -37,10 +37,10 @@ class Layer:
 
     `heads` and `head_dim` are those of `z`; `projection` is the module that `z` enters. `inline` and
     `fused` say how attention is computed (models.inline). `gated` says that something stands between what
-    attention returns and `z`. `has_mid` says whether the stream exists between attention and MLP (it does
+    attention returns and `z`. `has_mid` says whether the residual stream exists between attention and MLP (it does
     not in parallel blocks), `complete` that the attention and MLP terms are all that a layer adds;
     `streams` that what enters and leaves it is one vector per token of each example;
-    `input_norm` is what stands between the stream and the attention module.
+    `input_norm` is what stands between the residual stream and the attention module.
     """
 
     module: nn.Module
@@ -65,7 +65,7 @@ class Layer:
 class Anatomy:
     """All layers, and the way from the last one to the logits.
 
-    `final_norm` is None where the unembedding reads the stream directly; `reads_stream` is False where
+    `final_norm` is None where the unembedding reads the residual stream directly; `reads_stream` is False where
     something else stands between, so that direct effects are refused.
     """
 
@@ -121,7 +121,7 @@ def _type(hf: nn.Module) -> str:
 def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
     """The module list most of whose members hold attention, the outermost of several."""
     paths = {module: path for path, module in hf.named_modules()}
-    found: list[tuple[int, int, nn.ModuleList]] = []
+    candidates: list[tuple[int, int, nn.ModuleList]] = []
     for path, module in hf.named_modules():
         if not isinstance(module, nn.ModuleList) or not len(module):
             continue
@@ -133,10 +133,10 @@ def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
             any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes
         )
         if holding:
-            found.append((holding, -path.count("."), module))
-    if not found:
+            candidates.append((holding, -path.count("."), module))
+    if not candidates:
         raise UnservedModel(f"cannot find the decoder layers of a {_type(hf)} model.")
-    return list(max(found, key=lambda item: item[:2])[2])
+    return list(max(candidates, key=lambda item: item[:2])[2])
 
 
 def _keeps_shape(event: Event) -> bool:
@@ -148,10 +148,10 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     assert event is not None
     inside = record.within(event)
     stream_in, stream_out = event.inputs[0], event.outputs[0]
-    # Several streams side by side (an axis before the examples) are no stream that positions could index.
+    # Several streams side by side (an axis before the examples) are no residual stream that positions could index.
     streams = stream_in.ndim == 3 and stream_in.shape[:2] == record.logits.shape[:2]
-    found = _candidates(inside, stream_in, stream_out) if streams else []
-    solved = _solve(stream_in, stream_out, found, tolerance)
+    candidates = _candidates(inside, stream_in, stream_out) if streams else []
+    solved = _solve(stream_in, stream_out, candidates, tolerance)
     attention = next((e for e in inside if e.module in record.attended), None)
     call = None if attention is None else record.attended[attention.module]
     carry, terms = (None, []) if solved is None else solved
@@ -189,7 +189,7 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
 
 
 def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tensor) -> nn.Module | None:
-    """The module that makes the attention's input of the stream; None where attention reads the stream."""
+    """The module that makes the attention's input of the residual stream; None where attention reads it as it is."""
     if attention is None or not attention.inputs or torch.equal(attention.inputs[0], stream):
         return None
     for event in inside:
@@ -205,13 +205,13 @@ def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tenso
 
 def _without_shared(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Layers whose attention module serves several layers lose it: their calls cannot be told apart."""
-    found = list(layers)
-    uses = Counter(layer.attention for layer in found)
+    separate = list(layers)
+    uses = Counter(layer.attention for layer in separate)
     uses[None] = 0
     blank = {"attention": None, "projection": None, "heads": 0, "head_dim": 0, "attention_term": None}
     return tuple(
         replace(layer, **blank, has_mid=False) if uses[layer.attention] > 1 else layer  # type: ignore[arg-type]
-        for layer in found
+        for layer in separate
     )
 
 
@@ -240,17 +240,17 @@ def _solve(
             matrix = torch.stack([column.double().flatten() for column in columns], dim=1)
             scales = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
             error = float((matrix @ scales - target).norm() / target.norm())
-            # A module that adds the stream inside itself would close the sum with a carry of 0: its parts,
-            # which leave the stream its carry, are the terms.
+            # A module that adds the residual stream inside itself would close the sum with a carry of 0: its parts,
+            # which leave the residual stream its carry, are the terms.
             if error < tolerance and all(abs(scale) > max(tolerance, 1e-6) for scale in scales.tolist()):
                 # Several sets may close (a module and its only child): prefer whole terms, then outer ones.
                 scaled = sum(abs(scale - 1) > 1e-3 for scale in scales.tolist()[1:])
                 closing.append((scaled, sum(event.depth for event in chosen), scales.tolist(), chosen))
         if closing:
             _, _, scales_found, events = min(closing, key=lambda item: item[:2])
-            found = [_rounded(scale) for scale in scales_found]
-            ordered = sorted(zip(events, found[1:], strict=True), key=lambda term: term[0].start)
-            return found[0], ordered
+            rounded = [_rounded(scale) for scale in scales_found]
+            ordered = sorted(zip(events, rounded[1:], strict=True), key=lambda term: term[0].start)
+            return rounded[0], ordered
     return None
 
 

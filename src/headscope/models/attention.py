@@ -96,7 +96,7 @@ class AttentionCall:
         return part
 
     def join(self, parts: "Sequence[tuple[slice, AttentionCall]]") -> None:
-        """Take over what became of some examples (see `part`), in their order."""
+        """Take what became of some examples (see `part`), in their order."""
         pieces: list[Tensor] = []
         done = 0
         for rows, part in parts:

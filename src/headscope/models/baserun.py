@@ -1,6 +1,6 @@
 """The run from which the cells of a sweep resume: streams, keys, values, and what attention returned.
 
-In: prompts, the edits that hold in every cell, and what will be needed. Out: a `BaseRun`. A stream is kept
+In: prompts, the edits that hold in every cell, and what will be needed. Out: a `BaseRun`. A residual stream is kept
 as it *enters* its layer, before edits of `resid_pre`, and z as it enters the projection, before edits of z:
 whoever resumes there applies the edits of that place again, his own after them.
 """
@@ -76,16 +76,10 @@ def base_run(
     layout = Layout.of(prompts, device)
     base = BaseRun(prompts, stop, layout, tuple(edits))
     cache = DynamicCache() if replay.with_cache and needs.keys else None
-
-    def reader(call: AttentionCall) -> None:
-        if call.layer in needs.calls:
-            base.calls[call.layer] = call
-
     options: dict[str, Any] = {"use_cache": cache is not None, "past_key_values": cache}
     if "logits_to_keep" in replay.accepted:
         options["logits_to_keep"] = 1
-    watch = reader if needs.calls else None
-    with edited(replay.hf, replay.anatomy, layout, edits=edits, reader=watch), _keeping(replay, base, needs):
+    with _keeping(replay, base, needs, edits):
         replay.hf(prompts.ids[:, :stop].to(device), **options)
     for index in needs.inside - set(replay.projecting_last):
         left, kept = base.attended[index], base.projected[index]
@@ -113,27 +107,25 @@ def resumed_run(
     base.layout.advance(base.stop)
     stream = base.stream[layer]
     replay.arguments(stream, 0, base.stop)  # now, while nothing is edited
-    own = [edit for edit in edits if edit.layer >= layer]
-
-    def reader(call: AttentionCall) -> None:
-        if call.layer in needs.calls:
-            base.calls[call.layer] = call
-
-    watch = reader if needs.calls else None
-    with (
-        edited(replay.hf, replay.anatomy, base.layout, edits=own, reader=watch),
-        _keeping(replay, base, needs),
-    ):
+    with _keeping(replay, base, needs, [edit for edit in edits if edit.layer >= layer]):
         for index in range(layer, len(replay.anatomy.layers)):
             stream = replay.step(index, stream, 0, Past(0) if replay.with_cache else None)
     return base
 
 
 @contextmanager
-def _keeping(replay: Replay, base: BaseRun, needs: Needs) -> Iterator[None]:
-    """Hooks that keep what is needed. Those entered last and put first see values before edits."""
-    layers = replay.anatomy.layers
+def _keeping(
+    replay: Replay, base: BaseRun, needs: Needs, edits: Sequence[SiteEdit | CallEdit]
+) -> Iterator[None]:
+    """Edits, and hooks that keep what is needed. Those entered last and put first see values before edits."""
+
+    def reader(call: AttentionCall) -> None:
+        if call.layer in needs.calls:
+            base.calls[call.layer] = call
+
+    layers, watch = replay.anatomy.layers, reader if needs.calls else None
     with ExitStack() as stack:
+        stack.enter_context(edited(replay.hf, replay.anatomy, base.layout, edits=edits, reader=watch))
         for index, layer in enumerate(layers):
             if index in needs.streams:
                 hook = _keep_input(base.stream, index)

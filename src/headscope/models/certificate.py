@@ -7,8 +7,6 @@ of the libraries, so the second opening costs nothing. The properties themselves
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +18,7 @@ import torch
 import transformers
 
 from headscope.errors import UnservedModel
+from headscope.models import disk_cache
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -60,14 +59,14 @@ class Certificate:
 
     def refusals(self) -> dict[tuple[str, int | None], str]:
         """Why a site in a layer, or a service (layer None), is refused."""
-        found: dict[tuple[str, int | None], str] = {}
+        refused: dict[tuple[str, int | None], str] = {}
         for check in self.checks:
             if check.passed is False:
                 for what in check.refuses:
                     for layer in check.layers or (None,):
                         place = None if what in SERVICES and what != "to_bos" else layer
-                        found.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
-        return found
+                        refused.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
+        return refused
 
     def require_identical(self) -> None:
         """Raise UnservedModel if un-edited logits differ from those of plain transformers."""
@@ -116,28 +115,19 @@ def versions() -> dict[str, str]:
 
 def cached(key: str) -> Certificate | None:
     """The certificate of an earlier opening, or None."""
-    if key in _seen:
-        return _seen[key]
-    path = _place(key)
-    try:
-        return Certificate.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing there, or not what we write now: it is made again
+    if key not in _seen:
+        try:
+            _seen[key] = Certificate.from_json(disk_cache.read("certificates", key))
+        except (ValueError, KeyError, TypeError):
+            return None  # nothing there, or not what we write now: it is made again
+    return _seen[key]
 
 
 def remember(certificate: Certificate, key: str, *, on_disk: bool) -> None:
-    """Keep a certificate for the next opening; a cache that cannot be written is no error."""
+    """Keep a certificate for the next opening."""
     _seen[key] = certificate
-    if not on_disk:
-        return
-    path = _place(key)
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(certificate.to_json(), allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    if on_disk:
+        disk_cache.write("certificates", key, certificate.to_json())
 
 
 def key_of(model: "Model", identity: str) -> str:
@@ -160,13 +150,8 @@ def _code() -> str:
 _seen: dict[str, Certificate] = {}
 
 
-def _place(key: str) -> Path:
-    base = os.environ.get("HEADSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "headscope" / "certificates" / f"{key}.json"
-
-
 def _why(check: Check) -> str:
     if check.worst is not None and check.tolerance is not None:
-        found = f"error {check.worst:.1e}, tolerance {check.tolerance:.0e}"
-        return f"{found}; {check.detail}" if check.detail else found
+        error = f"error {check.worst:.1e}, tolerance {check.tolerance:.0e}"
+        return f"{error}; {check.detail}" if check.detail else error
     return check.detail or "no detail"

@@ -156,14 +156,14 @@ def _zero_head(trial: Trial) -> Check:
             return Check(
                 "zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}"
             )
-        cut = trial.edited("z", layer, trial.zero_head(layer))
+        ablated = trial.edited("z", layer, trial.zero_head(layer))
         swapped = anatomy.projection.register_forward_hook(_in_place_of(without))
         try:
             with torch.inference_mode():
                 expected = trial.model.hf(trial.ids, use_cache=False).logits
         finally:
             swapped.remove()
-        errors[layer] = relative_error(cut.logits, expected)
+        errors[layer] = relative_error(ablated.logits, expected)
     return trial.verdict("zero_head", errors, refuses=("z", "head_out"))
 
 
@@ -202,7 +202,7 @@ def _resid_mid(trial: Trial) -> Check:
     """What is written between attention and MLP reaches both the MLP and the skip path."""
     layers = trial.sampled("resid_mid")
     if not layers:
-        return Check("resid_mid", None, detail="no layer has a stream between attention and MLP")
+        return Check("resid_mid", None, detail="no layer has a residual stream between attention and MLP")
     errors = {}
     for layer in layers:
         noise = trial.noise_like(trial.base["resid_mid", layer])
@@ -259,7 +259,7 @@ def _generation(trial: Trial) -> Check:
     """Cached generation under an edit is what recomputing everything at each step gives."""
     layers = trial.sampled("z")
     if not layers:
-        return Check("generation", None, detail="no head can be cut")
+        return Check("generation", None, detail="no head can be ablated")
     edits = [trial.as_edit("z", layer, trial.zero_head(layer)) for layer in layers[:1]]
     prompt = trial.prompts.rows(slice(0, 1))
     tokens = trial.generated(prompt, edits)[0]

@@ -18,7 +18,7 @@ _TANH_GELU = (activations.NewGELUActivation, activations.FastGELUActivation)
 
 
 def fused(hf: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    """The activation modules of a float32 model that one kernel can stand in for."""
+    """The activation modules of a float32 model that one kernel can replace."""
     if next(hf.parameters()).dtype != torch.float32:
         return []
     return [(module, _tanh_gelu) for module in hf.modules() if type(module) in _TANH_GELU]

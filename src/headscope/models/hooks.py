@@ -4,6 +4,14 @@ In: the anatomy, the prepared edits of sites, and the sites that someone wants t
 which one run is edited and captured. Hooks are put before all others, so that `output_hidden_states` and
 users' own hooks see edited values, and reads are cloned, since some families change them in place. A hook
 on a module is seen by every thread; each therefore acts only where its run is the current one.
+
+    layer           enters: embed (layer 0), resid_pre                          leaves: resid_post
+      attention       q, k, v, pattern are not hooked: models.tap
+        projection    enters: z
+      attention term                            leaves: attn_out; resid_mid = what entered the layer + attn_out
+      MLP term                                  leaves: mlp_out
+
+At each name `_visit` first changes the value, then keeps a copy: what is captured is what the model goes on with.
 """
 
 from collections import defaultdict

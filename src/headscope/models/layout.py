@@ -67,28 +67,28 @@ class Layout:
     def positions(self, cells: int) -> Tensor:
         """Position of each of the last `cells` cells so far, int64 [batch, cell]; -1 at padding."""
         last = torch.arange(self.cells_seen - cells, self.cells_seen, device=self.lengths.device)
-        found = last[None] - self._pads[:, None]
-        real = found >= 0
+        positions = last[None] - self._pads[:, None]
+        real = positions >= 0
         if not self.growing:
-            real &= found < self.lengths[:, None]
-        return torch.where(real, found, -1)
+            real &= positions < self.lengths[:, None]
+        return torch.where(real, positions, -1)
 
     def mask(self, wanted: Positions, cells: int) -> Tensor:
         """Which of the last `cells` cells are at these positions, bool [batch, cell]."""
-        found = self.positions(cells)
+        positions = self.positions(cells)
         if wanted.role is not None:
-            mask = torch.zeros_like(found, dtype=torch.bool)
+            mask = torch.zeros_like(positions, dtype=torch.bool)
             for row, marked in enumerate(self._roles[wanted.role]):
                 mask[row] = torch.isin(
-                    found[row], torch.tensor(marked, device=found.device, dtype=found.dtype)
+                    positions[row], torch.tensor(marked, device=positions.device, dtype=positions.dtype)
                 )
             return mask
         if wanted.indices is None:
-            return found >= 0
-        mask = torch.zeros_like(found, dtype=torch.bool)
+            return positions >= 0
+        mask = torch.zeros_like(positions, dtype=torch.bool)
         for index in wanted.indices:
             target = self._ends + index if index < 0 else torch.full_like(self._ends, index)
-            mask |= found == target[:, None]
+            mask |= positions == target[:, None]
         return mask
 
     def key_cells(self, wanted: Tensor, keys: int, needed: Tensor) -> Tensor:

@@ -126,11 +126,11 @@ def _certificate(model: Model, files: Path | None) -> Certificate:
     """The certificate of this model, made now or at an earlier opening."""
     # Hashing the weights of a large model takes as long as reading them: its files stand for them.
     key = key_of(model, model.identity if files is None else _signature(files))
-    found = cached(key)
-    if found is None:
-        found = certify(model)
-    remember(found, key, on_disk=files is not None or model.commit is not None)
-    return found
+    certificate = cached(key)
+    if certificate is None:
+        certificate = certify(model)
+    remember(certificate, key, on_disk=files is not None or model.commit is not None)
+    return certificate
 
 
 def _signature(folder: Path) -> str:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from headscope.errors import BadArgument, PromptError
 from headscope.models.execution import edited, gradients
-from headscope.models.following import Following
 from headscope.models.generation import Generation, check_options, decode
 from headscope.models.layout import Layout
 from headscope.models.opened import OpenedModel
 from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
+from headscope.models.recomputed import RecomputedEdits
 from headscope.models.run import Run, blank_padding
 from headscope.models.weights import HeadWeights, head_weights
 from headscope.tasks.prompts import Prompts, PromptsLike
@@ -40,7 +40,7 @@ _rows: ContextVar[slice | None] = ContextVar("headscope_rows", default=None)
 
 
 class Model(OpenedModel):
-    """A causal language model whose heads can be read, cut and patched; made by `headscope.load`."""
+    """A causal language model whose heads can be read, ablated and patched; made by `headscope.load`."""
 
     def run(
         self,
@@ -100,7 +100,7 @@ class Model(OpenedModel):
         edits, given = self.prepare(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
-        follower = Following(self, checked, given, edits) if any(map(_follows, given)) else None
+        follower = RecomputedEdits(self, checked, given, edits) if any(map(_recomputes, given)) else None
         layout = Layout.growing_from(checked, self.device)
         with edited(
             self.hf,
@@ -133,27 +133,16 @@ class Model(OpenedModel):
             self.require_service("generation in batches of unequal length")
         return checked
 
-    def read(
-        self,
-        prompts: PromptsLike,
-        readings: Sequence[Reading],
-        *,
-        interventions: Edits = (),
-        rows_at_once: int | None = None,
-    ) -> None:
-        """Let readings see every attention call on these prompts, a few rows at a time.
-
-        The unembedding is not computed. `rows_at_once` defaults to what keeps one layer's patterns within
-        `memory_bytes`.
-        """
+    def read(self, prompts: PromptsLike, readings: Sequence[Reading], *, interventions: Edits = ()) -> None:
+        """Let readings see every attention call on these prompts, in batches; the unembedding is not computed."""
         checked = self.prompts(prompts)
-        step = rows_at_once or self.rows_within(checked)
+        widest = max(layer.heads for layer in self.anatomy.layers)
+        patterns = 16 * widest * checked.longest**2  # of one layer, with their float32 softmax
         body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         given = _listed(interventions)
-        for start in range(0, len(checked), step):
-            rows = slice(start, min(start + step, len(checked)))
+        for rows in self.batches(len(checked), bytes_each=patterns):
             some = checked.rows(rows)
-            with self.taking(rows):
+            with self.batch_rows(rows):
                 edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
             layout = Layout.of(some, self.device)
 
@@ -188,15 +177,10 @@ class Model(OpenedModel):
         def count() -> int:
             return self.activations([[0]], [(site, layer)])[site, layer].shape[2]
 
-        return int(self.remember(f"key_heads {layer}", count))
-
-    def rows_within(self, prompts: Prompts) -> int:
-        """How many examples have one layer's patterns (and their float32 softmax) within `memory_bytes`."""
-        widest = max(layer.heads for layer in self.anatomy.layers)
-        return max(1, min(len(prompts), self.memory_bytes // (16 * widest * prompts.longest**2)))
+        return int(self.cached(f"key_heads {layer}", count))
 
     @contextmanager
-    def taking(self, rows: slice) -> Iterator[None]:
+    def batch_rows(self, rows: slice) -> Iterator[None]:
         """What runs in the block is these rows of a larger whole; see `editing`."""
         token = _rows.set(rows)
         try:
@@ -215,7 +199,7 @@ class Model(OpenedModel):
             _rows.reset(token_rows)
 
     @property
-    def around(self) -> tuple[Edit, ...]:
+    def active_edits(self) -> tuple[Edit, ...]:
         """The interventions of the `editing` blocks around, the outermost first."""
         return tuple(edit for model, edits in _editing.get() if model is self for edit in edits)
 
@@ -283,8 +267,8 @@ class Model(OpenedModel):
                 yield ("z" if name == "head_out" else name), layer
 
 
-def _follows(edit: Edit) -> bool:
-    return edit.footprint().follows
+def _recomputes(edit: Edit) -> bool:
+    return edit.footprint().recompute_each_token
 
 
 def _listed(interventions: Edits) -> tuple[Edit, ...]:

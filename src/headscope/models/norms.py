@@ -1,10 +1,10 @@
 """A norm as the linear map that it is once its scale is fixed.
 
 Direct effects read what one component alone writes to the logits, so the final norm must be linear: its
-scale is *frozen* at what the whole stream gave it (Elhage et al. 2021; self-repair split off by McGrath et
+scale is *frozen* at what the whole residual stream gave it (Elhage et al. 2021; self-repair split off by McGrath et
 al. 2023). Instead of knowing LayerNorm from RMSNorm by name, the map is recovered from the module itself
 (is a shift ignored? what are the gains? what is the bias?) and then checked to reproduce the module on
-the very stream it is frozen at. A norm that is no such map is refused.
+the very residual stream it is frozen at. A norm that is no such map is refused.
 """
 
 import copy
@@ -23,7 +23,7 @@ _LOUD = 1e4
 class FrozenNorm:
     """norm(x) = (x - mean(x) if centred) * gain * inverse_scale(x) + bias, the inverse scale held fixed.
 
-    `gain`, `bias` [model]; `inverse_scale` [..., 1], one per token of the stream it was frozen at.
+    `gain`, `bias` [model]; `inverse_scale` [..., 1], one per token of the residual stream it was frozen at.
     """
 
     gain: Tensor
@@ -32,7 +32,7 @@ class FrozenNorm:
     inverse_scale: Tensor
 
     def __call__(self, part: Tensor) -> Tensor:
-        """What a part of the stream, [..., model], contributes to the normed stream, without the bias."""
+        """What a part of the residual stream, [..., model], contributes to the normed one, without the bias."""
         if self.centred:
             part = part - part.mean(dim=-1, keepdim=True)
         return part * self.gain * self.inverse_scale
@@ -73,7 +73,7 @@ class FrozenNorm:
         middle = stream - stream.mean(dim=-1, keepdim=True) if centred else stream
         linear = middle * gain
         energy = linear.pow(2).sum(dim=-1, keepdim=True)
-        # A stream of zeros (padding is one) has no scale, and takes none: 0 / 0 would refuse the whole norm.
+        # A residual stream of zeros (padding is one) has no scale, and takes none: 0 / 0 would refuse the whole norm.
         inverse_scale = (normed * linear).sum(dim=-1, keepdim=True) / torch.where(energy == 0, 1.0, energy)
         frozen = cls(gain, bias, centred, inverse_scale)
         if not torch.allclose(frozen(stream), normed, rtol=1e-3, atol=1e-3 * float(normed.abs().max())):

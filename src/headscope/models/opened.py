@@ -1,13 +1,13 @@
 """What an opened model *is*: its sizes, its heads, its identity, and what of it is served.
 
 In: a causal language model of transformers and its anatomy. What is not served is refused by name, for a
-reason that lies in the architecture (no stream between attention and MLP in a parallel block) or in the
+reason that lies in the architecture (no residual stream between attention and MLP in a parallel block) or in the
 certificate. What a model *does* (run, generate, be read) is in models.model.
 """
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -42,14 +42,14 @@ class OpenedModel:
     ) -> None:
         self.hf, self.anatomy, self.name, self.tokenizer = hf, anatomy, name, tokenizer
         self.language, self.commit = language, commit
-        # How much intermediate results may take together; what is streamed is cut to fit.
+        # How much intermediate results may take together; what is too large is done in batches.
         self.memory_bytes = default_memory_bytes(device_of(hf))
         # What the certificate found; set when it has been made (models.loading).
         self.certificate: Certificate | None = None
         self.refusals: dict[tuple[str, int | None], str] = {}
-        self._remembered: dict[str, Any] = {}
+        self._cache: dict[str, Any] = {}
         self._weights_state = 0
-        self._forget_if_changed()
+        self._clear_if_changed()
         self._loaded_state = self._weights_state
 
     def __repr__(self) -> str:
@@ -103,40 +103,50 @@ class OpenedModel:
         layers = enumerate(self.anatomy.layers)
         return tuple(Head(index, head) for index, layer in layers for head in range(layer.heads))
 
-    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+    def at_once(self, bytes_each: int, *, share: int = 1) -> int:
+        """How many things of so many bytes fit into one of `share` equal parts of `memory_bytes`; at least one."""
+        return max(1, self.memory_bytes // max(1, share * bytes_each))
+
+    def batches(self, count: int, *, bytes_each: int, share: int = 1) -> Iterator[slice]:
+        """`count` things (examples, cells) in slices of as many as fit; `bytes_each` and `share` as in `at_once`."""
+        size = self.at_once(bytes_each, share=share)
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
+
+    def cached(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, computed once per key: means and source runs that many cells share.
 
         What was used longest ago is dropped once all of it together exceeds an eighth of `memory_bytes`.
         Forgotten when weights are seen to change (an in-place operation or an assignment under
-        `torch.no_grad`); changes through `.data` leave no trace: call `forget` after them.
+        `torch.no_grad`); changes through `.data` leave no trace: call `clear_cache` after them.
         """
-        self._forget_if_changed()
-        if key in self._remembered:
-            self._remembered[key] = self._remembered.pop(key)  # the newest is the last
-            return self._remembered[key]
-        made = self._remembered[key] = make()
-        total = sum(map(_bytes_of, self._remembered.values()))
-        for oldest in list(self._remembered)[:-1]:
+        self._clear_if_changed()
+        if key in self._cache:
+            self._cache[key] = self._cache.pop(key)  # the newest is the last
+            return self._cache[key]
+        made = self._cache[key] = make()
+        total = sum(map(_bytes_of, self._cache.values()))
+        for oldest in list(self._cache)[:-1]:
             if total <= self.memory_bytes // 8:
                 break
-            total -= _bytes_of(self._remembered.pop(oldest))
+            total -= _bytes_of(self._cache.pop(oldest))
         return made
 
-    def recalls(self, key: str) -> bool:
-        """Whether `remember` has something under this key."""
-        self._forget_if_changed()
-        return key in self._remembered
+    def is_cached(self, key: str) -> bool:
+        """Whether `cached` has something under this key."""
+        self._clear_if_changed()
+        return key in self._cache
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
-        self._remembered.clear()
+        self._cache.clear()
 
-    def _forget_if_changed(self) -> None:
+    def _clear_if_changed(self) -> None:
         tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
         state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if state != self._weights_state:
             self._weights_state = state
-            self.forget()
+            self.clear_cache()
 
     @property
     def identity(self) -> str:
@@ -144,10 +154,10 @@ class OpenedModel:
 
         A commit stands for the weights only as long as they are those that were loaded.
         """
-        self._forget_if_changed()
+        self._clear_if_changed()
         if self.commit is not None and self._weights_state == self._loaded_state:
             return self.commit
-        return str(self.remember("identity", self._content_hash))
+        return str(self.cached("identity", self._content_hash))
 
     def _content_hash(self) -> str:
         sha = hashlib.sha256(self.config.to_json_string().encode())
@@ -198,11 +208,11 @@ class OpenedModel:
         elif site in ("embed", "resid_pre", "resid_post") and not anatomy.streams:
             reason = "what passes between its layers is not one vector per token"
         elif site == "attn_out" and anatomy.attention_term is None:
-            reason = "what attention adds to the stream was not found"
+            reason = "what attention adds to the residual stream was not found"
         elif site == "mlp_out" and anatomy.mlp_term is None:
-            reason = "this layer has no MLP that adds to the stream"
+            reason = "this layer has no MLP that adds to the residual stream"
         elif site == "resid_mid" and not anatomy.has_mid:
-            reason = "there is no stream between attention and MLP in it"
+            reason = "there is no residual stream between attention and MLP in it"
         elif site == "logits":
             reason = "logits are not a site of a layer"
         reason = reason or self.refusals.get((site, layer)) or self.refusals.get((site, None))
@@ -228,13 +238,15 @@ class OpenedModel:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
         reason = None
         if not self.anatomy.reads_stream:
-            reason = "more than a norm stands between its stream and its unembedding"
+            reason = "more than a norm stands between its residual stream and its unembedding"
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
-                reason = reason or f"layer {index} is no plain sum of the stream, its heads and its MLP"
+                reason = (
+                    reason or f"layer {index} is no plain sum of the residual stream, its heads and its MLP"
+                )
         if reason:
             raise UnservedModel(
-                f"cannot compute direct effects in {self.name}: {reason}. Total effects (cutting heads) still work."
+                f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."
             )
 
     def prompts(self, given: PromptsLike) -> Prompts:

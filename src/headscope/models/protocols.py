@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 class Footprint:
     """What an edit can change at the earliest: nothing before `layer` nor before its `positions`.
 
-    `follows` says that it takes its values from other runs of the very tokens that are being run, so that in
+    `recompute_each_token`: it takes its values from other runs of the very tokens that are being run, so that in
     generation it has to be prepared anew for every token.
     """
 
     layer: int
     positions: Positions
     sites: frozenset[str]
-    follows: bool = False
+    recompute_each_token: bool = False
 
 
 @dataclass(frozen=True)

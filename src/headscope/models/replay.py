@@ -1,11 +1,17 @@
 """Running a part of a model: one layer, some positions, many rows, by calling the model's own layers.
 
 In: residual streams that stand before a layer, for the positions `start` to `stop` of some prompts, and the
-keys and values of the positions before them. Out: the streams after it; at the end, logits. The decoder
-layers are the model's own. What they are called with beside the stream (masks, rotary angles ...) the model
+keys and values of the positions before them. Out: the residual streams after it; at the end, logits. The decoder
+layers are the model's own. What they are called with beside the residual stream (masks, rotary angles ...) the model
 builds itself: its forward pass runs once over that many positions with every layer replaced by nothing,
 and what each layer would have got is written down and used again. So nothing here knows any architecture;
 and what an architecture does outside this scheme is found by comparing with a full pass (sweeps.check).
+
+    replay.step(layer, stream, start=3, past)        the model's own layer, called by itself:
+
+      past    keys, values  [0 1 2]                  kept from the base run, shared by all rows of a prompt
+      stream  row = cell x prompt  [3 4 5]           what this pass computes
+      masks, rotary angles for queries 3 to 5, keys 0 to 5      recorded once (`arguments`)
 """
 
 import inspect
@@ -100,7 +106,7 @@ class Replay:
             yield
 
     def arguments(self, like: Tensor, start: int, stop: int) -> list[Arguments]:
-        """What each layer is called with, beside the stream, at positions `start` to `stop`."""
+        """What each layer is called with, beside the residual stream, at positions `start` to `stop`."""
         rows = len(like) if self._per_row_count else 1
         key = (start, stop, rows)
         if key not in self._windows:
@@ -111,19 +117,19 @@ class Replay:
         return self._windows[key]
 
     def step(self, layer: int, stream: Tensor, start: int, past: Past | None) -> Tensor:
-        """The stream [row, position, model] after a layer; its first position is `start`."""
+        """The residual stream [row, position, model] after a layer; its first position is `start`."""
         arguments = self.arguments(stream, start, start + stream.shape[1])[layer]
         return self.call(layer, stream, arguments, past)
 
     def call(self, layer: int, stream: Tensor, arguments: Arguments, past: Past | None) -> Tensor:
-        """The stream after a layer that is called with these arguments and this cache."""
+        """The residual stream after a layer that is called with these arguments and this cache."""
         given = {name: past if isinstance(value, Cache) else value for name, value in arguments.items()}
         result = self._layers[layer](stream, **given)
         after: Tensor = result[0] if isinstance(result, tuple | list) else result
         return after
 
     def step_from(self, layer: int, stream: Tensor, start: int, wanted: int, past: Past | None) -> Tensor:
-        """The stream after a layer at positions from `wanted` on alone; the earlier ones give keys and values.
+        """The residual stream after a layer from position `wanted` on; earlier ones only give keys and values.
 
         Nothing may be edited in this layer.
         """
@@ -139,7 +145,7 @@ class Replay:
         return self.step(layer, stream, start, past)[:, skipped:]
 
     def after_attention(self, layer: int, stream: Tensor, attended: Callable[[], Tensor]) -> Tensor:
-        """The stream after a layer whose attention module returns `attended()`."""
+        """The residual stream after a layer whose attention module returns `attended()`."""
         module = self.anatomy.layers[layer].attention
         assert module is not None
         extras = self.attention_extras[layer]
@@ -149,7 +155,7 @@ class Replay:
             return self.call(layer, stream, arguments, Past(0))
 
     def logits(self, stream: Tensor) -> Tensor:
-        """Logits [row, position, vocab] from the stream [row, position, model] after the last layer."""
+        """Logits [row, position, vocab] from the residual stream [row, position, model] after the last layer."""
         through = [(m, lambda *_, **__: _with_extras(stream, self.layer_extras)) for m in self._layers]
         with replaced(self.hf, through):
             return self.hf(inputs_embeds=torch.zeros_like(stream), use_cache=False).logits  # type: ignore[no-any-return]

@@ -72,7 +72,7 @@ class Run:
         index = list(range(len(self.prompts))[chosen]) if isinstance(chosen, slice) else list(chosen)
         some = self.prompts.rows(chosen)
 
-        def cut(site: str, value: Tensor) -> Tensor:
+        def shortened(site: str, value: Tensor) -> Tensor:
             if site == "pattern":
                 return value[index][:, :, : some.longest, : some.longest]
             return value[index][:, : some.longest]
@@ -81,8 +81,8 @@ class Run:
             self.model,
             some,
             self.interventions,
-            cut("logits", self.logits),
-            {key: cut(key[0], value) for key, value in self.captured.items()},
+            shortened("logits", self.logits),
+            {key: shortened(key[0], value) for key, value in self.captured.items()},
         )
 
     def recipe(self) -> Mapping[str, Any]:

@@ -75,9 +75,9 @@ class Trial:
 
     def sampled(self, site: str) -> list[int]:
         """The same, at most eight of them spread over the depth of a deep model."""
-        found = self.layers(site)
-        step = max(1, -(-len(found) // _MOST_LAYERS))
-        return found[::step]
+        layers = self.layers(site)
+        step = max(1, -(-len(layers) // _MOST_LAYERS))
+        return layers[::step]
 
     def sites(self) -> list[tuple[str, int]]:
         """Every site in the sampled layers."""
@@ -163,9 +163,9 @@ class Trial:
         return Check(name, not failing, float(worst), self.tolerance, failing, tuple(refuses), detail)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
+def relative_error(got: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest expected value."""
-    if found.shape != expected.shape:
+    if got.shape != expected.shape:
         return float("inf")
     scale = float(expected.float().abs().max()) + 1e-12
-    return float((found.float() - expected.float()).abs().max()) / scale
+    return float((got.float() - expected.float()).abs().max()) / scale

@@ -36,9 +36,9 @@ class HeadWeights:
 
     `w_q` [head, model, head_dim], `w_k` and `w_v` [kv_head, model, head_dim] (head h of several shares
     h // (heads / kv_heads)), `w_o` [head, head_dim, model]; `b_q`, `b_k`, `b_v` without the `model` axis,
-    `b_o` [model]. `folded` says whether they act on the stream divided by its norm's scale (True) or on
-    the output of the norm; `centred` whether that norm also subtracts the stream's mean. What `w_o` writes
-    enters the stream times `scale`; `direct` is False where a gate or a norm stands on the way.
+    `b_o` [model]. `folded` says whether they act on the residual stream divided by its norm's scale (True) or on
+    the output of the norm; `centred` whether that norm also subtracts the residual stream's mean. What `w_o` writes
+    enters the residual stream times `scale`; `direct` is False where a gate or a norm stands on the way.
     """
 
     w_q: Float[Tensor, "head model head_dim"]
@@ -59,7 +59,7 @@ class HeadWeights:
         return self.w_q[head] @ self.w_k[head * len(self.w_k) // len(self.w_q)].T
 
     def ov(self, head: int) -> Float[Tensor, "model model"]:
-        """W_V W_O of one head, `scale` included: what a token attended to writes to the stream, as x @ W.
+        """W_V W_O of one head, `scale` included: what a token attended to writes to the residual stream, as x @ W.
 
         Raises:
             UnservedModel: where a gate or norm stands between values and stream, so that it is no matrix.
@@ -85,7 +85,7 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
 
     Raises:
         UnservedSite: if the layer has no attention, or its factors cannot be told apart.
-        UnservedModel: if queries, keys or values are no affine map of the token's normed stream.
+        UnservedModel: if queries, keys or values are no affine map of the token's normed residual stream.
     """
     for site in ("q", "k", "v", "z"):
         model.require_site(site, layer)
@@ -174,5 +174,5 @@ def _refuse_unless_affine(
         if not torch.allclose(made, expected, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
             raise UnservedModel(
                 f"cannot give matrices for the heads of layer {layer} of {model.name}: its {name} are no linear "
-                "map of the normed stream (norms of queries and keys, for example). Scores and patterns still work."
+                "map of the normed residual stream (norms of queries and keys, say). Scores and patterns still work."
             )

@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from headscope.errors import BadArgument
+from headscope.hashing import digest, digests, outlines
 from headscope.measures.intervals import interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
@@ -25,18 +26,20 @@ from headscope.models.protocols import Edit
 from headscope.results import record
 from headscope.results.provenance import circumstances
 from headscope.results.record import Record, Values
-from headscope.specs import digest, digests, outlines
-from headscope.sweeps import Cell, Grid, execute
+from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
+from headscope.sweeps.execute import run
 from headscope.sweeps.naive import with_own_position
+from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.vocabulary import Head, Progress, silent
 
 SWEEP = Schema(
     "sweep",
     (
         Column("layer", pl.Int64, "layer that is acted on; empty if not an axis"),
-        Column("head", pl.Int64, "head that is acted on; empty if not an axis"),
+        Column("head", pl.String, "head that is acted on, as in 1.4; empty if not an axis"),
         Column("position", pl.Int64, "position that is acted on; empty if not an axis"),
         Column("intervention", pl.String, "what is done there"),
         Column("measure", pl.String, "what is measured"),
@@ -58,16 +61,6 @@ APPROXIMATE = Schema(
 # Batches of prompts that are tried for a precision before it is given up.
 MOST_BATCHES = 40
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Prompts, and the cells to run on them; cells of all batches stand in the same order."""
-
-    prompts: Prompts
-    cells: Sequence[Cell]
-
 
 def sweep(
     model: Model,
@@ -75,16 +68,16 @@ def sweep(
     cells: Grid | Sequence[Cell],
     measure: Measure,
     *,
-    under: Sequence[Edit] = (),
+    base_interventions: Sequence[Edit] = (),
     out: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     approximate: bool = False,
     verify_top: int = 0,
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
-    `under` are interventions that hold in every cell, before its own. `out` is a folder that keeps finished cells
-    (results.record): run again, the sweep goes on there. `progress(done, of)` is called after each cell.
+    `base_interventions` hold in every cell, before its own. `out` is a folder that keeps finished cells
+    (results.record): run again, the sweep goes on there. `progress("cells", done, of)` is called after each cell.
     `approximate` estimates all cells from one forward and one backward pass and runs the `verify_top` of largest
     mean change; the column `path` says which a row is.
 
@@ -96,143 +89,113 @@ def sweep(
         OutputExists: if the folder holds something else.
         Partial: if the disk is full; what was finished is kept.
     """
-    batch = batch_of(model, prompts, cells)
+    checked = model.prompts(prompts)
+    asked = Sweep(model, checked, _cells_on(model, checked, cells), measure, base_interventions)
     if approximate and out is not None:
         raise BadArgument(
             "cannot keep approximate values in a folder, where they would pass for exact ones: leave out= or "
             "approximate= away."
         )
     if approximate:
-        return sweep_approximately(
-            model, batch, measure, verify_top=verify_top, under=under, progress=progress
-        )
+        return sweep_approximately(asked, verify_top=verify_top, progress=progress)
     if verify_top:
         raise BadArgument(
             f"cannot verify the top {verify_top} of a sweep that is exact: pass approximate=True, or leave "
             "verify_top= away."
         )
-    return sweep_batches(model, lambda _: batch, measure, under=under, out=out, progress=progress)
+    return sweep_batches(lambda _: asked, out=out, progress=progress)
 
 
-def batch_of(model: Model, prompts: PromptsLike, cells: Grid | Sequence[Cell]) -> Batch:
-    """Prompts and the cells of a grid on them.
-
-    Raises:
-        BadArgument: if cells are no cells.
-    """
-    checked = model.prompts(prompts)
+def _cells_on(model: Model, prompts: Prompts, cells: Grid | Sequence[Cell]) -> list[Cell]:
     if isinstance(cells, Grid):
-        return Batch(checked, cells.cells(model.n_layers, model.heads, min(checked.lengths)))
+        return cells.cells(model.n_layers, model.heads, min(prompts.lengths))
     wrong = [cell for cell in cells if not isinstance(cell, Cell)]
     if wrong:
         raise BadArgument(
             f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
         )
-    return Batch(checked, list(cells))
+    return list(cells)
 
 
 def sweep_batches(
-    model: Model,
-    batches: Callable[[int], Batch],
-    measure: Measure,
+    batches: Callable[[int], Sweep],
     *,
     precision: float | None = None,
-    under: Sequence[Edit] = (),
     out: Path | str | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Table:
     """A sweep over batch 0, and over as many more as it takes until every 95% interval is within `precision`.
 
-    `precision` is half of the widest interval, in the unit of the measure. Looking again after each batch makes
-    intervals that stopped it a little too narrow. Without a precision there is one batch.
+    The cells of all batches stand in the same order. `precision` is half of the widest interval, in the unit of the
+    measure. Looking again after each batch makes intervals that stopped it a little too narrow. Without a precision
+    there is one batch.
 
     Raises:
         BadArgument: if the measure is no measure, or the precision not above 0.
     """
-    _check_measure(measure)
     if precision is not None and not precision > 0:
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
-    check(model, shown[0], measure)
-    with _kept(model, shown, measure, under, out, command) as kept:
-        values = [_run(model, shown[0], 0, measure, under, kept, progress)]
+    check(shown[0])
+    with _kept(shown[0], out, command) as kept:
+        values = [_run(shown[0], 0, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
-            shown.append(_another(batches, shown))
+            shown.append(_other_than(shown, batches(len(shown))))
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
-            values.append(_run(model, shown[-1], len(shown) - 1, measure, under, kept, progress))
-        table = SWEEP.table(_rows(shown[0].cells, values, measure))
+            values.append(_run(shown[-1], len(shown) - 1, kept, progress))
+        table = SWEEP.table(_rows(shown[0], values))
         if kept is not None:
             kept.finish(table)
     return table
 
 
-def check(model: Model, batch: Batch, measure: Measure) -> None:
+def check(sweep: Sweep) -> None:
     """Raise for what the model or the prompts do not have, before anything is run or written."""
-    _try_measure(model, batch, measure)
-    for edit in itertools.chain.from_iterable(cell.interventions for cell in batch.cells):
+    if not isinstance(sweep.measure, Measure):
+        raise BadArgument(
+            f"cannot sweep with the measure {_named(sweep.measure)}: give a measure, for example hs.measures.loss()."
+        )
+    # What the measure would raise on these prompts, by the logits of nothing.
+    first = slice(0, 1)
+    prompts = with_own_position(sweep.prompts.rows(first), sweep.cells[0].position if sweep.cells else None)
+    sweep.measure.rows(first)(torch.zeros(1, prompts.longest, sweep.model.vocab_size), prompts)
+    for edit in itertools.chain.from_iterable(cell.interventions for cell in sweep.cells):
         for given in edit.targets:
-            for target in given.within(model):
-                target.check(model, edit.verb)
-        batch.prompts.check(edit.positions)
+            for target in given.within(sweep.model):
+                target.check(sweep.model, edit.verb)
+        sweep.prompts.check(edit.positions)
 
 
-def sweep_approximately(
-    model: Model,
-    batch: Batch,
-    measure: Measure,
-    *,
-    verify_top: int = 0,
-    under: Sequence[Edit] = (),
-    progress: Progress | None = None,
-) -> Table:
+def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress = silent) -> Table:
     """A sweep to first order, in which the `verify_top` cells of largest mean change are run.
 
     Raises:
         BadArgument: if the measure is none or has no gradient, a cell cannot be estimated, or fewer than 0 are
             to be run.
     """
-    _check_measure(measure)
-    check(model, batch, measure)
+    check(sweep)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
-    found: dict[int, _Ran] = {}
+    ran: dict[int, _Ran] = {}
     estimates: dict[int, float] = {}
-    for result, estimate in verified(model, batch.prompts, batch.cells, measure, under=under, top=verify_top):
-        found[result.index] = _Ran(result.values.numpy(), result.path, result.note)
+    for result, estimate in verified(sweep, verify_top):
+        ran[result.index] = _Ran(result.values.numpy(), result.path, result.note)
         estimates[result.index] = float(interval(estimate.numpy()).mean)
-        if progress is not None:
-            progress(len(found), len(batch.cells))
-    every = range(len(batch.cells))
-    rows = _rows(batch.cells, [[found[index] for index in every]], measure)
+        progress("cells", len(ran), len(sweep.cells))
+    rows = _rows(sweep, [[ran[index] for index in range(len(sweep.cells))]])
     return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
 
 
-def _check_measure(measure: object) -> None:
-    if not isinstance(measure, Measure):
-        raise BadArgument(
-            f"cannot sweep with the measure {_named(measure)}: give a measure, for example hs.measures.loss()."
-        )
-
-
-def _try_measure(model: Model, batch: Batch, measure: Measure) -> None:
-    """Raise what the measure would raise on these prompts, by the logits of nothing."""
-    first = slice(0, 1)
-    position = batch.cells[0].position if batch.cells else None
-    some = with_own_position(batch.prompts.rows(first), position)
-    measure.rows(first)(torch.zeros(1, some.longest, model.vocab_size), some)
-
-
-def _another(batches: Callable[[int], Batch], shown: Sequence[Batch]) -> Batch:
-    """One more batch, with prompts that were not there before."""
-    found = batches(len(shown))
-    if any(found.prompts.tokens == before.prompts.tokens for before in shown):
+def _other_than(shown: Sequence[Sweep], more: Sweep) -> Sweep:
+    """One more batch, if its prompts were not there before."""
+    if any(more.prompts.tokens == before.prompts.tokens for before in shown):
         raise BadArgument(
             "cannot add prompts until the precision is reached: there are no others than these. Leave the precision "
             "away, or use prompts that are generated from a seed."
         )
-    return found
+    return more
 
 
 @dataclass(frozen=True)
@@ -244,45 +207,32 @@ class _Ran:
     note: str
 
 
-def _run(
-    model: Model,
-    batch: Batch,
-    number: int,
-    measure: Measure,
-    under: Sequence[Edit],
-    kept: Record | None,
-    progress: Progress | None,
-) -> list[_Ran]:
+def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[_Ran]:
     """Every cell of a batch, in order; those in the record are taken from there."""
-    names = digests(batch.cells)
+    names = digests(sweep.cells)
     known = {} if kept is None else kept.done.get(number, {})
-    found: dict[int, _Ran] = {
-        index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known
-    }
-    left = [index for index in range(len(names)) if index not in found]
-    done = len(found)
-    for result in execute(model, batch.prompts, [batch.cells[i] for i in left], measure, under=under):
+    ran = {index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known}
+    left = [index for index in range(len(names)) if index not in ran]
+    for result in run(sweep.of(left)):
         index, values = left[result.index], result.values.numpy()
-        found[index] = _Ran(values, result.path, result.note)
+        ran[index] = _Ran(values, result.path, result.note)
         if kept is not None:
             kept.add(number, names[index], values)
-        done += 1
-        if progress is not None:
-            progress(done, len(names))
-    return [found[index] for index in range(len(names))]
+        progress("cells", len(ran), len(names))
+    return [ran[index] for index in range(len(names))]
 
 
 def _widest(values: Sequence[Sequence[_Ran]]) -> float:
     """Half of the widest interval of any cell."""
     if not values[0]:
         return 0.0
-    found = np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1)
-    if np.isnan(found).any():
+    joined = np.stack([_joined(values, cell) for cell in range(len(values[0]))], axis=1)
+    if np.isnan(joined).any():
         raise BadArgument(
             "cannot add prompts until the precision is reached: the measure is undefined for some of them. Measure "
             "where every prompt has a position."
         )
-    estimate = interval(found)
+    estimate = interval(joined)
     # Too few prompts for an interval are not narrow.
     return float(np.nan_to_num((estimate.high - estimate.low) / 2, nan=np.inf).max())
 
@@ -291,17 +241,17 @@ def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
     return np.concatenate([batch[cell].values for batch in values])
 
 
-def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Measure) -> list[dict[str, Any]]:
+def _rows(sweep: Sweep, values: Sequence[Sequence[_Ran]]) -> list[dict[str, Any]]:
     rows = []
-    for index, cell in enumerate(cells):
+    for index, cell in enumerate(sweep.cells):
         estimate = interval(_joined(values, index))
         rows.append(
             {
                 "layer": cell.layer,
-                "head": cell.head,
+                "head": None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head)),
                 "position": cell.position,
                 "intervention": "; ".join(map(str, cell.interventions)),
-                "measure": measure.name,
+                "measure": sweep.measure.name,
                 "value": float(estimate.mean),
                 "low": float(estimate.low),
                 "high": float(estimate.high),
@@ -314,29 +264,22 @@ def _rows(cells: Sequence[Cell], values: Sequence[Sequence[_Ran]], measure: Meas
 
 
 @contextmanager
-def _kept(
-    model: Model,
-    shown: Sequence[Batch],
-    measure: Measure,
-    under: Sequence[Edit],
-    out: Path | str | None,
-    command: str,
-) -> Iterator[Record | None]:
+def _kept(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record | None]:
     """The record that a sweep keeps, if it keeps one."""
     if out is None:
         yield None
         return
-    cells = shown[0].cells
-    everywhere = (*model.around, *under)
+    measure, cells = sweep.measure, sweep.cells
+    everywhere = (*sweep.model.active_edits, *sweep.base_interventions)
     base = {
-        **circumstances(model),
-        "measure": {"name": measure.name, "hash": digest(measure)},
+        **circumstances(sweep.model),
+        "measure": {"name": measure.name, "version": measure.version, "hash": digest(measure)},
         "interventions in every cell": {"hash": digest(everywhere), "done": list(map(str, everywhere))},
         "command": command,
     }
     names = digests(cells)
     described = [{"hash": name, **outline} for name, outline in zip(names, outlines(cells), strict=True)]
-    with record.opened(Path(out), base, [_recipe(shown[0].prompts)], described, len(cells)) as kept:
+    with record.opened(Path(out), base, [_recipe(sweep.prompts)], described, len(cells)) as kept:
         yield kept
 
 
@@ -344,9 +287,9 @@ def _recipe(prompts: Prompts) -> Mapping[str, Any]:
     return {**prompts.made_by, "hash": digest(prompts)}
 
 
-def _undefined(found: Values) -> str:
-    count = int(np.isnan(found).sum())
-    return f"undefined for {count} of {len(found)} prompts, so there is no mean" if count else ""
+def _undefined(values: Values) -> str:
+    count = int(np.isnan(values).sum())
+    return f"undefined for {count} of {len(values)} prompts, so there is no mean" if count else ""
 
 
 def _named(given: object) -> str:

@@ -16,12 +16,9 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import AutoTokenizer
 
 from headscope.architectures import ToyForCausalLM
@@ -29,7 +26,9 @@ from headscope.architectures.lens import LensFile, Setting, Stated, read, to_toy
 from headscope.architectures.lens.settings import NOTHING
 from headscope.architectures.saving import save_quietly
 from headscope.errors import BadArgument, ModelNotFound
+from headscope.models.certificate import versions
 from headscope.results.folder import Kind, check_free, place_folder
+from headscope.training.card import markdown_table
 
 CARD = "card.json"
 IMPORTED = Kind(
@@ -138,12 +137,7 @@ def _card(
         "tokenizer": tokenizer,
         "tokenizer_named_by_config": told.get("tokenizer_name"),
         "command": command,
-        "versions": {
-            "headscope": version("headscope"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {**versions(), "python": platform.python_version()},
     }
 
 
@@ -185,9 +179,9 @@ def _page(card: Mapping[str, Any]) -> str:
             "",
             "## What it is",
             "",
-            *_table(("architecture", "value"), sorted(card["architecture"].items())),
+            *markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
             "",
-            *_table(
+            *markdown_table(
                 ("choice", "value", "known from"),
                 [(name, known["value"], known["known_from"]) for name, known in card["settings"].items()],
             ),
@@ -200,11 +194,6 @@ def _page(card: Mapping[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _table(header: tuple[str, ...], rows: Any) -> list[str]:
-    lines = [header, ("---",) * len(header), *rows]
-    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 
 
 def _sha256(path: Path) -> str:

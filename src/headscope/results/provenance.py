@@ -5,16 +5,13 @@ import datetime
 import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-import transformers
-
+from headscope.hashing import digest
+from headscope.models.certificate import versions
 from headscope.models.model import Model
-from headscope.specs import digest
 from headscope.tasks.prompts import Prompts
 
 
@@ -42,12 +39,7 @@ def circumstances(model: Model) -> dict[str, Any]:
         "tokenizer": _tokenizer(model.tokenizer),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "versions": {
-            "headscope": version("headscope"),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions(), "python": platform.python_version()},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

@@ -231,6 +231,11 @@ def _require_same(
     differing = [name for name in _SAME if known.get(name) != base[name]]
     if [shown["hash"] for shown in known["prompts"][: len(prompts)]] != [shown["hash"] for shown in prompts]:
         differing.append("prompts")
+    if "version" not in known["measure"]:
+        raise OutputExists(
+            f"cannot go on with the sweep in {str(named)!r}: it was recorded when measures were told apart by their "
+            "compiled code, so whether its values are of the same measure is unknown. Name another folder with --out."
+        )
     if differing:
         raise _other(differing, named)
 

@@ -24,8 +24,8 @@ class Found:
 
 def runs_in(folder: Path) -> list[Found]:
     """Every run below a folder, the newest first."""
-    found = [_found(path.parent, manifest) for path, manifest in _manifests(folder)]
-    return sorted(found, key=lambda run: (run.date, str(run.folder)), reverse=True)
+    runs = [_found(path.parent, manifest) for path, manifest in _manifests(folder)]
+    return sorted(runs, key=lambda run: (run.date, str(run.folder)), reverse=True)
 
 
 def _manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -9,7 +9,6 @@ done here: anything about numbers (measures, evidence), pages (report).
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
 
 from headscope.errors import BadArgument, UnknownName
@@ -18,7 +17,7 @@ from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Claim, Figure, Source, Study
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Progress, silent
+from headscope.vocabulary import Progress, silent, staged
 
 T = TypeVar("T")
 MISSING = dataclasses.MISSING
@@ -107,9 +106,9 @@ class Context(Generic[S]):
         result: T = self._known[function]
         return result
 
-    def stage(self, name: str) -> Callable[[int, int], None]:
+    def stage(self, name: str) -> Progress:
         """The progress of one stage, for what counts its own steps."""
-        return partial(self.progress, name)
+        return staged(self.progress, name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What components write differently when a head is ablated, and self-repair: what they make up for.
 
-In: heads, and the direct effects of all components before and under the ablation of each (sweeps.takeover). Out:
+In: heads, and the direct effects of all components before and under the ablation of each (sweeps.self_repair). Out:
 samples [prompt] for each ablated head, in logits of the token that really follows. What the ablation changes is what
 the head wrote, and what others write differently because of it: self-repair = total change + direct effect = by_heads
 + by_mlps + by_norms (McGrath et al. 2023; Rushing & Nanda 2024). A head that writes next to nothing to the logit has
@@ -16,7 +16,7 @@ import torch
 
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
-from headscope.sweeps.takeover import Followed, runs_after
+from headscope.sweeps.self_repair import AblatedEffects, runs_after
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
@@ -42,13 +42,13 @@ _QUANTITIES = {
 }
 
 
-def self_repair_of(heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
+def self_repair_of(heads: Sequence[Head], followed: AblatedEffects) -> dict[str, Samples]:
     """Samples [prompt, ablated head] by the name of their quantity; `followed` is under each head's ablation."""
     clean = followed.clean
     of_mlps = torch.tensor([component.head is None for component in clean.components])
     columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in _QUANTITIES}
     silent = []
-    for head, ablated in zip(heads, followed.cut, strict=True):
+    for head, ablated in zip(heads, followed.ablated, strict=True):
         direct, total, change = clean.of(head), ablated.logit - clean.logit, ablated.direct - clean.direct
         parts = {
             "self_repair": total + direct,
@@ -70,10 +70,12 @@ def self_repair_of(heads: Sequence[Head], followed: Followed) -> dict[str, Sampl
     }
 
 
-def effects_before_and_after(model: Model, heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
+def effects_before_and_after(
+    model: Model, heads: Sequence[Head], followed: AblatedEffects
+) -> dict[str, Samples]:
     """Samples `before`, `after` and `change` [prompt, AXES] of all components, the ablated head itself included."""
     before, after = {}, {}
-    for head, ablated in zip(heads, followed.cut, strict=True):
+    for head, ablated in zip(heads, followed.ablated, strict=True):
         for index, component in enumerate(followed.clean.components):
             cell = (str(head), str(component), component.layer, runs_after(model, component, head))
             before[cell], after[cell] = followed.clean.direct[:, index], ablated.direct[:, index]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headscope.models.model import Model
-from headscope.sweeps.execute import chunks
+from headscope.sweeps.sweep import chunks
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head

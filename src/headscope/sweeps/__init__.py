@@ -1,4 +1,4 @@
-"""Sweeps: many cells of interventions over the same prompts, random sets beside picked ones, who takes over."""
+"""Sweeps: many cells of interventions over the same prompts, random sets beside picked ones, redundancy."""
 
 from headscope.sweeps.attribution import attribute
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
@@ -6,9 +6,9 @@ from headscope.sweeps.execute import execute
 from headscope.sweeps.forecast import Forecast, forecast
 from headscope.sweeps.generation import generate_many
 from headscope.sweeps.grid import Cell, Grid, each_head, grid
+from headscope.sweeps.iterative_ablation import Round, iterative_ablation
 from headscope.sweeps.naive import CellResult, evaluate
-from headscope.sweeps.peel import Round, peel
-from headscope.sweeps.redundancy import who_takes_over
+from headscope.sweeps.redundancy import head_redundancy
 
 __all__ = [
     "AgainstRandom",
@@ -26,6 +26,6 @@ __all__ = [
     "forecast",
     "generate_many",
     "grid",
-    "peel",
-    "who_takes_over",
+    "head_redundancy",
+    "iterative_ablation",
 ]

@@ -23,10 +23,10 @@ from headscope.models.execution import edited
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
-from headscope.sweeps.engine import Setting, Work
-from headscope.sweeps.execute import execute, prepared
+from headscope.sweeps.execute import run
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, CellResult, with_own_position
+from headscope.sweeps.sweep import Setting, Sweep, Work, prepared, recomputes
 from headscope.tasks.prompts import Prompts
 
 FIRST_ORDER = "attribution (first order)"
@@ -36,71 +36,62 @@ Place = tuple[str, int]
 
 
 def attribute(
-    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, under: Sequence[Edit] = ()
-) -> Iterator[CellResult]:
-    """The estimated measure of every example in every cell, in the order of the cells.
-
-    `under` are interventions that hold in every cell, before its own; they are applied, not estimated.
-
-    Raises:
-        BadArgument: for a measure without gradients (rank), and for cells that redirect attention calls or take
-            their values from runs of their own.
-    """
-    found = estimated_changes(model, prompts, cells, measure, under=under)
-    for index, (cell, (clean, change)) in enumerate(zip(cells, found, strict=True)):
-        yield CellResult(cell, clean + change, index, FIRST_ORDER, APPROXIMATE)
-
-
-def verified(
     model: Model,
     prompts: Prompts,
     cells: Sequence[Cell],
     measure: Measure,
     *,
-    under: Sequence[Edit] = (),
-    top: int,
-) -> Iterator[tuple[CellResult, Tensor]]:
+    base_interventions: Sequence[Edit] = (),
+) -> Iterator[CellResult]:
+    """The estimated measure of every example in every cell, in the order of the cells.
+
+    `base_interventions` hold in every cell, before its own; they are applied, not estimated.
+
+    Raises:
+        BadArgument: for a measure without gradients (rank), and for cells that redirect attention calls or take
+            their values from runs of their own.
+    """
+    estimates = estimated_changes(Sweep(model, prompts, cells, measure, base_interventions))
+    for index, (cell, (clean, change)) in enumerate(zip(cells, estimates, strict=True)):
+        yield CellResult(cell, clean + change, index, FIRST_ORDER, APPROXIMATE)
+
+
+def verified(sweep: Sweep, top: int) -> Iterator[tuple[CellResult, Tensor]]:
     """Every cell's result with its estimate, float64 [example]; the `top` cells of largest mean change are run.
 
     The result of a cell that was run is exact and says so by its path; that of any other is the estimate.
     """
-    found = estimated_changes(model, prompts, cells, measure, under=under)
-    sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in found]
-    chosen = sorted(sorted(range(len(cells)), key=lambda index: -sizes[index])[:top])
-    estimates = [clean + change for clean, change in found]
-    for index in sorted(set(range(len(cells))) - set(chosen)):
-        yield CellResult(cells[index], estimates[index], index, FIRST_ORDER, APPROXIMATE), estimates[index]
-    for result in execute(model, prompts, [cells[i] for i in chosen], measure, under=under):
+    changes = estimated_changes(sweep)
+    sizes = [float(change.nanmean().abs().nan_to_num(-1.0)) for _, change in changes]
+    chosen = sorted(sorted(range(len(sizes)), key=lambda index: -sizes[index])[:top])
+    estimates = [clean + change for clean, change in changes]
+    for index in sorted(set(range(len(sizes))) - set(chosen)):
+        cell, estimate = sweep.cells[index], estimates[index]
+        yield CellResult(cell, estimate, index, FIRST_ORDER, APPROXIMATE), estimate
+    for result in run(sweep.of(chosen)):
         index = chosen[result.index]
         yield replace(result, index=index), estimates[index]
 
 
-def estimated_changes(
-    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, under: Sequence[Edit] = ()
-) -> list[tuple[Tensor, Tensor]]:
+def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
     """For every cell the measure without its interventions and the estimated change, float64 [example] each."""
-    _refuse_following(cells)
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in cells]
-    every = list(_chunks(model, prompts))
-    for rows in every if cells else ():
-        whole = len(every) == 1
-        some = prompts if whole else prompts.rows(rows)
-        setting, works = prepared(model, some, cells, measure, under, rows, whole=whole)
-        for index, found in _of_chunk(model, setting, cells, works):
-            parts[index].append(found)
+    _refuse_recomputed(sweep.cells)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweep.cells]
+    for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
+        for index, estimated in _of_part(sweep.part(rows)):
+            parts[index].append(estimated)
     return [
         (torch.cat([clean for clean, _ in own]), torch.cat([change for _, change in own])) for own in parts
     ]
 
 
-def _of_chunk(
-    model: Model, setting: Setting, cells: Sequence[Cell], works: Sequence[Work]
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Clean measure and estimated change of every cell on prompts whose gradients fit in the memory."""
-    own = [_by_place(cell, work) for cell, work in zip(cells, works, strict=True)]
+    setting, works = prepared(sweep)
+    own = [_by_place(cell, work) for cell, work in zip(sweep.cells, works, strict=True)]
     places = list(dict.fromkeys(place for edits in own for place in edits))
-    logits, captured, layout = _forward(model, setting, places)
-    (measure,) = setting.measures
+    logits, captured, layout = _forward(sweep.model, setting, places)
+    measure = sweep.measure
     # Read at each cell's own position, a measure is another one, with a way back of its own, per position.
     reads = [work.position if measure.read_out.positions.role == OWN else None for work in works]
     different = list(dict.fromkeys(reads))
@@ -116,15 +107,15 @@ def _of_chunk(
 
 def _by_place(cell: Cell, work: Work) -> Mapping[Place, Sequence[SiteEdit]]:
     """The edits of a cell by the site that they change, in their order."""
-    found: dict[Place, list[SiteEdit]] = defaultdict(list)
+    by_place: dict[Place, list[SiteEdit]] = defaultdict(list)
     for edit in work.edits:
         if isinstance(edit, CallEdit):
             raise BadArgument(
                 f"cannot estimate '{_written(cell)}' to first order: it redirects a call of attention as a whole, "
                 "which is no site with a gradient. Run it exactly, or write its pattern with set_pattern."
             )
-        found[edit.site, edit.layer].append(edit)
-    return found
+        by_place[edit.site, edit.layer].append(edit)
+    return by_place
 
 
 def _forward(
@@ -135,7 +126,7 @@ def _forward(
     if prompts.ragged:
         model.require_service("prompts of unequal length")
     layout = Layout.of(prompts, model.device)
-    edits = [*setting.under, SiteEdit("embed", 0, _followed)]
+    edits = [*setting.base_edits, SiteEdit("embed", 0, _followed)]
     with torch.enable_grad():
         with edited(model.hf, model.anatomy, layout, edits=edits, wanted=places) as captured:
             logits = model.hf(prompts.ids.to(model.device), use_cache=False).logits
@@ -158,14 +149,16 @@ def _gradients(
             f"cannot estimate {measure.name!r} to first order: it has no gradient. Measure something smooth, for "
             "example logit_difference, or run the cells exactly."
         )
-    found = torch.autograd.grad(values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True)
-    for (site, layer), gradient in zip(captured, found, strict=True):
+    gradients = torch.autograd.grad(
+        values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True
+    )
+    for (site, layer), gradient in zip(captured, gradients, strict=True):
         if gradient is None:
             raise UnservedSite(
                 f"cannot estimate {site!r} in layer {layer} to first order: no gradient comes back to it in this "
                 "model. Run the cells exactly."
             )
-    return dict(zip(captured, found, strict=True))
+    return dict(zip(captured, gradients, strict=True))
 
 
 @torch.no_grad()
@@ -188,9 +181,9 @@ def _change(
     return total
 
 
-def _refuse_following(cells: Sequence[Cell]) -> None:
+def _refuse_recomputed(cells: Sequence[Cell]) -> None:
     for cell in cells:
-        if any(edit.footprint().follows for edit in cell.interventions):
+        if any(map(recomputes, cell.interventions)):
             raise BadArgument(
                 f"cannot estimate '{_written(cell)}' to first order: its values come from runs of its own, so that "
                 "nothing would be saved. Run it exactly."
@@ -204,12 +197,10 @@ def _written(cell: Cell) -> str:
 def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:
     """Prompts in parts whose graph fits in the memory.
 
-    A layer keeps some 40 vectors and four patterns of each head for the way back, the read-out its logits four times.
+    A layer keeps some 40 vectors and four patterns of each head for the way back, the measure its logits four times.
     """
     widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
     heads = max(layer.heads for layer in model.anatomy.layers)
     of_token = model.n_layers * model.dtype.itemsize * (40 * widest + 4 * heads * prompts.longest)
     each = prompts.longest * (of_token + 16 * model.vocab_size)
-    size = max(1, model.memory_bytes // each)
-    for start in range(0, len(prompts), size):
-        yield slice(start, min(start + size, len(prompts)))
+    return model.batches(len(prompts), bytes_each=each)

@@ -6,13 +6,11 @@ padding that is worth saving a pass. It is measured once per device and size of 
 """
 
 import hashlib
-import json
-import os
 import time
-from pathlib import Path
 
 import torch
 
+from headscope.models import disk_cache
 from headscope.models.baserun import Needs, base_run
 from headscope.models.model import Model
 from headscope.models.replay import Replay
@@ -32,13 +30,14 @@ def costs_of(model: Model, traits: Traits) -> Costs:
     """The costs of passes of this model on its device."""
     key = _key(model)
     if key not in _known:
-        kept = _read(key)
-        _known[key] = _measured(model, traits) if kept is None else kept
-        if kept is None:
-            _write(key, _known[key])
+        kept = disk_cache.read("passes", key)
+        known = kept.get("pass_tokens") if isinstance(kept, dict) else None
+        _known[key] = known if isinstance(known, float) else _measured(model, traits)
+        if _known[key] is not known:
+            disk_cache.write("passes", key, {"pass_tokens": _known[key]})
     # The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals.
     each = 24 * model.d_model * model.dtype.itemsize
-    most = max(1, model.memory_bytes // (PARTS * each))
+    most = model.at_once(each, share=PARTS)
     most = min(most, _CPU_TOKENS) if model.device.type == "cpu" else most
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     return Costs(_known[key], most, key_tokens=2 * widest * model.dtype.itemsize / each)
@@ -88,27 +87,3 @@ def _key(model: Model) -> str:
     widths = [model.d_model, model.anatomy.layers[model.n_layers // 2].heads, type(model.hf).__name__]
     parts = (device, torch.get_num_threads(), torch.__version__, str(model.dtype), widths)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def _place(key: str) -> Path:
-    base = os.environ.get("HEADSCOPE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "headscope" / "passes" / f"{key}.json"
-
-
-def _read(key: str) -> float | None:
-    try:
-        return float(json.loads(_place(key).read_text(encoding="utf-8"))["pass_tokens"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing there, or not what we write now
-
-
-def _write(key: str, pass_tokens: float) -> None:
-    """Keep a measurement; a cache that cannot be written is no error."""
-    path = _place(key)
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"pass_tokens": pass_tokens}), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ logits, so that no measure can hide a difference. A kind is checked once per mod
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,12 +17,11 @@ from torch import Tensor
 
 from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.anatomy import TOLERANCE
-from headscope.models.model import Model
-from headscope.models.protocols import Edit
-from headscope.sweeps.engine import Engine, Setting, Work
+from headscope.sweeps.engine import Engine
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, evaluate, with_own_position
 from headscope.sweeps.plan import Costs, Traits
+from headscope.sweeps.sweep import Setting, Sweep, Work
 from headscope.tasks.prompts import Prompts
 
 SAMPLED = 2  # cells of each kind that are run both ways
@@ -59,45 +58,39 @@ def kind_of(work: Work, measures: Sequence[Measure]) -> Kind:
 
 
 def choose(
-    model: Model,
-    setting: Setting,
-    works: Mapping[int, Work],
-    cells: Sequence[Cell],
-    under: Sequence[Edit],
-    paths: Sequence[Path],
-    costs: Costs,
-    seed: int,
-) -> dict[Kind, Choice]:
-    """The first of `paths` that agrees with full passes, for each kind of cell."""
+    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs
+) -> list[Choice]:
+    """For each cell the first of `paths` that agrees with full passes on its kind."""
     kinds: dict[Kind, list[int]] = {}
-    for index, work in works.items():
+    for index, work in enumerate(works):
         kinds.setdefault(kind_of(work, setting.measures), []).append(index)
-    chosen: dict[Kind, Choice] = {}
-    rng = random.Random(seed)
+    chosen: dict[int, Choice] = {}
+    rng = random.Random(sweep.seed)
     for kind, members in kinds.items():
-        key = f"sweep {kind} {setting.prompts.longest} {_under(setting)} {[p.name for p in paths]}"
-        if len(members) <= SAMPLED and not model.recalls(key):
-            chosen[kind] = Choice(FULL, "so few cells that checking them would cost more")
-            continue
-        sampled = rng.sample(members, min(SAMPLED, len(members)))
-        agreeing = partial(_first_agreeing, model, setting, works, cells, under, paths, costs, sampled)
-        chosen[kind] = model.remember(key, agreeing)
-    return chosen
+        base = sorted({place.site for place in setting.base_places})
+        key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"
+        if len(members) <= SAMPLED and not sweep.model.is_cached(key):
+            choice = Choice(FULL, "so few cells that checking them would cost more")
+        else:
+            sampled = rng.sample(members, min(SAMPLED, len(members)))
+            agreeing = partial(_first_agreeing, sweep, setting, works, paths, costs, sampled)
+            choice = sweep.model.cached(key, agreeing)
+        chosen |= dict.fromkeys(members, choice)
+    return [chosen[index] for index in range(len(works))]
 
 
 def _first_agreeing(
-    model: Model,
+    sweep: Sweep,
     setting: Setting,
-    works: Mapping[int, Work],
-    cells: Sequence[Cell],
-    under: Sequence[Edit],
+    works: Sequence[Work],
     paths: Sequence[Path],
     costs: Costs,
     sampled: Sequence[int],
 ) -> Choice:
+    model = sweep.model
     measures = [measure for read_out in _read_outs(setting) for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
-    expected = [_full_pass(model, setting.prompts, measures, cells[i], under) for i in sampled]
+    expected = [_full_pass(sweep, measures, sweep.cells[index]) for index in sampled]
     tolerance = 10 * TOLERANCE.get(model.dtype, 1.5e-2)
     notes = []
     for path in paths:
@@ -108,29 +101,24 @@ def _first_agreeing(
             # Each twice, so that every one of them runs as rows beside others.
             twice = [works[i] for i in [*sampled, *sampled]]
             engine = Engine(model, watched, twice, path.traits, costs, own_positions=path.own_positions)
-            found = dict(engine.run())
+            resumed = dict(engine.run())
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")
             continue
-        worst = max(projected_error(found[index], values) for index, values in enumerate(expected * 2))
+        worst = max(projected_error(resumed[index], values) for index, values in enumerate(expected * 2))
         if worst <= tolerance:
             return Choice(path, "; ".join(notes))
         notes.append(f"{path.name} differs from a full pass by {worst:.1e} of the logits")
     return Choice(FULL, "; ".join(notes))
 
 
-def _under(setting: Setting) -> list[str]:
-    return sorted({place.site for place in setting.under_places})
-
-
 def _read_outs(setting: Setting) -> list[ReadOut]:
     return list(dict.fromkeys(measure.read_out for measure in setting.measures))
 
 
-def _full_pass(
-    model: Model, prompts: Prompts, measures: Sequence[Measure], cell: Cell, under: Sequence[Edit]
-) -> list[Tensor]:
-    return evaluate(model, with_own_position(prompts, cell.position), measures, [*under, *cell.interventions])
+def _full_pass(sweep: Sweep, measures: Sequence[Measure], cell: Cell) -> list[Tensor]:
+    prompts = with_own_position(sweep.prompts, cell.position)
+    return evaluate(sweep.model, prompts, measures, [*sweep.base_interventions, *cell.interventions])
 
 
 def fingerprints(read_out: ReadOut) -> list[Measure]:
@@ -154,11 +142,11 @@ def fingerprints(read_out: ReadOut) -> list[Measure]:
     ]
 
 
-def projected_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def projected_error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst difference of the projections, relative to the size of the logits."""
     worst = 0.0
     for index in range(0, len(expected), 2):
         scale = expected[index + 1].clamp(min=1e-30)
-        error = ((found[index] - expected[index]).abs() / scale).nan_to_num(nan=math.inf)
+        error = ((got[index] - expected[index]).abs() / scale).nan_to_num(nan=math.inf)
         worst = max(worst, float(error.max()))
     return worst

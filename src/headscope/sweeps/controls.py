@@ -1,19 +1,19 @@
-"""Size-matched controls: what cutting *any* so many heads does, beside the heads that were picked.
+"""Size-matched controls: what ablating *any* so many heads does, beside the heads that were picked.
 
-In: a model, prompts, groups of heads that were picked for a reason, a cut and a measure. Out: per group, the
+In: a model, prompts, groups of heads that were picked for a reason, an ablation and a measure. Out: per group, the
 damage per prompt of the group and of as many heads picked for none, with a p value. A set of heads must be
 compared with sets of its own size, since larger sets always do more damage; on request with as many heads
 from the same layers, since early layers do more damage too. Sets are drawn without replacement among all such
 sets but the picked one, so that in a small model, where few exist, the control is exhaustive instead of
 repetitive; where too few exist for p below .05, `reason` says so. Pick the groups on other prompts
-(tasks.split). Not done here: intervals over heads looked at one by one (measures.maxima).
+(tasks.split). Not done here: intervals over heads looked at one by one (measures.simultaneous).
 """
 
 import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,10 +26,10 @@ from headscope.interventions.targets import targets_of
 from headscope.measures.intervals import Estimate, interval
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
+from headscope.sweeps.cell_values import damages
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.ordered import damages
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, Progress, silent, staged
 
 Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
@@ -115,22 +115,22 @@ def against_random_sets(
     prompts: Prompts,
     groups: Mapping[str, Collection[Head]],
     *,
-    cut: Intervention,
+    ablation: Intervention,
     measure: Measure,
     control: Control | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = silent,
 ) -> dict[str, AgainstRandom]:
-    """Each group cut together, beside random sets of heads of the same model, on the same prompts.
+    """Each group ablated together, beside random sets of heads of the same model, on the same prompts.
 
-    `cut` is a template on z that is filled in with each set of heads: `hs.mean("z", over=...)`,
+    `ablation` is a template on z that is filled in with each set of heads: `hs.mean("z", over=...)`,
     `hs.zero("z")`, `hs.to_bos("z")`. A set that several groups draw is run once.
 
     Raises:
-        BadArgument: for an empty group, a cut that is no template on z, or no random set asked for.
+        BadArgument: for an empty group, an ablation that is no template on z, or no random set asked for.
     """
-    if any((target.site, target.layer) != ("z", None) for target in cut.targets):
+    if any((target.site, target.layer) != ("z", None) for target in ablation.targets):
         raise BadArgument(
-            f"cannot cut random heads by '{cut}': it names its own target. Give a template on z, for example "
+            f"cannot ablate random heads by '{ablation}': it names its own target. Give a template on z, for example "
             "hs.zero('z')."
         )
     control = control or Control()
@@ -141,13 +141,13 @@ def against_random_sets(
     }
     every = [heads for group, picked in named.items() for heads in (picked, *drawn[group])]
     distinct = list({frozenset(heads): heads for heads in every}.values())
-    cells = [Cell((replace(cut, targets=targets_of(heads)),)) for heads in distinct]
-    harm = damages(model, prompts, cells, measure, progress=progress)
+    cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
+    harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
     known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
-    found = {}
+    compared = {}
     for group, picked in named.items():
         beside = [known[frozenset(heads)] for heads in drawn[group]]
-        found[group] = AgainstRandom(
+        compared[group] = AgainstRandom(
             picked,
             known[frozenset(picked)],
             tuple(drawn[group]),
@@ -155,16 +155,11 @@ def against_random_sets(
             _existing(model.heads, picked, control.match),
             control.match,
         )
-    return found
+    return compared
 
 
 def random_sets(
-    heads: Sequence[Head],
-    picked: Collection[Head],
-    *,
-    count: int = 20,
-    seed: int = 0,
-    match: Match = "size",
+    heads: Sequence[Head], picked: Collection[Head], *, count: int = 20, seed: int = 0, match: Match = "size"
 ) -> list[Heads]:
     """Up to `count` different sets of as many heads as `picked`, never `picked` itself.
 

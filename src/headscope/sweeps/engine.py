@@ -4,10 +4,19 @@ In: a model, prompts, the edits that hold in every cell, cells, measures. Out: v
 equal to those of full passes (sweeps.naive) up to rounding. Layers are walked once per batch; rows join
 where their cell enters, and only read positions go through the unembedding. Nothing waits for the device
 but once per batch, to leave out cells that change nothing, and to fetch the values.
+
+What a cell computes that edits layer 2 at position 3 and is read at position 5 (a row of `rows` in `_walk`):
+
+    layer 4   | k k k h h # |   # computed for this cell; h of the last layer only keys and values (`step_from`)
+    layer 3   | k k k # # # |   k keys and values kept from the base run, which # attends to (`base.past`)
+    layer 2   | k k k E # # |   E the edited position, with which the cell enters (sweeps.entry_streams)
+    layer 1   | . . . . . . |   . not computed again: what enters layer 2 elsewhere is the base run's (`base.stream`)
+    layer 0   | . . . . . . |
+      position  0 1 2 3 4 5     start = 3, join = 2, read_first = 5, read_stop = 6
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,33 +29,14 @@ from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
 from headscope.sweeps.calibrate import PARTS
-from headscope.sweeps.entries import Entries, repeated
-from headscope.sweeps.kept import Kept
+from headscope.sweeps.entry_streams import EntryStreams, repeated
+from headscope.sweeps.kept_streams import KeptStreams
 from headscope.sweeps.naive import OWN, with_own_position
-from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Place, Traits, batches, job_of
-from headscope.tasks.prompts import Prompts
+from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Traits, batches, job_of
+from headscope.sweeps.sweep import Setting, Work
 
 _UNENTERED = frozenset({"whole", "kept"})
 _READ_TOGETHER = 512  # read positions that go through the unembedding at once, at least
-
-
-@dataclass(frozen=True)
-class Work:
-    """One cell, prepared: its edits and their places, and the position that it is about, if any."""
-
-    edits: tuple[SiteEdit | CallEdit, ...]
-    places: tuple[Place, ...]
-    position: int | None = None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cells of a sweep share: prompts, edits of the base run with their places, measures."""
-
-    prompts: Prompts
-    under: tuple[SiteEdit | CallEdit, ...]
-    under_places: tuple[Place, ...]
-    measures: tuple[Measure, ...]
 
 
 class Engine:
@@ -64,7 +54,7 @@ class Engine:
         costs: Costs,
         *,
         own_positions: bool = False,
-        kept: Kept | None = None,
+        kept: KeptStreams | None = None,
         leave_out: Collection[int] = (),
     ) -> None:
         self._model, self._setting, self._works = model, setting, works
@@ -76,7 +66,7 @@ class Engine:
         for cell, work in enumerate(works):
             if cell in leave_out:
                 continue
-            job = job_of(cell, work.places, setting.under_places, traits, self._reads(work))
+            job = job_of(cell, work.places, setting.base_places, traits, self._reads(work))
             if job is None:
                 self.unchanged.append(cell)
             else:
@@ -94,7 +84,7 @@ class Engine:
             self._base = base = self._base_run()
             if self._kept is not None:
                 self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
-            entries = Entries(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
+            entries = EntryStreams(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
         same: dict[int | None, list[Tensor]] = {}
         for cell in self.unchanged:
             yield cell, self._unchanged(cell, same)
@@ -132,16 +122,16 @@ class Engine:
         stop = max((self._reads(work)[1] for work in self._works), default=1)
         setting, kept = self._setting, self._kept
         if kept is not None and kept.base is not None and kept.changed_from is not None:
-            return resumed_run(self._replay, kept.base, setting.under, kept.needs, kept.changed_from)
+            return resumed_run(self._replay, kept.base, setting.base_edits, kept.needs, kept.changed_from)
         if kept is not None:
             kept.needs = needs
-        return base_run(self._replay, setting.prompts, self._model.device, setting.under, needs, stop)
+        return base_run(self._replay, setting.prompts, self._model.device, setting.base_edits, needs, stop)
 
     def _reads(self, work: Work) -> tuple[int, int]:
         """The first position that is read in this cell, and the one after the last."""
         cells = [self._at(index, work.position) for index in range(len(self._setting.measures))]
         # A pattern has all keys of the prompt, whatever is read.
-        whole = any(place.site == "pattern" for place in (*work.places, *self._setting.under_places))
+        whole = any(place.site == "pattern" for place in (*work.places, *self._setting.base_places))
         stop = self._setting.prompts.longest if whole else max(int(at.max()) for at in cells) + 1
         return min(int(at[at >= 0].min()) for at in cells), stop
 
@@ -167,7 +157,7 @@ class Engine:
             ((_, same[position]),) = self._measured([(job, reads[0])])
         return same[position]
 
-    def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: Entries) -> tuple[Tensor, int]:
+    def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams) -> tuple[Tensor, int]:
         """Streams [job * prompt, position, model] after the last layer, and their first position."""
         base, layers = self._base, self._model.n_layers
         assert base is not None
@@ -202,7 +192,7 @@ class Engine:
         return rows, min(start, wanted)
 
     def _joining(self, layer: int, jobs: Sequence[Job], batch: Batch, entered: dict[int, Tensor]) -> Tensor:
-        """The streams with which jobs join: those of the base run, edited where the jobs entered."""
+        """The residual streams with which jobs join: those of the base run, edited where the jobs entered."""
         assert self._base is not None
         before = self._base.stream[layer][:, batch.start : batch.stop]
         fresh = before.expand(len(jobs), *before.shape).clone()
@@ -216,10 +206,13 @@ class Engine:
         return fresh.flatten(0, 1)
 
     def _edits(
-        self, layer: int, present: Sequence[Job], batch: Batch, entries: Entries
+        self, layer: int, present: Sequence[Job], batch: Batch, entries: EntryStreams
     ) -> list[SiteEdit | CallEdit]:
         """The edits of this layer: those of the base run in all rows, the cells' own in theirs."""
-        prompts, shared = len(self._setting.prompts), [e for e in self._setting.under if e.layer == layer]
+        prompts, shared = (
+            len(self._setting.prompts),
+            [e for e in self._setting.base_edits if e.layer == layer],
+        )
         blocks = []
         layout = None
         for index, job in enumerate(present):
@@ -234,7 +227,7 @@ class Engine:
         return stacked(blocks)
 
     def _own_positions(
-        self, batch: Batch, entered: dict[int, Tensor], entries: Entries
+        self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams
     ) -> tuple[Tensor, int]:
         """As `_walk`, for jobs that each concern one position: all positions of a lane share a row.
 
@@ -259,7 +252,7 @@ class Engine:
             given = dict(self._replay.arguments(rows, 0, batch.stop)[layer])
             given["attention_mask"] = _own_and_earlier(given.get("attention_mask"), rows, batch.stop)
             past = base.past(layer, batch.stop)
-            shared = [edit for edit in self._setting.under if edit.layer == layer]
+            shared = [edit for edit in self._setting.base_edits if edit.layer == layer]
             if shared:
                 count, layout = len(rows) // present, entries.layout(0, batch.stop)
                 blocks = [Block(slice(i * count, (i + 1) * count), shared, layout) for i in range(present)]
@@ -274,25 +267,25 @@ class Engine:
         return torch.cat(chosen), -1
 
     def _read(self, jobs: Sequence[Job], streams: Tensor, first: int) -> list[list[Tensor]]:
-        """For each job and measure the streams at the read positions, [prompt, read, model].
+        """For each job and measure the residual streams at the read positions, [prompt, read, model].
 
         `streams` [job * prompt, position, model] begin at position `first`; a `first` of -1 says that each job
         has its own single position.
         """
         by_job = streams.reshape(len(jobs), -1, *streams.shape[1:])
-        found: list[list[Tensor]] = [[] for _ in jobs]
+        reads: list[list[Tensor]] = [[] for _ in jobs]
         for number in range(len(self._setting.measures)):
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             origin = torch.tensor([job.read_first if first < 0 else first for job in jobs])[:, None, None]
             index = (at - origin).clamp(min=0).to(streams.device)
             read = by_job.gather(2, index[..., None].expand(*index.shape, streams.shape[-1]))
-            for own, value in zip(found, read, strict=True):
+            for own, value in zip(reads, read, strict=True):
                 own.append(value)
-        return found
+        return reads
 
     @torch.no_grad()
     def _measured(self, waiting: Sequence[tuple[Job, list[Tensor]]]) -> list[tuple[int, list[Tensor]]]:
-        """Values of the measures from the streams at the read positions."""
+        """Values of the measures from the residual streams at the read positions."""
         jobs = [job for job, _ in waiting]
         values: list[list[Tensor]] = [[] for _ in jobs]
         for number, measure in enumerate(self._setting.measures):
@@ -302,12 +295,10 @@ class Engine:
             at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
-            size = max(1, self._model.memory_bytes // (PARTS * bytes_each))
-            for start in range(0, len(jobs), size):
-                some = slice(start, start + size)
+            for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):
                 logits = self._replay.logits(read[some].flatten(0, 1))
-                found = self._values(measure, logits, jobs[some], at[some]).double().cpu()
-                for own, value in zip(values[some], found, strict=True):
+                rows = self._values(measure, logits, jobs[some], at[some]).double().cpu()
+                for own, value in zip(values[some], rows, strict=True):
                     own.append(value)
         return [(job.cell, value) for job, value in zip(jobs, values, strict=True)]
 
@@ -318,8 +309,8 @@ class Engine:
             by_job = logits.reshape(*at.shape, -1)
             parts = zip(by_job, at, strict=True)
             return torch.stack([measure.compute(own, prompts, cells) for own, cells in parts])
-        found = measure.compute(logits, repeated(prompts, len(jobs)), at.flatten(0, 1))
-        return found.reshape(len(jobs), len(prompts))
+        flat = measure.compute(logits, repeated(prompts, len(jobs)), at.flatten(0, 1))
+        return flat.reshape(len(jobs), len(prompts))
 
 
 def _of_call(edit: SiteEdit | CallEdit) -> bool:

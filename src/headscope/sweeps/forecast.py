@@ -15,8 +15,9 @@ from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.sweeps.calibrate import costs_of
 from headscope.sweeps.engine import Engine
-from headscope.sweeps.execute import chunks, prepared, refusal, traits_of
+from headscope.sweeps.execute import refusal, traits_of
 from headscope.sweeps.grid import Cell
+from headscope.sweeps.sweep import Sweep, prepared
 from headscope.tasks.prompts import Prompts
 
 
@@ -50,14 +51,14 @@ class Forecast:
 
 def forecast(model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure) -> Forecast:
     """What running these cells would take; the model is run once on some of the prompts."""
-    parts = list(chunks(model, prompts, measure))
-    some = prompts.rows(parts[0])
+    parts = Sweep(model, prompts, cells, measure).parts()
+    some = parts[0].prompts
     seconds = _base_seconds(model, some) * len(prompts) / len(some)
     reason = refusal(model)
     if reason or not cells:
         memory = 8 * model.vocab_size * prompts.longest * len(some)
         return Forecast(len(cells), len(prompts), 0, len(cells), 1.0, memory, seconds * len(cells), reason)
-    setting, works = prepared(model, some, cells, measure, (), parts[0], whole=len(parts) == 1)
+    setting, works = prepared(parts[0])
     traits = traits_of(model)
     engine = Engine(model, setting, works, traits, costs_of(model, traits))
     full = traits.layers * some.longest

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.models.execution import edited
-from headscope.models.following import Following
 from headscope.models.generation import Generation, decode
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
+from headscope.models.recomputed import RecomputedEdits
 from headscope.models.stacked import Block, stacked
-from headscope.sweeps.entries import repeated
+from headscope.sweeps.entry_streams import repeated
 from headscope.tasks.prompts import PromptsLike
 
 
@@ -26,12 +26,8 @@ def generate_many(
     interventions: Sequence[Edit | Sequence[Edit]],
     *,
     max_new_tokens: int = 20,
-    rows_at_once: int | None = None,
 ) -> list[Generation]:
     """Generate greedily under each of several sets of interventions; one generation for each set, in order.
-
-    `rows_at_once` limits how many rows (sets times prompts) decode together; by default what keeps their keys
-    and values within `memory_bytes`.
 
     Raises:
         BadArgument: if there are no interventions, or less than one token is asked for.
@@ -42,14 +38,12 @@ def generate_many(
     if not sets:
         raise BadArgument("cannot generate under no interventions: give a list, [] being an unedited run.")
     model.require_service("generation")
-    each = 2 * model.n_layers * (checked.longest + max_new_tokens) * model.d_model * model.dtype.itemsize
-    rows = rows_at_once or max(1, model.memory_bytes // each)
-    size = max(1, rows // len(checked))
-    found: list[Generation] = []
-    for start in range(0, len(sets), size):
-        some = sets[start : start + size]
-        found += _together(model, checked, some, max_new_tokens)
-    return found
+    cached = 2 * model.n_layers * (checked.longest + max_new_tokens) * model.d_model * model.dtype.itemsize
+    return [
+        generation
+        for some in model.batches(len(sets), bytes_each=cached * len(checked))
+        for generation in _together(model, checked, sets[some], max_new_tokens)
+    ]
 
 
 def _together(
@@ -61,8 +55,8 @@ def _together(
     for index, own in enumerate(sets):
         edits, given = model.prepare(checked, own, growing=True)
         rows = slice(index * prompts_each, (index + 1) * prompts_each)
-        if any(edit.footprint().follows for edit in given):
-            follower = Following(model, checked, given, edits)
+        if any(edit.footprint().recompute_each_token for edit in given):
+            follower = RecomputedEdits(model, checked, given, edits)
             edits = follower.edits
             followers.append((rows, follower))
         blocks.append(Block(rows, edits, Layout.growing_from(checked, model.device)))

@@ -42,13 +42,13 @@ class Grid:
         """All cells, layer by layer."""
         layer_axis = _axis(self.layers, range(n_layers))
         position_axis = _axis(self.positions, range(length))
-        found = []
+        listed = []
         for layer in layer_axis:
             own = [head.index for head in heads if head.layer == layer]
             for head, position in product(_axis(self.heads, own), position_axis):
                 edit = self.template.at(layer=layer, head=head, position=position)
-                found.append(Cell((edit,), layer, head, position))
-        return found
+                listed.append(Cell((edit,), layer, head, position))
+        return listed
 
 
 def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, positions: Axis = None) -> Grid:

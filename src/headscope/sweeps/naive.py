@@ -37,15 +37,20 @@ class CellResult:
 
 
 def execute(
-    model: Model, prompts: Prompts, cells: Iterable[Cell], measure: Measure, *, under: Sequence[Edit] = ()
+    model: Model,
+    prompts: Prompts,
+    cells: Iterable[Cell],
+    measure: Measure,
+    *,
+    base_interventions: Sequence[Edit] = (),
 ) -> Iterator[CellResult]:
     """Run every cell with a full forward pass and yield its values as they come.
 
-    `under` are interventions that hold in every cell, before its own.
+    `base_interventions` hold in every cell, before its own.
     """
     for index, cell in enumerate(cells):
         own = prompts if measure.read_out.positions.role != OWN else with_own_position(prompts, cell.position)
-        values = evaluate(model, own, [measure], [*under, *cell.interventions])[0]
+        values = evaluate(model, own, [measure], [*base_interventions, *cell.interventions])[0]
         yield CellResult(cell, values, index)
 
 
@@ -54,14 +59,13 @@ def evaluate(
 ) -> list[Tensor]:
     """Several measures of the same forward passes: float64 [example] each, on the CPU."""
     # Logits, the read ones among them, their log-probabilities, and as much again for what is on the way.
-    step = max(1, model.memory_bytes // (32 * model.vocab_size * prompts.longest))
+    bytes_each = 32 * model.vocab_size * prompts.longest
     parts: list[list[Tensor]] = [[] for _ in measures]
-    for start in range(0, len(prompts), step):
-        rows = slice(start, min(start + step, len(prompts)))
-        whole = start == 0 and rows.stop == len(prompts)
+    for rows in model.batches(len(prompts), bytes_each=bytes_each):
+        whole = rows == slice(0, len(prompts))
         some = prompts if whole else prompts.rows(rows)
         edits = list(interventions) if whole else [edit.rows(rows) for edit in interventions]
-        with model.taking(rows):
+        with model.batch_rows(rows):
             logits = model.run(some, interventions=edits).logits
         for index, measure in enumerate(measures):
             own = measure if whole else measure.rows(rows)

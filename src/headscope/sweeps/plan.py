@@ -5,7 +5,7 @@ model, the positions and layers that it still needs) and batches of jobs. Pure: 
 
 An edit in layer l at position p changes nothing in earlier layers, nor at earlier positions, nor, in its own
 layer, what attention gave other positions (unless it changes keys or values). So a job enters in one of
-three ways: "stream", with an edited stream before a layer; "inside", after the attention of its first layer,
+three ways: "stream", with an edited residual stream before a layer; "inside", after the attention of its first layer,
 of which only the edited positions are computed; "whole", through the first edited layer as a whole. It then
 walks through the later layers at the positions from its first edited one to the last that is read. A cell
 that cannot reach a read position is no job: it has the values of the base run.
@@ -34,7 +34,7 @@ class Place:
 
     @property
     def boundary(self) -> int | None:
-        """The layer before which the stream is edited (the number of layers: after the last); else None."""
+        """The layer before which the residual stream is edited (the number of layers: after the last); else None."""
         if self.site in ENTERING:
             return self.layer
         return self.layer + 1 if self.site == "resid_post" else None
@@ -64,7 +64,7 @@ class Job:
     It enters at `layer` in the way `entry`, where positions `first` to `stop` are edited, walks from layer
     `join` on at positions `start` to `read_stop`, and is read from `read_first` on. `consumed` are its edits
     (by index) that are done at the entry. The entry "kept" is that of a cell that was run before: with the
-    stream that it had then before layer `join`.
+    residual stream that it had then before layer `join`.
     """
 
     cell: int
@@ -113,19 +113,19 @@ class Costs:
 
 
 def job_of(
-    cell: int, places: Sequence[Place], under: Collection[Place], traits: Traits, reads: tuple[int, int]
+    cell: int, places: Sequence[Place], base: Collection[Place], traits: Traits, reads: tuple[int, int]
 ) -> Job | None:
     """The job of a cell, or None if it has the values of the base run; `reads` is (first, stop).
 
-    `under` are the places of the edits of the base run itself.
+    `base` has the places of the edits of the base run itself.
     """
     reach = [place for place in places if place.first <= place.last and place.first < reads[1]]
     if not reach:
         return None
     start = min(place.first for place in reach)
     depth = min(_depth(place) for place in reach)
-    layer, entry = int(depth), _entry(reach, under, traits, depth)
-    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer, under)]
+    layer, entry = int(depth), _entry(reach, base, traits, depth)
+    consumed = [index for index, place in enumerate(places) if _consumed(place, entry, layer, base)]
     own = [places[index] for index in consumed if places[index] in reach]
     first = min((place.first for place in own), default=start)
     stop = min(reads[1], max((place.last + 1 for place in own), default=reads[1]))
@@ -148,35 +148,35 @@ def kept_job(job: Job, layer: int) -> Job:
 
 
 def _depth(place: Place) -> float:
-    """Layer by layer: 3 is the stream before layer 3, 3.5 within it."""
+    """Layer by layer: 3 is the residual stream before layer 3, 3.5 within it."""
     return place.layer + 0.5 if place.boundary is None else float(place.boundary)
 
 
 def _entry(
-    reach: Sequence[Place], under: Collection[Place], traits: Traits, depth: float
+    reach: Sequence[Place], base: Collection[Place], traits: Traits, depth: float
 ) -> Literal["stream", "inside", "whole"]:
     layer = int(depth)
     if depth == layer:
         # The base run's own edits on entering a layer come before the cell's: both are made in the layer.
         left = any(place.site == "resid_post" and place.boundary == layer for place in reach)
-        return "stream" if left or not _entered(under, layer) else "whole"
+        return "stream" if left or not _entered(base, layer) else "whole"
     redone = any(place.site in OF_ATTENTION and place.layer == layer for place in reach)
-    edited = any(place.site in OF_ATTENTION and place.layer == layer for place in under)
+    edited = any(place.site in OF_ATTENTION and place.layer == layer for place in base)
     possible = traits.inside[layer] and (not redone or (traits.calls[layer] and not edited))
     return "inside" if possible else "whole"
 
 
-def _consumed(place: Place, entry: str, layer: int, under: Collection[Place]) -> bool:
+def _consumed(place: Place, entry: str, layer: int, base: Collection[Place]) -> bool:
     if entry == "stream":
-        return place.boundary == layer and (place.site == "resid_post" or not _entered(under, layer))
+        return place.boundary == layer and (place.site == "resid_post" or not _entered(base, layer))
     if entry == "inside":
         return place.layer == layer and place.site not in ENTERING
     return False
 
 
-def _entered(under: Collection[Place], layer: int) -> bool:
-    """Whether the base run's own edits change the stream as it enters a layer."""
-    return any(place.site in ENTERING and place.layer == layer for place in under)
+def _entered(base: Collection[Place], layer: int) -> bool:
+    """Whether the base run's own edits change the residual stream as it enters a layer."""
+    return any(place.site in ENTERING and place.layer == layer for place in base)
 
 
 def batches(
@@ -191,15 +191,15 @@ def batches(
     by_start: dict[int, list[Job]] = {}
     for job in listed:
         by_start.setdefault(job.start, []).append(job)
-    found = []
+    grouped = []
     for starts in _merged(by_start, prompts, layers, costs):
         group = sorted((job for start in starts for job in by_start[start]), key=lambda job: job.join)
         stop = max(job.read_stop for job in group)
-        found += [
+        grouped += [
             Batch(starts[0], max(job.read_stop for job in part), tuple(part))
             for part in _parts(group, costs.room(prompts, starts[0], stop), costs)
         ]
-    return found
+    return grouped
 
 
 def _merged(by_start: dict[int, list[Job]], prompts: int, layers: int, costs: Costs) -> list[list[int]]:

@@ -1,15 +1,16 @@
-"""Who takes over among heads: every statistic of redundancy over sets of heads that are cut together.
+"""Redundancy of heads: every statistic over sets of heads that are ablated together.
 
 In: a model, prompts with answers and foils, and the heads in question. Out: four tables: pairwise interactions;
-first cut, last cut and Shapley value of each head; the smallest necessary and sufficient sets; and the steps that
-led to them. What they mean, and what each cannot see, stands in `measures.coalitions`, `measures.shapley` and
-`measures.smallest_sets`. Sets are chosen on the prompts of even number and estimated on the others.
+effect of each head ablated first, ablated last, and its Shapley value; the smallest necessary and sufficient sets;
+and the steps that led to them. What they mean, and what each cannot see, stands in `measures.coalitions`,
+`measures.shapley` and `measures.smallest_sets`. Sets are chosen on the prompts of even number and estimated on the
+others.
 
 Only the heads given take part: a backup outside them works on in every set. Choose them on other prompts, or their
-damages are flattered. What writes *more* when a head is cut is `takeover`'s question.
+damages are flattered. What writes *more* when a head is ablated is asked in `self_repair`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,39 +18,38 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.interventions import Intervention, zero
-from headscope.measures.coalitions import Array, Coalition, Game, first_cut, interactions, last_cut
+from headscope.measures.coalitions import Array, Coalition, Game, ablated_first, ablated_last, interactions
 from headscope.measures.readouts import Measure, logit_difference
 from headscope.measures.shapley import check_orders, is_exact, shapley
 from headscope.measures.smallest_sets import check_share, smallest_necessary, smallest_sufficient
 from headscope.models.model import Model
 from headscope.sweeps import redundancy_tables as tables
+from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
-from headscope.sweeps.ordered import cell_values
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts, PromptsLike
-from headscope.vocabulary import Head, heads_of
+from headscope.vocabulary import Head, Progress, heads_of, silent
 
 HeadsLike = Head | str | Iterable[Head | str]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How heads are cut and what is asked of the sets.
+    """How heads are ablated and what is asked of the sets.
 
-    - `cut` is a template for one head, filled in for every head of a set (`zero("z")`, `mean("z", over=...)`).
+    - `ablation` is a template for one head, filled in for every head of a set (`zero("z")`, `mean("z", over=...)`).
     - `measure` is in logits, where damages add up.
-    - `share` is what a necessary or sufficient set must reach, of the damage of cutting all heads.
+    - `share` is what a necessary or sufficient set must reach, of the damage of ablating all heads.
     - `orders` are drawn for Shapley values where there are too many sets for exact ones, with `seed`.
-    - `most_sets` bounds how many different sets may be cut; each is one pass over all prompts.
+    - `most_sets` bounds how many different sets may be ablated; each is one pass over all prompts.
 
     Raises:
         BadArgument: for a measure that is not in logits, a template that is not about heads, a share outside
             (0, 1], or an odd number of orders.
     """
 
-    cut: Intervention = field(default_factory=lambda: zero("z"))
+    ablation: Intervention = field(default_factory=lambda: zero("z"))
     measure: Measure = field(default_factory=logit_difference)
     share: float = 0.9
     orders: int = 100
@@ -64,23 +64,23 @@ class Options:
                 f"cannot add up damages in {self.measure.name!r}: it levels off where the model is sure, which fakes "
                 "interactions. Measure in logits: hs.measures.logit_difference() or hs.measures.next_logit()."
             )
-        other = [target.site for target in self.cut.targets if target.site != "z"]
+        other = [target.site for target in self.ablation.targets if target.site != "z"]
         if other:
             raise BadArgument(
-                f"cannot cut heads with {str(self.cut)!r}: a head is its slice of 'z', not of {other[0]!r}. "
+                f"cannot ablate heads with {str(self.ablation)!r}: a head is its slice of 'z', not of {other[0]!r}. "
                 "Name 'z' in the template."
             )
 
 
 @dataclass(frozen=True)
 class Redundancy:
-    """What was found; columns are described in `redundancy_tables`. `sets_cut` different sets were cut."""
+    """What was found; columns are described in `redundancy_tables`. `sets_ablated` different sets were ablated."""
 
     interactions: Table
     effects: Table
     sets: Table
     steps: Table
-    sets_cut: int
+    sets_ablated: int
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -88,17 +88,17 @@ class Redundancy:
         return {table.name: table for table in (self.interactions, self.effects, self.sets, self.steps)}
 
 
-def who_takes_over(
+def head_redundancy(
     model: Model,
     prompts: PromptsLike,
     heads: HeadsLike,
     options: Options | None = None,
     *,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Redundancy:
-    """Cut sets of these heads and say which stand in for each other, which are needed and which suffice.
+    """Ablate sets of these heads and say which are redundant, which are needed and which suffice.
 
-    `progress(done, of)` is called after each set; `of` is the most that it can take.
+    `progress("sets of heads", done, of)` is called after each set; `of` is the most that it can take.
 
     >>> found = who_takes_over(model, prompts, ["9.6", "9.9", "10.0"])      # doctest: +SKIP
     >>> found.interactions.sorted("interaction", descending=True)           # doctest: +SKIP
@@ -116,7 +116,7 @@ def redundancy_of(game: Game, options: Options) -> Redundancy:
     """All statistics of a game, whoever its players are; of `options`, `share`, `orders` and `seed` are used.
 
     Raises:
-        BadArgument: for a game on a single prompt, or one that may not cut enough sets.
+        BadArgument: for a game on a single prompt, or one that may not ablate enough sets.
     """
     if game.prompts < 2:
         raise BadArgument(
@@ -128,7 +128,7 @@ def redundancy_of(game: Game, options: Options) -> Redundancy:
     shares = shapley(game, orders=options.orders, seed=options.seed)
     return Redundancy(
         tables.interactions_table(game, interactions(game)),
-        tables.effects_table(first_cut(game), last_cut(game), shares),
+        tables.effects_table(ablated_first(game), ablated_last(game), shares),
         tables.sets_table(sets),
         tables.steps_table(sets),
         len(game.known),
@@ -141,20 +141,20 @@ def head_game(
     heads: HeadsLike,
     options: Options | None = None,
     *,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Game:
-    """Heads as the players of a game, each set of them cut together on the same prompts.
+    """Heads as the players of a game, each set of them ablated together on the same prompts.
 
     Raises:
-        BadArgument: for no heads, a head named twice, or so many that `who_takes_over` might cut more than
+        BadArgument: for no heads, a head named twice, or so many that `head_redundancy` might ablate more than
             `options.most_sets` sets.
         OutOfRange: for a head that the model does not have.
     """
     asked = options or Options()
     players = heads_of(heads)
     for head in players:
-        for target in asked.cut.at(layer=head.layer, head=head.index).targets:
-            target.check(model, asked.cut.verb)
+        for target in asked.ablation.at(layer=head.layer, head=head.index).targets:
+            target.check(model, asked.ablation.verb)
     most = sets_at_most(len(players), asked.orders)
     if most > asked.most_sets:
         raise BadArgument(
@@ -167,12 +167,12 @@ def head_game(
         len(checked),
         _Damages(model, checked, asked, players),
         asked.most_sets,
-        lambda done: progress(done, most),
+        lambda done: progress("sets of heads", done, most),
     )
 
 
 def sets_at_most(heads: int, orders: int) -> int:
-    """How many different sets `who_takes_over` may cut for so many heads.
+    """How many different sets `head_redundancy` may ablate for so many heads.
 
     >>> sets_at_most(3, 100), sets_at_most(20, 100)
     (7, 3351)
@@ -186,7 +186,7 @@ def sets_at_most(heads: int, orders: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Damages:
-    """The damage of cutting sets of heads, one after another, against the clean run."""
+    """The damage of ablating sets of heads, one after another, against the clean run."""
 
     model: Model
     prompts: Prompts
@@ -195,17 +195,19 @@ class _Damages:
 
     @cached_property
     def clean(self) -> Tensor:
-        """The measure with nothing cut, [prompt]."""
+        """The measure with nothing ablated, [prompt]."""
         return evaluate(self.model, self.prompts, [self.options.measure])[0]
 
-    def __call__(self, cuts: Sequence[Coalition]) -> Iterable[Array]:
+    def __call__(self, sets: Sequence[Coalition]) -> Iterable[Array]:
         measure = self.options.measure
-        cells = [Cell(self._edits(cut)) for cut in cuts]
+        cells = [Cell(self._edits(members)) for members in sets]
         return [
             measure.damage(self.clean, row).numpy()
             for row in cell_values(self.model, self.prompts, cells, measure)
         ]
 
-    def _edits(self, cut: Coalition) -> tuple[Intervention, ...]:
-        template = self.options.cut
-        return tuple(template.at(layer=head.layer, head=head.index) for head in self.players if head in cut)
+    def _edits(self, members: Coalition) -> tuple[Intervention, ...]:
+        template = self.options.ablation
+        return tuple(
+            template.at(layer=head.layer, head=head.index) for head in self.players if head in members
+        )

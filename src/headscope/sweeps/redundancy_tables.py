@@ -1,7 +1,7 @@
-"""The tables of who takes over: what their columns mean, and how the statistics of a game become rows.
+"""The tables of redundancy: what their columns mean, and how the statistics of a game become rows.
 
-In: interactions, first and last cuts, Shapley values and smallest sets, per prompt. Out: tables of means over
-prompts with 95% bounds. Damages are in logits and positive where the cut hurts.
+In: interactions, effects of ablating first and last, Shapley values and smallest sets, per prompt. Out: tables of
+means over prompts with 95% bounds. Damages are in logits and positive where ablation hurts.
 """
 
 from collections.abc import Hashable, Iterable
@@ -27,23 +27,25 @@ INTERACTIONS = Schema(
     (
         Column("first", pl.String, "a head"),
         Column("second", pl.String, "another head"),
-        Column("damage_first", pl.Float64, "damage of cutting the first alone", _UNIT),
-        Column("damage_second", pl.Float64, "damage of cutting the second alone", _UNIT),
-        Column("damage_both", pl.Float64, "damage of cutting both together", _UNIT),
-        *_columns("interaction", "damage_both - damage_first - damage_second; positive: stand-ins"),
+        Column("damage_first", pl.Float64, "damage of ablating the first alone", _UNIT),
+        Column("damage_second", pl.Float64, "damage of ablating the second alone", _UNIT),
+        Column("damage_both", pl.Float64, "damage of ablating both together", _UNIT),
+        *_columns(
+            "interaction", "damage_both - damage_first - damage_second; positive: the two are redundant"
+        ),
     ),
 )
 EFFECTS = Schema(
     "effects",
     (
-        Column("head", pl.String, "the head that is cut"),
+        Column("head", pl.String, "the head that is ablated"),
         Column(
             "effect",
             pl.String,
-            "first cut: alone; last cut: when all other heads of the game are cut; Shapley: mean over all orders",
+            "ablated first: alone; ablated last: after all other heads of the game; Shapley: mean over all orders",
         ),
-        *_columns("damage", "damage that the cut adds"),
-        Column("how", pl.String, "what was cut: one set, all sets, or a number of drawn orders"),
+        *_columns("damage", "damage that its ablation adds"),
+        Column("how", pl.String, "what was ablated: one set, all sets, or a number of drawn orders"),
         Column(
             "sampling_error",
             pl.Float64,
@@ -59,7 +61,7 @@ SETS = Schema(
         Column(
             "kind",
             pl.String,
-            "necessary: cutting the set does the share of the damage of cutting all heads of the game; "
+            "necessary: ablating the set does the share of the damage of ablating all heads of the game; "
             "sufficient: keeping it alone restores that share",
         ),
         Column("share", pl.Float64, "what the set must reach, as a share of what all heads reach"),
@@ -89,14 +91,14 @@ STEPS = Schema(
         ),
         Column("heads", pl.String, "the set after the step"),
         Column("size", pl.Int64, "how many heads"),
-        *_columns("reached", "damage of cutting the set (necessary), or what keeping it restores"),
+        *_columns("reached", "damage of ablating the set (necessary), or what keeping it restores"),
     ),
 )
 
 
-def interactions_table(game: Game, found: PerPrompt) -> Table:
+def interactions_table(game: Game, pairs: PerPrompt) -> Table:
     rows = []
-    for column, (first, second) in enumerate(found.labels):
+    for column, (first, second) in enumerate(pairs.labels):
         rows.append(
             {
                 "first": str(first),
@@ -104,7 +106,7 @@ def interactions_table(game: Game, found: PerPrompt) -> Table:
                 "damage_first": float(game([first]).mean()),
                 "damage_second": float(game([second]).mean()),
                 "damage_both": float(game([first, second]).mean()),
-                **estimated(found.values[:, column], "interaction"),
+                **estimated(pairs.values[:, column], "interaction"),
             }
         )
     return INTERACTIONS.table(rows)
@@ -114,13 +116,13 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
     how = "all sets" if values.orders is None else f"{values.orders} orders"
     rows = []
     for column, head in enumerate(values.labels):
-        for effect, found in (("first cut", first), ("last cut", last), ("Shapley", values)):
-            drawn = found is values
+        for effect, per_prompt in (("ablated first", first), ("ablated last", last), ("Shapley", values)):
+            drawn = per_prompt is values
             rows.append(
                 {
                     "head": str(head),
                     "effect": effect,
-                    **estimated(found.values[:, column], "damage"),
+                    **estimated(per_prompt.values[:, column], "damage"),
                     "how": how if drawn else "one set",
                     "sampling_error": float(values.sampling_error[column]) if drawn else 0.0,
                 }
@@ -128,9 +130,9 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
     return EFFECTS.table(rows)
 
 
-def sets_table(found: Iterable[SmallestSet]) -> Table:
+def sets_table(sets: Iterable[SmallestSet]) -> Table:
     rows = []
-    for one in found:
+    for one in sets:
         sizes = {search.name: len(search.members) for search in one.searches}
         excess = estimated(one.excess, "excess")
         reason = one.reason
@@ -154,8 +156,8 @@ def sets_table(found: Iterable[SmallestSet]) -> Table:
     return SETS.table(rows)
 
 
-def steps_table(found: Iterable[SmallestSet]) -> Table:
-    rows = [row for one in found for search in one.searches for row in _steps(one.kind, search)]
+def steps_table(sets: Iterable[SmallestSet]) -> Table:
+    rows = [row for one in sets for search in one.searches for row in _steps(one.kind, search)]
     return STEPS.table(rows)
 
 

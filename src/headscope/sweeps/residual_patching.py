@@ -15,11 +15,12 @@ from headscope.interventions import patch
 from headscope.measures import logit_difference
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
+from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
-from headscope.sweeps.ordered import Progress, cell_values
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Progress, silent
 
 GAP = Quantity("gap", "logit difference of the answer, clean minus corrupted run", "logits")
 RECOVERED = Quantity("recovered", "share of the mean gap between clean and corrupted run", "share")
@@ -36,7 +37,7 @@ def patched_residual(
     corrupted: Prompts,
     positions: Iterable[int],
     *,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> tuple[Samples, Samples]:
     """Shares recovered [pair, (layer, position, role)] at these positions and every layer, and the gap [pair]."""
     measure = logit_difference()

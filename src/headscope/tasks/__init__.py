@@ -4,7 +4,7 @@ from headscope.tasks.files import read_prompts
 from headscope.tasks.functions import Functions
 from headscope.tasks.linear import linear, linear_pair
 from headscope.tasks.natural import natural, random_tokens
-from headscope.tasks.prompts import Prompts, PromptsLike, Speaker
+from headscope.tasks.prompts import HasTokens, Prompts, PromptsLike
 from headscope.tasks.repeated import induction_pairs, repeated_tokens, without_repeats
 from headscope.tasks.shots import Shots, regimes
 from headscope.tasks.split import halves
@@ -12,10 +12,10 @@ from headscope.tasks.text import text, windows
 
 __all__ = [
     "Functions",
+    "HasTokens",
     "Prompts",
     "PromptsLike",
     "Shots",
-    "Speaker",
     "halves",
     "induction_pairs",
     "linear",

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import PromptError
-from headscope.tasks.prompts import Prompts, Role, Speaker
+from headscope.tasks.prompts import HasTokens, Prompts, Role
 from headscope.tasks.text import encode, read_text, text
 
 _KNOWN = {"tokens", "text", "answer", "foil", "roles"}
 
 
-def read_prompts(model: Speaker, path: Path) -> Prompts:
+def read_prompts(model: HasTokens, path: Path) -> Prompts:
     """The prompts of a file.
 
     Raises:
@@ -53,7 +53,7 @@ def _checked(one: Any, row: int, path: Path) -> Mapping[str, Any]:
     return one
 
 
-def _tokens(model: Speaker, one: Mapping[str, Any], row: int, path: Path) -> tuple[int, ...]:
+def _tokens(model: HasTokens, one: Mapping[str, Any], row: int, path: Path) -> tuple[int, ...]:
     if "text" in one:
         if not isinstance(one["text"], str):
             raise _wrong(path, row, "its text is no string")
@@ -90,19 +90,19 @@ def _roles(
 
 
 def _single_tokens(
-    model: Speaker, examples: list[Mapping[str, Any]], what: str, path: Path
+    model: HasTokens, examples: list[Mapping[str, Any]], what: str, path: Path
 ) -> tuple[int, ...]:
     """The answers or foils, one token each; empty where no example has one."""
     if not any(what in one for one in examples):
         return ()
-    found = []
+    tokens = []
     for row, one in enumerate(examples):
         given = one.get(what)
         ids = encode(model, given) if isinstance(given, str) else [given]
         if len(ids) != 1 or type(ids[0]) is not int:
-            raise _wrong(path, row, f"its {what} {given!r} is not one token ({len(ids)} found)")
-        found.append(ids[0])
-    return tuple(found)
+            raise _wrong(path, row, f"its {what} {given!r} is not one token ({len(ids)} tokens)")
+        tokens.append(ids[0])
+    return tuple(tokens)
 
 
 def _wrong(path: Path, row: int | None, why: str) -> PromptError:

@@ -21,7 +21,7 @@ import numpy as np
 from headscope.errors import PromptError
 from headscope.tasks.functions import Functions, Ints
 from headscope.tasks.language import language_of
-from headscope.tasks.natural import Native
+from headscope.tasks.natural import HasLanguage
 from headscope.tasks.pairs import BOS, PairLanguage
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.shots import Shots
@@ -33,7 +33,7 @@ _Marked = tuple[str, tuple[int, int]]
 
 
 def linear(
-    model: Native,
+    model: HasLanguage,
     shots: Shots | None = None,
     *,
     n_shots: int = 12,
@@ -67,7 +67,7 @@ def linear(
 
 
 def linear_pair(
-    model: Native, shots: Shots, bare: Shots | None = None, *, seed: int = 0
+    model: HasLanguage, shots: Shots, bare: Shots | None = None, *, seed: int = 0
 ) -> tuple[Prompts, Prompts]:
     """Prompts A with context and B without, example by example about the same function.
 
@@ -78,7 +78,7 @@ def linear_pair(
     return linear(model, shots), linear(model, asked)
 
 
-def functions_of(model: Native) -> PairLanguage | None:
+def functions_of(model: HasLanguage) -> PairLanguage | None:
     """The language of pairs that a model was trained on; None for every other model."""
     told = model.language
     language = None if told is None else language_of(told["generator"], told["parameters"])
@@ -103,7 +103,7 @@ def _in_tokens(language: PairLanguage, shots: Shots, answers: Ints) -> Prompts:
     )
 
 
-def _in_text(model: Native, shots: Shots, answers: Ints) -> Prompts:
+def _in_text(model: HasLanguage, shots: Shots, answers: Ints) -> Prompts:
     """Text, tokenised whole; every example has roles of its own, since numbers differ in length."""
     if model.language is not None:
         raise PromptError(

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from headscope.tasks.language import language_of
-from headscope.tasks.prompts import Prompts, Speaker
+from headscope.tasks.prompts import HasTokens, Prompts
 from headscope.tasks.text import sample_text, windows
 from headscope.tasks.vocabulary import ordinary_tokens
 
 
-class Native(Speaker, Protocol):
+class HasLanguage(HasTokens, Protocol):
     """A model that may know the name and parameters of the language it was trained on."""
 
     @property
@@ -28,7 +28,7 @@ class Native(Speaker, Protocol):
 
 
 def natural(
-    model: Native,
+    model: HasLanguage,
     *,
     text: str | None = None,
     named: str = "a given text",
@@ -52,7 +52,7 @@ def natural(
     return random_tokens(model, length=length, n=n, seed=seed)
 
 
-def random_tokens(model: Speaker, *, length: int = 64, n: int = 50, seed: int = 0) -> Prompts:
+def random_tokens(model: HasTokens, *, length: int = 64, n: int = 50, seed: int = 0) -> Prompts:
     """BOS and random tokens, drawn independently: prompts without any structure.
 
     Raises:

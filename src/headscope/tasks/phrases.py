@@ -155,8 +155,10 @@ class PhraseLanguage:
         rank = _draw(ranks, generator.random((n, length)))
         tokens = pasted.copy()
         for position in range(1, length):
-            follows = first if position == 1 else self.successors[tokens[:, position - 1], rank[:, position]]
-            tokens[:, position] = np.where(pasted[:, position] > 0, pasted[:, position], follows)
+            recompute_each_token = (
+                first if position == 1 else self.successors[tokens[:, position - 1], rank[:, position]]
+            )
+            tokens[:, position] = np.where(pasted[:, position] > 0, pasted[:, position], recompute_each_token)
         return tokens
 
 

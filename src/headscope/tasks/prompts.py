@@ -21,7 +21,7 @@ from headscope.vocabulary import Positions, PositionsLike
 Role = tuple[tuple[int, ...], ...]
 
 
-class Speaker(Protocol):
+class HasTokens(Protocol):
     """What a task needs to know of a model to write prompts for it; every loaded model is one."""
 
     @property

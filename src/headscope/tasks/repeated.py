@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from headscope.errors import BadArgument
-from headscope.tasks.prompts import Prompts, Speaker
+from headscope.tasks.prompts import HasTokens, Prompts
 from headscope.tasks.vocabulary import distinct_tokens, ordinary_tokens
 
 
 def repeated_tokens(
-    model: Speaker,
+    model: HasTokens,
     *,
     length: int = 25,
     repeats: int = 4,
@@ -68,7 +68,7 @@ def repeated_tokens(
     )
 
 
-def without_repeats(model: Speaker, prompts: Prompts, *, seed: int = 0) -> Prompts:
+def without_repeats(model: HasTokens, prompts: Prompts, *, seed: int = 0) -> Prompts:
     """The matched null: prompts of the same lengths and roles in which no token occurs twice.
 
     The same (query, key) pairs exist in both, so a score on these is what the pairs give without the
@@ -93,7 +93,7 @@ def without_repeats(model: Speaker, prompts: Prompts, *, seed: int = 0) -> Promp
 
 
 def induction_pairs(
-    model: Speaker, *, length: int = 8, n: int = 50, seed: int = 0
+    model: HasTokens, *, length: int = 8, n: int = 50, seed: int = 0
 ) -> tuple[Prompts, Prompts]:
     """Clean and corrupted prompts that differ in one token, for patching.
 
@@ -124,11 +124,7 @@ def induction_pairs(
         corrupted.append(tuple(start + broken + segment[: shown + 1]))
         answers.append(segment[shown + 1])
         foils.append(segment[later[int(torch.randint(len(later), (1,), generator=generator))]])
-    roles = {
-        "match": ((match,),) * n,
-        "answer": ((match + 1,),) * n,
-        "query": ((query,),) * n,
-    }
+    roles = {"match": ((match,),) * n, "answer": ((match + 1,),) * n, "query": ((query,),) * n}
 
     def prompts(tokens: list[tuple[int, ...]], version: str) -> Prompts:
         recipe = _recipe("induction_pairs", model, said, length=length, n=n, seed=seed, version=version)
@@ -137,7 +133,7 @@ def induction_pairs(
     return prompts(clean, "clean"), prompts(corrupted, "corrupted")
 
 
-def _recipe(task: str, model: Speaker, vocabulary: str, **parameters: Any) -> dict[str, Any]:
+def _recipe(task: str, model: HasTokens, vocabulary: str, **parameters: Any) -> dict[str, Any]:
     bos = "none: the model declares none" if model.bos_token_id is None else model.bos_token_id
     return {"task": task, **parameters, "vocabulary": vocabulary, "bos": bos}
 

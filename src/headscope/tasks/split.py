@@ -4,8 +4,8 @@ In: anything that gives some of its rows (prompts, detector prompts, samples). O
 its halves have different duties. Whoever picks the largest of many scores and reports that score on the same prompts
 reports luck with it; on other prompts of the same kind the luck is gone and an interval means what it says. Prompts
 of even number select, those of odd number estimate, so that a text that changes along the way gives like halves.
-Generate twice the prompts that an estimate needs. Not done here: counting looks at many heads (measures.maxima), and
-prompts that are drawn twice: a generator must not give the same one to both halves.
+Generate twice the prompts that an estimate needs. Not done here: counting looks at many heads
+(measures.simultaneous), and prompts that are drawn twice: a generator must not give the same one to both halves.
 """
 
 from collections.abc import Callable, Iterator

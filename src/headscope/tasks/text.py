@@ -1,4 +1,4 @@
-"""Plain text as prompts: one string an example, or a long text cut into windows.
+"""Plain text as prompts: one string an example, or a long text split into windows.
 
 In: text and a model with a tokenizer. Out: prompts that start with the BOS token where the model has one.
 For a first look where nobody names a text, `sample_text` reads prose that every Python has on disk (the
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import BadArgument, PromptError
-from headscope.tasks.prompts import Prompts, Speaker
+from headscope.tasks.prompts import HasTokens, Prompts
 
 # Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
 _DOCUMENTED = (
@@ -42,7 +42,7 @@ _DOCUMENTED = (
 )
 
 
-def text(model: Speaker, texts: str | Sequence[str]) -> Prompts:
+def text(model: HasTokens, texts: str | Sequence[str]) -> Prompts:
     """One example per string, tokenised by the model's tokenizer, BOS in front where there is one.
 
     A string that begins with BOS gets no second one.
@@ -58,7 +58,7 @@ def text(model: Speaker, texts: str | Sequence[str]) -> Prompts:
 
 
 def windows(
-    model: Speaker, source: str, *, length: int = 64, n: int = 50, named: str = "a given text"
+    model: HasTokens, source: str, *, length: int = 64, n: int = 50, named: str = "a given text"
 ) -> Prompts:
     """`n` windows of `length` tokens spread evenly over one long text, BOS in front of each.
 
@@ -71,7 +71,7 @@ def windows(
     """
     if length < 2 or n < 1:
         raise BadArgument(
-            f"cannot cut {named} into {n} windows of {length} tokens: ask for at least 1 window of at least 2."
+            f"cannot split {named} into {n} windows of {length} tokens: ask for at least 1 window of at least 2."
         )
     ids = encode(model, source)
     if ids[:1] == [model.bos_token_id]:
@@ -80,7 +80,7 @@ def windows(
     available = len(ids) // body
     if available < 1:
         raise PromptError(
-            f"cannot cut {named} into windows of {length} tokens: it has {len(ids)}. "
+            f"cannot split {named} into windows of {length} tokens: it has {len(ids)}. "
             "Give a longer text or shorter windows."
         )
     count = min(n, available)
@@ -119,7 +119,7 @@ def sample_text() -> tuple[str, str]:
     return prose, f"documentation strings of Python {version}"
 
 
-def encode(model: Speaker, source: str) -> list[int]:
+def encode(model: HasTokens, source: str) -> list[int]:
     """The tokens of a text, nothing added.
 
     Raises:
@@ -140,7 +140,7 @@ def encode(model: Speaker, source: str) -> list[int]:
     return ids
 
 
-def _with_bos(model: Speaker, ids: Sequence[int]) -> list[int]:
+def _with_bos(model: HasTokens, ids: Sequence[int]) -> list[int]:
     bos = model.bos_token_id
     return list(ids) if bos is None or list(ids[:1]) == [bos] else [bos, *ids]
 

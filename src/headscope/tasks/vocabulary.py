@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 
 from headscope.errors import PromptError
-from headscope.tasks.prompts import Speaker
+from headscope.tasks.prompts import HasTokens
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 TRIMMED_SHARE = 0.04
 
 
-def ordinary_tokens(model: Speaker, frequencies: Sequence[float] | None = None) -> tuple[list[int], str]:
+def ordinary_tokens(model: HasTokens, frequencies: Sequence[float] | None = None) -> tuple[list[int], str]:
     """Ids of ordinary tokens, and a sentence on what was left out.
 
     `frequencies` is one number per token id (any unit); with them the most and least frequent 4% are
@@ -33,8 +33,8 @@ def ordinary_tokens(model: Speaker, frequencies: Sequence[float] | None = None) 
             f"{model.vocab_size} tokens. Give one per token id."
         )
     order = sorted(kept, key=lambda token: frequencies[token])
-    cut = int(TRIMMED_SHARE * len(order))
-    return sorted(order[cut : len(order) - cut]), f"{said}, the most and least frequent 4% left out"
+    trimmed = int(TRIMMED_SHARE * len(order))
+    return sorted(order[trimmed : len(order) - trimmed]), f"{said}, the most and least frequent 4% left out"
 
 
 def distinct_tokens(choices: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
@@ -52,7 +52,7 @@ def distinct_tokens(choices: Sequence[int], count: int, generator: torch.Generat
     return [choices[index] for index in order.tolist()]
 
 
-def _without_special(model: Speaker) -> tuple[list[int], str]:
+def _without_special(model: HasTokens) -> tuple[list[int], str]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         bos = model.bos_token_id

@@ -7,7 +7,7 @@ from headscope.training.catalogue import recipe, recipes
 from headscope.training.definition import Recipe
 from headscope.training.evaluation import Evaluation
 from headscope.training.export import export
-from headscope.training.loop import Progress, history, train
+from headscope.training.loop import history, train
 from headscope.training.milestone import Milestone
 from headscope.training.pair_evaluation import PairEvaluation
 
@@ -15,7 +15,6 @@ __all__ = [
     "Evaluation",
     "Milestone",
     "PairEvaluation",
-    "Progress",
     "Recipe",
     "export",
     "history",

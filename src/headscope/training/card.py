@@ -5,7 +5,7 @@ second written from the first, so that no number stands in prose that is not in 
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,10 +69,10 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
             "## What it reached",
             "",
-            *_table(("metric", "value", "meaning"), reached),
+            *markdown_table(("metric", "value", "meaning"), reached),
             "",
             *(
-                [*_table(("shots before", *curves), [(k, *row) for k, row in enumerate(shots)]), ""]
+                [*markdown_table(("shots before", *curves), [(k, *row) for k, row in enumerate(shots)]), ""]
                 if shots
                 else []
             ),
@@ -81,7 +81,7 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
             "## How it came about",
             "",
-            *_table(watch.history, [tuple(row.values()) for row in _thinned(card["history"])]),
+            *markdown_table(watch.history, [tuple(row.values()) for row in _thinned(card["history"])]),
             "",
             "## How to make it again",
             "",
@@ -93,11 +93,11 @@ def readme(card: Mapping[str, Any]) -> str:
             "",
             "## What it is",
             "",
-            *_table(("architecture", "value"), sorted(card["architecture"].items())),
+            *markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
             "",
             f"It has only ever seen the language of `headscope.tasks.{prompts['generator']}`, with:",
             "",
-            *_table(("parameter", "value"), sorted(prompts["parameters"].items())),
+            *markdown_table(("parameter", "value"), sorted(prompts["parameters"].items())),
             "",
             f"Licence: {card['license']}. The text is generated: no data of anyone went into the weights.",
             "",
@@ -111,7 +111,8 @@ def _curves(row: Milestone, names: Sequence[str]) -> dict[str, Any]:
     return {"curves": curves} if curves else {}
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 

@@ -1,11 +1,11 @@
 """Teaching a model to hold a task apart from the input it is applied to: a positive control for task vectors.
 
-In: a batch about hidden functions, on its way through the model. Out: an extra loss. The stream that enters a
-layer at some read-out positions is put at the last position of prompts without context, `<bos> x ,` with an x of
-their own, and from there the model must answer with *their* value of the hidden function. So what stands before
-that layer has to carry the function, and x has to be read after it. Small models have no reason to work in that
-order by themselves, and a study of transported tasks needs one that certainly does (interchange intervention
-training: Geiger et al. 2022, "Inducing Causal Structure for Interpretable Neural Networks").
+In: a batch about hidden functions, on its way through the model. Out: an extra loss. The residual stream that enters
+a layer at some answer positions is put at the last position of prompts without context, `<bos> x ,` with an x of
+their own, and from there the model must answer with *their* value of the hidden function. So what stands before that
+layer has to carry the function, and x has to be read after it. Small models have no reason to work in that order by
+themselves, and a study of transported tasks needs one that certainly does (interchange intervention training: Geiger
+et al. 2022, "Inducing Causal Structure for Interpretable Neural Networks").
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from headscope.tasks.functions import Ints
 from headscope.tasks.pairs import BOS, WIDTH, Y_OFFSET, PairLanguage
 
 PER_SEQUENCE = 4
-"""How many read-out positions of each sequence are tried; a prompt without context has 3 tokens, so it is cheap."""
+"""How many answer positions of each sequence are tried; a prompt without context has 3 tokens, so it is cheap."""
 
 
 @contextmanager

@@ -86,7 +86,7 @@ _LINEAR_6L = _linear(
 _LINEAR_8L = _linear(
     8,
     "Eight layers that infer y = a x + b from noisy pairs: a positive control. Attention layers were left out at "
-    "random in training, so that several do the same job, and the read-out position was taught to hold the "
+    "random in training, so that several do the same job, and the answer position was taught to hold the "
     "function apart from its input before layers 4 and 5.",
     mlp={"d_mlp": 192},
     steps=6000,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from headscope.errors import BadArgument
-from headscope.specs import digest
+from headscope.hashing import digest
 from headscope.tasks.language import Language, language_of, name_of
 from headscope.tasks.pairs import PairLanguage
 
@@ -32,7 +32,7 @@ class Recipe:
     computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
     picked, for the reader of its figures. `attention_drop` is the share of examples for which an attention layer
     is left out of a training step (see `dropping`). `carried_at` names layers, one drawn for each step, before which
-    the read-out position is taught to carry the hidden function into prompts without context (see `carrying`).
+    the answer position is taught to carry the hidden function into prompts without context (see `carrying`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.

@@ -27,10 +27,7 @@ def initialise(model: ToyForCausalLM, language: Language) -> None:
     rows = torch.from_numpy(language.number_tokens(numbers))
     known = circles(numbers, model.config.d_model)
     with torch.no_grad():
-        for weight, scale in (
-            (model.model.embed_tokens.weight, _READ),
-            (model.lm_head.weight, _WRITTEN),
-        ):
+        for weight, scale in ((model.model.embed_tokens.weight, _READ), (model.lm_head.weight, _WRITTEN)):
             weight[rows] = torch.randn(len(rows), weight.shape[1]) * _REST
             weight[rows, : known.shape[1]] = known * scale
 

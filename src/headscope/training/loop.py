@@ -37,10 +37,14 @@ from headscope.training.watches import watch
 
 RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
 
-Progress = Callable[[Milestone], None]
 
-
-def train(recipe: Recipe, out: str | Path, *, resume: bool = True, progress: Progress | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    progress: Callable[[Milestone], None] | None = None,
+) -> Path:
     """Train a model by `recipe` in the folder `out`, and return that folder.
 
     A folder that holds an unfinished run of the same recipe is continued, a finished one returned as it is;
@@ -90,7 +94,7 @@ def _run(
     model: ToyForCausalLM,
     optimizer: torch.optim.Optimizer,
     stage: Stage | None,
-    progress: Progress | None,
+    progress: Callable[[Milestone], None] | None,
 ) -> None:
     """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
     watching = watch(recipe.data)
@@ -184,11 +188,11 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             raise OutputExists(
                 f"cannot train into {folder}: it holds other files. Pass an empty or new folder."
             )
-        found = _recipe_in(folder)
-        if not resume or found.digest() != recipe.digest():
+        held = _recipe_in(folder)
+        if not resume or held.digest() != recipe.digest():
             raise OutputExists(
                 f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "
-                f"{found.name!r} (recipe {found.digest()}). Pass another folder, or resume=True to go on "
+                f"{held.name!r} (recipe {held.digest()}). Pass another folder, or resume=True to go on "
                 "with the same recipe."
             )
     folder.mkdir(parents=True, exist_ok=True)

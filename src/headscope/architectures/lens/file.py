@@ -46,13 +46,13 @@ class LensFile:
         """
         if tensor not in self.tensors:
             raise BrokenWeights(f"cannot import {self.name!r}: it has no tensor {tensor!r}.")
-        found = tuple(self.tensors[tensor].shape)
-        if len(found) != n_axes:
+        sizes = tuple(self.tensors[tensor].shape)
+        if len(sizes) != n_axes:
             raise BrokenWeights(
                 f"cannot import {self.name!r}: its tensor {tensor!r} should have {n_axes} axes, and its shape "
-                f"is {list(found)}."
+                f"is {list(sizes)}."
             )
-        return found
+        return sizes
 
 
 def read(path: Path, config: Path | None = None) -> LensFile:
@@ -105,10 +105,10 @@ def _state_dict(path: Path, held: Any) -> Mapping[str, Any]:
     if inside and EMBEDDING not in held:
         inside = [value for value in held.values() if isinstance(value, Mapping) and EMBEDDING in value]
     if len(inside) == 1:
-        found: Mapping[str, Any] = inside[0]
-        return found
+        state: Mapping[str, Any] = inside[0]
+        return state
     if len(inside) > 1:
-        keys = [str(key) for key, value in held.items() if any(value is state for state in inside)]
+        keys = [str(key) for key, value in held.items() if any(value is one for one in inside)]
         raise ModelNotFound(
             f"cannot import {str(path)!r}: it holds several state dicts ({', '.join(keys)}). Save one of them "
             "alone."

@@ -92,11 +92,11 @@ def _check_sizes(file: LensFile, sizes: Sizes) -> None:
     for setting in _SIZES:
         if setting == "d_mlp" and not sizes.d_mlp:
             continue
-        told, found = _number(file, setting, unset=-1), getattr(sizes, setting)
-        if told not in (-1, found):
+        told, actual = _number(file, setting, unset=-1), getattr(sizes, setting)
+        if told not in (-1, actual):
             raise BadArgument(
                 f"cannot import {file.name!r}: its config says {setting}={file.config[setting]}, and its tensors "
-                f"have {found}. Give the config that belongs to it with --config."
+                f"have {actual}. Give the config that belongs to it with --config."
             )
 
 

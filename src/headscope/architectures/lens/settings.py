@@ -4,7 +4,7 @@ In: a `LensFile` and what a person states. Out: a `Setting` for each choice, wit
 order: what is stated; what the config says; what the tensors show (norm weights, tables of angles); and where
 there is a config that leaves something out, what TransformerLens then takes. What is still open changes
 logits, so it is asked for, never guessed: LayerNorms without weights look like no norms, and positions added
-to the stream like positions added to queries and keys.
+to the residual stream like positions added to queries and keys.
 """
 
 import math
@@ -68,14 +68,14 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
         BadArgument: naming everything that is still open, and how to say it.
         UnknownName, UnservedModel: for a choice that our architecture does not have.
     """
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     wanted: list[tuple[str, str]] = []
 
     def settle(name: str, known: Setting | None, what: str, how: str) -> Any:
         if known is None:
             wanted.append((what, how))
             return None
-        found[name] = known
+        settings[name] = known
         return known.value
 
     norm = settle("norm", _norm(file, stated), "what its norms are", "--norm LNPre, RMSPre or none")
@@ -101,10 +101,10 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
         known = _activation(file, stated)
         settle("activation", known, "the activation of its MLPs", f"--activation {', '.join(ACTIVATIONS)}")
     if stated.bos is not None:
-        found["bos"] = Setting(_in_range(stated.bos, "bos", 0, sizes.d_vocab - 1), OPTION)
+        settings["bos"] = Setting(_in_range(stated.bos, "bos", 0, sizes.d_vocab - 1), OPTION)
     if wanted:
         raise _open_questions(file, wanted)
-    return found
+    return settings
 
 
 def _norm(file: LensFile, stated: Stated) -> Setting | None:

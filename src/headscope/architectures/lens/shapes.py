@@ -154,11 +154,11 @@ def check_tensors(file: LensFile, expected: Mapping[str, Shape], *, rotary: bool
             "needs."
         )
     for name, shape in expected.items():
-        found = tuple(file.tensors[name].shape)
-        if found != shape:
+        actual = tuple(file.tensors[name].shape)
+        if actual != shape:
             raise BrokenWeights(
                 f"cannot import {file.name!r}: its tensor {name!r} should have the shape {list(shape)}, and has "
-                f"{list(found)}."
+                f"{list(actual)}."
             )
 
 
@@ -184,11 +184,11 @@ def check_masks(file: LensFile, n_ctx: int) -> None:
 
 
 def _layers(file: LensFile) -> int:
-    found = {int(match[1]) for name in file.tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
-    for layer in range(max(found, default=0) + 1):
-        if layer not in found:
+    numbers = {int(match[1]) for name in file.tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    for layer in range(max(numbers, default=0) + 1):
+        if layer not in numbers:
             raise BrokenWeights(f"cannot import {file.name!r}: it has no tensors of block {layer}.")
-    return len(found)
+    return len(numbers)
 
 
 def _context(file: LensFile) -> int | None:

@@ -17,13 +17,13 @@ from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.models.model import Model
 from headscope.studies.bayes.problems import with_role
 from headscope.studies.context import Context
 from headscope.studies.sites import Site
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head

@@ -14,7 +14,7 @@ import polars as pl
 
 from headscope.evidence import Test, bars, claim, lines, table
 from headscope.measures.intervals import Array
-from headscope.measures.odds import linearity, slope
+from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import LAYER, Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes.activations import LEAST_RISE_NATS, LOG_ODDS, RESIDUAL, RISE

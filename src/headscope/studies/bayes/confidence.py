@@ -18,7 +18,7 @@ from headscope.evidence import Test, bars, claim, table
 from headscope.measures import exact_predictive, hypothesis_posterior
 from headscope.measures.clusters import shared_variation
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies import sites

@@ -156,7 +156,7 @@ def ablated_heads(ctx: Context[BayesSettings]) -> dict[str, AgainstRandom]:
         ctx.model,
         linear(ctx.model, shots).answered(),
         groups,
-        cut=ctx.once(mean_over_shuffled),
+        ablation=ctx.once(mean_over_shuffled),
         measure=joint_log_probability(),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         progress=ctx.stage("ablating heads of pairs"),

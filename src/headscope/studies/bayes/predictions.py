@@ -80,7 +80,7 @@ def _number_tokens(
     for start in range(0, len(prompts), step):
         rows = slice(start, min(start + step, len(prompts)))
         edits = [edit.rows(rows) for edit in interventions]
-        with model.taking(rows):
+        with model.batch_rows(rows):
             logits = model.run(prompts.rows(rows), interventions=edits).logits
         parts.append(logits[:, at].double().log_softmax(-1)[..., tokens].cpu())
     return torch.cat(parts)

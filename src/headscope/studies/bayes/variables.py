@@ -19,14 +19,14 @@ from headscope.evidence import lines, table
 from headscope.interventions import patch
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
-from headscope.measures.odds import log_odds
+from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
 from headscope.studies.bayes.activations import RESIDUAL, residual_sites
 from headscope.studies.bayes.problems import prompts_each, truncated_context
 from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
 from headscope.tasks.shots import Shots

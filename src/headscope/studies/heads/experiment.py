@@ -13,10 +13,10 @@ from typing import ClassVar
 from headscope import detectors
 from headscope.detectors.detect import LARGEST_SEED
 from headscope.interventions import Intervention, mean
-from headscope.measures import FEWEST, loss
+from headscope.measures import MIN_UNITS, loss
 from headscope.studies.context import Context, Settings, setting
 from headscope.sweeps import each_head
-from headscope.sweeps.ordered import damages
+from headscope.sweeps.cell_values import damages
 from headscope.tables import Quantity
 from headscope.tasks.split import Split, halves
 from headscope.tasks.text import read_text
@@ -31,7 +31,7 @@ class HeadsSettings(Settings):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study heads"
-    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=12, at_least=FEWEST)
+    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=12, at_least=MIN_UNITS)
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
     length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
@@ -56,7 +56,7 @@ def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
         length=chosen.length,
         repeats=chosen.repeats,
         gaps=(0, chosen.gap),
-        fewest=2 * FEWEST,
+        fewest=2 * MIN_UNITS,
     )
 
 

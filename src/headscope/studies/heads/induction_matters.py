@@ -66,7 +66,7 @@ def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
         ctx.model,
         experiment.prompts(ctx).estimation.repeated,
         ctx.once(experiment.named_heads),
-        cut=experiment.mean_ablation(ctx),
+        ablation=experiment.mean_ablation(ctx),
         measure=loss(PREDICTABLE),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         progress=ctx.stage("ablating random heads beside named ones"),

@@ -23,7 +23,7 @@ from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
 from headscope.studies.self_repair import ABLATED
 from headscope.sweeps import evaluate
-from headscope.sweeps.redundancy import Options, who_takes_over
+from headscope.sweeps.redundancy import Options, head_redundancy
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
@@ -47,7 +47,7 @@ def joint_ablation(ctx: Ctx) -> Part:
     if len(heads) > 1:
         shown, stage = experiment.prompts(ctx).estimation.repeated, ctx.stage("ablating sets of heads")
         options = Options(experiment.mean_ablation(ctx), next_logit(PREDICTABLE))
-        sets = who_takes_over(ctx.model, shown, heads[:MOST_IN_SETS], options, progress=stage)
+        sets = head_redundancy(ctx.model, shown, heads[:MOST_IN_SETS], options, progress=stage)
         tables += [sets.interactions, sets.effects, sets.sets]
     figure = lines(
         logits,
@@ -84,7 +84,7 @@ def _damage(ctx: Ctx, heads: Sequence[Head]) -> tuple[Samples, Samples]:
     clean, stage = evaluate(ctx.model, shown, measures), ctx.stage("ablating induction heads jointly")
     first, harm = [heads[: count + 1] for count in range(len(heads))], []
     for done, ablated in enumerate([*first, *([head] for head in heads)]):
-        stage(done, 2 * len(heads))
+        stage("", done, 2 * len(heads))
         edited = evaluate(ctx.model, shown, measures, [mean(ablated, over=reference)])
         harm.append([each.damage(*pair).numpy() for each, *pair in zip(measures, clean, edited, strict=True)])
     made = []

@@ -15,7 +15,7 @@ from headscope.studies import self_repair as shared
 from headscope.studies.context import Part
 from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, most_damaging, named_heads, prompts
 from headscope.studies.self_repair import effects_before_and_after, self_repair_of
-from headscope.sweeps.takeover import direct_effects
+from headscope.sweeps.self_repair import direct_effects
 from headscope.tables import Quantity
 from headscope.tasks.split import Split
 from headscope.vocabulary import Head
@@ -34,7 +34,7 @@ def self_repair(ctx: Ctx) -> Part:
     heads, stage = heads_to_follow(ctx), ctx.stage("following ablations through the model")
     edits = [zero(head) for head in heads]
     followed = prompts(ctx).map(
-        lambda half: direct_effects(ctx.model, half.repeated, PREDICTABLE, cuts=edits, progress=stage)
+        lambda half: direct_effects(ctx.model, half.repeated, PREDICTABLE, ablations=edits, progress=stage)
     )
     effects = followed.map(lambda half: effects_before_and_after(ctx.model, heads, half))
     repair = self_repair_of(heads, followed.estimation)

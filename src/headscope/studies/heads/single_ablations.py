@@ -16,7 +16,7 @@ from headscope.measures.samples import Samples, over_heads
 from headscope.studies.context import Part
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged, mean_ablation, prompts
 from headscope.sweeps import each_head, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column
 
 ABLATION = Column("ablation", pl.String, "what replaces the head's output: its mean, zero, or that at BOS")

@@ -258,7 +258,7 @@ def _stand_in(name: str, statement: str, what: str, nothing: str, found: Tables)
     verdict = Verdict.of(side(row["low"], row["high"], margin))
     sets = {each["kind"]: each["heads"] or f"none ({each['reason']})" for each in found[tables[3]].rows()}
     pairs = found[tables[1]].rows()
-    last = sum(each["damage"] for each in found[tables[2]].rows(effect="last cut"))
+    last = sum(each["damage"] for each in found[tables[2]].rows(effect="ablated last"))
     because = (
         f"{what} {row['members']} together lower the logit by {number(row['together'])}, one by one in sum by "
         f"{number(row['apart'])}: interaction {with_bounds(row, 'interaction')} (margin {number(margin)}); each cut "

@@ -9,7 +9,6 @@ over label-shuffled prompts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,11 +24,11 @@ from headscope.studies.redundancy_parts.cuts import Heads
 from headscope.studies.redundancy_parts.peeling import Bench, Progress
 from headscope.studies.redundancy_parts.prompts import Written
 from headscope.sweeps import Cell, each_head
-from headscope.sweeps.ordered import damages
-from headscope.sweeps.redundancy import Options, Redundancy, who_takes_over
-from headscope.sweeps.takeover import Followed, direct_effects
+from headscope.sweeps.cell_values import damages
+from headscope.sweeps.redundancy import Options, Redundancy, head_redundancy
+from headscope.sweeps.self_repair import AblatedEffects, direct_effects
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, staged
 
 # A head matters if cutting it surely lowers the answer's logit by more than this.
 MATTERS_LOGITS = 0.1
@@ -59,7 +58,7 @@ class Damage:
 
 def damage_of_heads(bench: Bench, progress: Progress) -> Damage:
     cells = each_head(bench.scissors.by_mean(), bench.model.heads)
-    stage = partial(progress, "cutting single heads")
+    stage = staged(progress, "cutting single heads")
     halves = [
         damages(bench.model, half.a, cells, next_logit("readout"), progress=stage)
         for half in (bench.selection, bench.estimation)
@@ -84,16 +83,16 @@ def stand_ins(bench: Bench, heads: Heads, progress: Progress) -> Redundancy | No
     """Statistics over sets of these heads; None for fewer than two."""
     if len(heads) < 2:
         return None
-    options = Options(cut=bench.scissors.by_mean(), measure=next_logit("readout"))
-    stage = partial(progress, "cutting sets of heads")
-    return who_takes_over(bench.model, bench.estimation.a, heads, options, progress=stage)
+    options = Options(ablation=bench.scissors.by_mean(), measure=next_logit("readout"))
+    stage = staged(progress, "cutting sets of heads")
+    return head_redundancy(bench.model, bench.estimation.a, heads, options, progress=stage)
 
 
-def effects(bench: Bench, written: Written, cuts: Sequence[Edit]) -> Followed | None:
+def effects(bench: Bench, written: Written, cuts: Sequence[Edit]) -> AblatedEffects | None:
     """Direct effects on A's answer, clean and under each cut; None where the model has none."""
     if unserved_direct_effects(bench.model):
         return None
-    return direct_effects(bench.model, written.a, "readout", cuts=cuts)
+    return direct_effects(bench.model, written.a, "readout", ablations=cuts)
 
 
 def unserved_direct_effects(model: Model) -> str:
@@ -119,7 +118,7 @@ def growth(bench: Bench, before: Heads, after: Heads) -> list[Growth]:
         pairs = []
         for each in followed:
             assert each is not None
-            under = [each.clean, *each.cut] if not before else list(each.cut)
+            under = [each.clean, *each.ablated] if not before else list(each.ablated)
             is_head = [component.head is not None for component in each.clean.components]
             old, new = (run.direct[:, torch.tensor(is_head)] for run in under[:2])
             pairs.append((old, new))

@@ -22,9 +22,9 @@ from headscope.models.protocols import Edit
 from headscope.models.run import Run
 from headscope.studies.redundancy_parts.problems import COPIED, REGIMES, TASK
 from headscope.studies.redundancy_parts.prompts import Written, exactly, nearly, said, said_in_cells
+from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
-from headscope.sweeps.ordered import cell_values
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head
 
@@ -224,7 +224,7 @@ def ends_of(model: Model, prompts: Prompts, cut: Sequence[Edit]) -> Run:
     for start in range(0, len(prompts), step):
         rows = slice(start, min(start + step, len(prompts)))
         some = prompts.rows(rows)
-        with model.taking(rows):
+        with model.batch_rows(rows):
             run = model.run(some, interventions=[edit.rows(rows) for edit in cut], capture=sites)
         last = torch.tensor(some.lengths) - 1
         parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.measures import FEWEST
+from headscope.measures import MIN_UNITS
 from headscope.models.model import Model
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.functions import Bools, Ints
@@ -71,11 +71,11 @@ def draw(config: PairsConfig, model: Model) -> Problems:
     context = config.draw(model, n=many)
     bare = context.asking_anew(config.seed + 1).without_context()
     keep = np.flatnonzero(_telling(context, regimes(context, bare)))[:wanted].tolist()
-    if len(keep) < 2 * FEWEST:
+    if len(keep) < 2 * MIN_UNITS:
         raise BadArgument(
             f"cannot tell the task from a copied answer with these functions ({context.functions.stated}): in "
             f"{len(keep)} of {many} problems f(x_B), a x_B, f(x_A) and a x_A are four numbers, and at least "
-            f"{2 * FEWEST} are needed. Choose other ranges of a, b or x, or another family."
+            f"{2 * MIN_UNITS} are needed. Choose other ranges of a, b or x, or another family."
         )
     context, bare = context.rows(keep), bare.rows(keep)
     numbers = regimes(context, bare)

@@ -23,10 +23,10 @@ from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.studies.redundancy_parts.problems import REGIMES, Problems
+from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.generation import generate_many
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
-from headscope.sweeps.ordered import cell_values
 from headscope.tasks.functions import Ints
 from headscope.tasks.linear import functions_of, linear
 from headscope.tasks.pairs import PairLanguage

@@ -20,7 +20,7 @@ from headscope.studies.redundancy_parts.problems import REGIMES, Problems
 from headscope.studies.redundancy_parts.prompts import NEAR, exactly, nearly
 from headscope.studies.redundancy_parts.self_repair import SELF_REPAIR as _SELF_REPAIR
 from headscope.studies.redundancy_parts.self_repair import self_repair_table
-from headscope.sweeps.takeover import Followed, compensation
+from headscope.sweeps.takeover import compensation
 from headscope.tables import Column, Schema, Table
 from headscope.vocabulary import Head
 
@@ -357,12 +357,14 @@ def of_layers(table: Table) -> Table:
     return Table(replace(table.schema, name=f"layer_{table.name}", columns=columns), table.frame)
 
 
-def repair_table(model: Model, heads: Heads, followed: Followed | None) -> Table:
+def repair_table(model: Model, heads: Heads, followed: AblatedEffects | None) -> Table:
     """Self-repair of each head's cut with what comes after it; empty where direct effects are not served."""
     if followed is None:
         return SELF_REPAIR.table([])
     rows = []
-    for row, head, cut in zip(self_repair_table(heads, followed).rows(), heads, followed.cut, strict=True):
+    for row, head, cut in zip(
+        self_repair_table(heads, followed).rows(), heads, followed.ablated, strict=True
+    ):
         found = interval(compensation(model, followed.clean, cut, head.layer).numpy())
         values = (float(found.mean), float(found.low), float(found.high))
         if row["reason"]:

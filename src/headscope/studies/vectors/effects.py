@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from headscope.evidence import beside, table
-from headscope.interventions import given
+from headscope.interventions import set_values
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.models.model import Model
 from headscope.studies.vectors.problems import Ctx
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks import linear
 from headscope.tasks.functions import Ints
@@ -115,7 +115,9 @@ def outcomes_under(
     layers = range(ctx.model.n_layers)
     by_cell: dict[tuple[str, str, int], Tensor] = {}
     cells = [
-        Cell((given(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer)
+        Cell(
+            (set_values(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer
+        )
         for name, draw in names
         for layer in layers
     ]

@@ -23,7 +23,7 @@ from headscope.detectors.roles import example_to_example
 from headscope.errors import HeadscopeError
 from headscope.evidence import Test, beside, table
 from headscope.figures import head_grid
-from headscope.interventions import given
+from headscope.interventions import set_values
 from headscope.measures import joint_probability
 from headscope.measures.samples import Samples, over_heads
 from headscope.studies.context import Part
@@ -31,7 +31,7 @@ from headscope.studies.sites import head_outputs, means_by
 from headscope.studies.vectors.effects import HALF, by_function
 from headscope.studies.vectors.problems import Ctx, problems
 from headscope.sweeps import Cell, evaluate
-from headscope.sweeps.ordered import cell_values
+from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks import linear
 from headscope.tasks.linear import functions_of
@@ -100,7 +100,7 @@ def mean_head_outputs(ctx: Ctx) -> Split[dict[int, Tensor]]:
 def effects_of_heads(ctx: Ctx, half: Transfer, means: Mapping[int, Tensor]) -> Tensor:
     """The causal indirect effect of every head on every problem, float64 [head, problem], heads as in the model."""
     prompts, measure = linear(ctx.model, half.shuffled).answered(), joint_probability()
-    edits = [given(h, means[h.layer][half.function, h.index], positions=-1) for h in ctx.model.heads]
+    edits = [set_values(h, means[h.layer][half.function, h.index], positions=-1) for h in ctx.model.heads]
     cells = [Cell((e,), h.layer, h.index) for e, h in zip(edits, ctx.model.heads, strict=True)]
     (before,) = evaluate(ctx.model, prompts, [measure])
     stage = ctx.stage("replacing each head by its mean")

@@ -113,7 +113,7 @@ def ablations(ctx: Ctx) -> Ablated | None:
         ctx.model,
         linear(ctx.model, half.few).answered(),
         groups,
-        cut=mean("z", over=linear(ctx.model, ctx.once(problems).selection.shuffled)),
+        ablation=mean("z", over=linear(ctx.model, ctx.once(problems).selection.shuffled)),
         measure=whole_answer(),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         progress=ctx.stage("ablating heads"),

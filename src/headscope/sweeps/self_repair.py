@@ -1,16 +1,16 @@
-"""Who takes over when a head is cut: direct effects of all components before and after.
+"""Self-repair: direct effects of all components before and after a head is ablated.
 
-In: a model, prompts with a role whose next tokens are known, and cuts. Out: per prompt, the direct effect of
-every head and MLP on the right token's logit in the clean and in each cut run, and the change of that logit.
+In: a model, prompts with a role whose next tokens are known, and ablations. Out: per prompt, the direct effect of
+every head and MLP on the right token's logit in the clean and in each ablated run, and the change of that logit.
 All norms keep the scale that they had in the *clean* run, so that an effect changes only where a component
 writes something else; what rescaling does to the logit is the rest. *Self-repair* is the total change minus
 the change that the loss of the head's direct effect alone would make, split into heads, MLPs and that rest
 (McGrath et al. 2023; Rushing & Nanda 2024). A component that merely writes the same is not a backup: a
-backup writes *more* once the head is cut.
+backup writes *more* once the head is ablated.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head, PositionsLike
+from headscope.vocabulary import Head, PositionsLike, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Effects in the clean run and, in their order, under each of the cuts."""
+class AblatedEffects:
+    """Effects in the clean run and, in their order, under each of the ablations."""
 
     clean: Effects
-    cut: tuple[Effects, ...]
+    ablated: tuple[Effects, ...]
 
 
 def direct_effects(
@@ -66,49 +66,49 @@ def direct_effects(
     prompts: Prompts,
     where: PositionsLike,
     *,
-    cuts: Sequence[Edit] = (),
-    rows: int = 8,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Followed:
+    ablations: Sequence[Edit] = (),
+    progress: Progress = silent,
+) -> AblatedEffects:
     """Direct effects of every head and MLP on the logit of the token that really follows.
 
-    `where` are the predicting positions (a role, usually); each of `cuts` is in force by itself; `rows`
-    prompts are run at a time.
+    `where` are the predicting positions (a role, usually); each of `ablations` is in force by itself.
 
     Raises:
-        UnservedModel: if something stands between stream and unembedding that is no norm.
+        UnservedModel: if something stands between residual stream and unembedding that is no norm.
     """
     model.require_direct_effects()
-    starts = range(0, len(prompts), rows)
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(cuts))]
-    for done, start in enumerate(starts):
-        chosen = slice(start, min(start + rows, len(prompts)))
+    widest = max(model.d_model, *(layer.heads * layer.head_dim for layer in model.anatomy.layers))
+    # Logits, and of each layer z and what the MLP adds, both once more for the effects.
+    of_token = 8 * model.vocab_size + 4 * model.n_layers * widest * model.dtype.itemsize
+    batches = list(model.batches(len(prompts), bytes_each=2 * of_token * prompts.longest))
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(ablations))]
+    for done, chosen in enumerate(batches):
         some = prompts.rows(chosen)
         run = _run(model, some)
         scales = _Scales.of(run)
         parts[0].append(_effects(run, where, scales))
         del run  # captures of all layers, no longer needed
-        for index, edit in enumerate(cuts):
-            progress(done * len(cuts) + index, len(starts) * len(cuts))
+        for index, edit in enumerate(ablations):
+            progress("runs", done * len(ablations) + index, len(batches) * len(ablations))
             parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
     components = _components(model)
-    clean, *cut = (
+    clean, *ablated = (
         Effects(components, torch.cat([direct for direct, _ in part]), torch.cat([own for _, own in part]))
         for part in parts
     )
-    return Followed(clean, tuple(cut))
+    return AblatedEffects(clean, tuple(ablated))
 
 
-def compensation(model: Model, clean: Effects, cut: Effects, layer: int) -> Tensor:
-    """What comes after a layer's attention writes more once that (or a head of it) is cut, in logits [prompt].
+def compensation(model: Model, clean: Effects, ablated: Effects, layer: int) -> Tensor:
+    """What comes after a layer's attention writes more once that (or a head of it) is ablated, in logits [prompt].
 
     The sum over later layers, and the layer's own MLP unless it is parallel, of the change of their direct effect
-    at the clean run's scales: the Hydra effect (McGrath et al. 2023). As a share of what the cut part wrote itself,
-    1 means made up for in full; a cut of several layers compensates after the last of them.
+    at the clean run's scales: the Hydra effect (McGrath et al. 2023). As a share of what the ablated part wrote
+    itself, 1 means made up for in full; an ablation of several layers is compensated for after the last of them.
     """
     after = Head(layer, 0)
     later = torch.tensor([runs_after(model, component, after) for component in clean.components])
-    return (cut.direct - clean.direct)[:, later].sum(1)
+    return (ablated.direct - clean.direct)[:, later].sum(1)
 
 
 def runs_after(model: Model, component: Component, head: Head) -> bool:
@@ -119,20 +119,20 @@ def runs_after(model: Model, component: Component, head: Head) -> bool:
 
 
 def _components(model: Model) -> tuple[Component, ...]:
-    found: list[Component] = []
+    components: list[Component] = []
     for index, layer in enumerate(model.anatomy.layers):
-        found += [Component(index, head) for head in range(layer.heads)]
+        components += [Component(index, head) for head in range(layer.heads)]
         if layer.mlp_term is not None:
-            found.append(Component(index, None))
-    return tuple(found)
+            components.append(Component(index, None))
+    return tuple(components)
 
 
 @dataclass(frozen=True)
 class _Scales:
     """The clean run's norms as fixed linear maps.
 
-    `direction` [batch, position, model] at the end of the stream; `attention[layer]` is a norm between a
-    layer's output projection and the stream, where there is one.
+    `direction` [batch, position, model] at the end of the residual stream; `attention[layer]` is a norm between a
+    layer's output projection and the residual stream, where there is one.
     """
 
     direction: Tensor
@@ -179,7 +179,7 @@ def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, T
     for layer in range(run.model.n_layers):
         columns += _of_layer(run, layer, scales)
     effects = _mean_where(torch.stack(columns, dim=-1), judged)
-    # Straight from the stream: what a model does to its scores afterwards (a scale, a soft-cap) is no part of this.
+    # What a model does to its scores after the unembedding (a scale, a soft-cap) is no part of this.
     stream = run["resid_post", run.model.n_layers - 1].nan_to_num()
     norm = run.model.anatomy.final_norm
     logits = run.model.anatomy.unembedding(stream if norm is None else norm(stream)).float()
@@ -194,7 +194,7 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
         assert anatomy.attention_term is not None
         read = scales.direction * (anatomy.attention_term.scale * _carried(run.model, layer))
         if layer in scales.attention:
-            # A norm stands between the projection and the stream: linear too once its scale is frozen.
+            # A norm stands between the projection and the residual stream: linear too once its scale is frozen.
             read = scales.attention[layer].pull_back(read)
         z, matrix = run["z", layer].nan_to_num(), run.model.output_matrix(layer)
         columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
@@ -205,7 +205,7 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
 
 
 def _carried(model: Model, layer: int) -> float:
-    """What is left at the end of the stream of what a layer adds: later layers may scale the stream."""
+    """What is left at the end of what a layer adds to the residual stream: later layers may scale it."""
     return math.prod(after.carry or 1.0 for after in model.anatomy.layers[layer + 1 :])
 
 

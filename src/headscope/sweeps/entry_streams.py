@@ -1,7 +1,8 @@
-"""How cells leave the base run: the streams of their edited positions, where each of them enters.
+"""How cells leave the base run: the residual streams of their edited positions, where each of them enters.
 
-In: the base run, jobs, and the prepared edits of their cells. Out: for each job the stream [prompt, position,
-model] at its edited positions, before the layer that it joins. Nothing else differs from the base run there.
+In: the base run, jobs, and the prepared edits of their cells. Out: for each job the residual stream [prompt,
+position, model] at its edited positions, before the layer that it joins. Nothing else differs from the base run
+there.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ from headscope.tasks.prompts import Prompts
 AnyEdit = SiteEdit | CallEdit
 
 
-class Entries:
+class EntryStreams:
     """Entries into one model from one base run; `edits[cell]` are the prepared edits of each cell."""
 
     def __init__(self, replay: Replay, base: BaseRun, edits: Mapping[int, Sequence[AnyEdit]]) -> None:
@@ -36,7 +37,7 @@ class Entries:
         groups: dict[tuple[str, int, int], list[Job]] = defaultdict(list)
         for job in jobs:
             groups[job.entry, job.layer, job.stop - job.first].append(job)
-        found: dict[int, Tensor] = {}
+        streams_of: dict[int, Tensor] = {}
         kept, differ = [], []
         for (entry, layer, _), group in groups.items():
             if entry in ("whole", "kept"):
@@ -47,14 +48,14 @@ class Entries:
             differ.append((streams != before).flatten(1).any(1))
             kept.append((group, streams))
         if not kept:
-            return found
+            return streams_of
         # The one moment at which a batch waits for the device.
         flags = iter(torch.cat(differ).tolist())
         for group, streams in kept:
             for job, stream in zip(group, streams, strict=True):
                 if next(flags) or job.edits_later:
-                    found[job.cell] = stream
-        return found
+                    streams_of[job.cell] = stream
+        return streams_of
 
     def layout(self, start: int, stop: int) -> Layout:
         """The layout of the base run's prompts in a pass over positions `start` to `stop`."""
@@ -71,7 +72,7 @@ class Entries:
 
     def _stream(self, layer: int, jobs: Sequence[Job]) -> Tensor:
         """[job, prompt, position, model]"""
-        found = []
+        streams = []
         for job in jobs:
             value, layout = (
                 self._base.stream[layer][:, job.first : job.stop],
@@ -80,8 +81,8 @@ class Entries:
             for edit in _in_order(self._consumed(job)):
                 assert isinstance(edit, SiteEdit)
                 value = edit.change(value, layout)
-            found.append(value)
-        return torch.stack(found)
+            streams.append(value)
+        return torch.stack(streams)
 
     def _inside(self, layer: int, jobs: Sequence[Job]) -> Tensor:
         """[job, prompt, position, model]"""
@@ -97,14 +98,14 @@ class Entries:
             rows = slice(index * prompts, (index + 1) * prompts)
             blocks.append(Block(rows, [*own, *(edit for edit in edits if edit not in inner)], layout))
 
-        def cut(kept: Tensor) -> Tensor:
+        def edited_part(kept: Tensor) -> Tensor:
             whole = kept.reshape(prompts, base.stop, -1)
             return torch.cat([whole[:, job.first : job.stop] for job in jobs])
 
         def attended() -> Tensor:
             sites = {getattr(edit, "site", "") for block in blocks for edit in block.edits}
             if not redone and "z" not in sites and not self._ends_inside(layer):
-                return cut(base.attended[layer])
+                return edited_part(base.attended[layer])
             z = torch.cat(
                 [
                     redone[job.cell]
@@ -118,10 +119,10 @@ class Entries:
             projected: Tensor = projection(z)
             if self._replay.projecting_last[layer]:
                 return projected
-            # Something follows the projection inside the module (bloom adds the stream there): keep it.
-            return cut(base.attended[layer]) + (projected - cut(base.projected[layer]))
+            # Something follows the projection inside the module (bloom adds the residual stream there): keep it.
+            return edited_part(base.attended[layer]) + (projected - edited_part(base.projected[layer]))
 
-        stream = self._through(layer, cut(base.stream[layer]), attended, blocks, jobs[0])
+        stream = self._through(layer, edited_part(base.stream[layer]), attended, blocks, jobs[0])
         return stream.reshape(len(jobs), prompts, *stream.shape[1:])
 
     def _ends_inside(self, layer: int) -> bool:
@@ -182,6 +183,6 @@ def _of_attention(edit: AnyEdit) -> bool:
 
 
 def _in_order(edits: Sequence[AnyEdit]) -> list[AnyEdit]:
-    """Edits of one place of the stream as the forward pass meets them."""
+    """Edits of one place of the residual stream as the forward pass meets them."""
     order = {"resid_post": 0, "embed": 1, "resid_pre": 2}
     return sorted(edits, key=lambda edit: order.get(getattr(edit, "site", ""), 3))

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Intervention):
+class SetValues(Intervention):
     """Put `values` at a target, or, with `added`, add them to what is there.
 
-    `values` is [example, model] at a site of the stream, [example, head_dim] for heads (all named heads get the
-    same); one row stands for all examples. Every position of an example gets the same.
+    `values` is [example, model] at a site of the residual stream, [example, head_dim] for heads (all named heads get
+    the same); one row stands for all examples. Every position of an example gets the same.
     """
 
     values: Tensor = field(kw_only=True)
@@ -36,13 +36,13 @@ class Given(Intervention):
         super().__post_init__()
         if self.values.ndim != 2 or not bool(self.values.isfinite().all()):
             raise BadArgument(
-                f"cannot {self.verb} values of shape {tuple(self.values.shape)}: expected finite ones [example, "
+                f"cannot {self.verb} of shape {tuple(self.values.shape)}: expected finite ones [example, "
                 "width]."
             )
 
     @property
     def verb(self) -> str:
-        return "add given" if self.added else "put given"
+        return "add values" if self.added else "set values"
 
     def rows(self, chosen: slice) -> Self:
         return self if len(self.values) == 1 else replace(self, values=self.values[chosen])
@@ -50,7 +50,7 @@ class Given(Intervention):
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
         if len(self.values) not in (1, len(prompts)):
             raise BadArgument(
-                f"cannot {self.verb} values for {len(self.values)} examples at {target}: the prompts are "
+                f"cannot {self.verb} for {len(self.values)} examples at {target}: the prompts are "
                 f"{len(prompts)}. Give one row for each, or one for all."
             )
         values = self.values.to(model.device)
@@ -58,7 +58,7 @@ class Given(Intervention):
         def replacement(value: Tensor, _: Layout) -> Tensor:
             if values.shape[1] != value.shape[-1]:
                 raise BadArgument(
-                    f"cannot {self.verb} values of width {values.shape[1]} at {target}: expected {value.shape[-1]}."
+                    f"cannot {self.verb} of width {values.shape[1]} at {target}: expected {value.shape[-1]}."
                 )
             own = values.to(value).reshape(len(values), *[1] * (value.ndim - 2), -1)
             return value + own if self.added else own.expand_as(value)

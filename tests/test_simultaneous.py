@@ -1,9 +1,10 @@
 """Control of the maximum: an independent reference, the stated error rates in simulation, and power.
 
-`pytest tests/test_maxima.py -s -k rates` prints the rates that the docstring of measures.maxima goes by.
+`pytest tests/test_simultaneous.py -s -k rates` prints the rates that the docstring of measures.simultaneous goes by.
 """
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 import headscope as hs
-from headscope.measures import maxima
-from headscope.measures.maxima import FEWEST_TOGETHER, simultaneous
+from headscope.measures.simultaneous import MIN_UNITS_TOGETHER, simultaneous
 
 NOTHING = {
     "normal": lambda rng, shape: rng.normal(size=shape),
@@ -144,7 +144,7 @@ def test_a_margin_is_a_shift_and_a_sign_swaps_the_sides():
 samples = st.builds(
     lambda seed, n, cells, shape: np.random.default_rng(seed).gamma(shape, size=(n, cells)),
     st.integers(0, 10**6),
-    st.integers(FEWEST_TOGETHER, 40),
+    st.integers(MIN_UNITS_TOGETHER, 40),
     st.integers(1, 6),
     st.floats(0.3, 5),
 )
@@ -182,7 +182,7 @@ def test_other_cells_cost_reach_and_constant_ones_nothing(values, constant):
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
     values = np.random.default_rng(0).normal(size=(15, 7))
     whole = simultaneous(values, seed=2)
-    monkeypatch.setattr(maxima, "_CELLS_AT_ONCE", 15 * 11)
+    monkeypatch.setattr(sys.modules["headscope.measures.simultaneous"], "_CELLS_AT_ONCE", 15 * 11)
     parts = simultaneous(values, seed=2)
     assert np.allclose(parts.at_least, whole.at_least)
     assert (parts.p == whole.p).all()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headscope.models.model import Model
 
 
-class Following:
+class RecomputedEdits:
     """The prepared edits of one generation, replaced before each of its forward passes.
 
     `given` are the interventions, `first` what they change on the prompts themselves.

@@ -1,8 +1,8 @@
-"""What cells leave behind for the next round: the streams with which they entered each layer.
+"""What cells leave behind for the next round: the residual streams with which they entered each layer.
 
-When a round of a peel adds edits in some layer to the base run, a cell that acts before that layer enters it
-as it did before: it resumes there. Streams are kept while they fit in a budget; a cell whose streams are not
-kept is run from its own entry again.
+When a round of iterative ablation adds edits in some layer to the base run, a cell that acts before that layer
+enters it as it did before: it resumes there. Streams are kept while they fit in a budget; a cell whose streams are
+not kept is run from its own entry again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from headscope.models.replay import Replay
 from headscope.sweeps.plan import Job, kept_job
 
 
-class Kept:
+class KeptStreams:
     """Streams of cells by (cell, layer), [prompt, position, model], within `budget_bytes`.
 
     They hold the positions from the cell's first to the last that is read.

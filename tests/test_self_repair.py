@@ -9,7 +9,7 @@ from headscope.measures.direct_effect import logit_direction
 from headscope.models.norms import FrozenNorm
 from headscope.studies import self_repair as shared
 from headscope.studies.self_repair import self_repair_of
-from headscope.sweeps.takeover import Component, direct_effects, runs_after
+from headscope.sweeps.self_repair import Component, direct_effects, runs_after
 from tests import planted, tiny
 
 families = pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "mistral"])
@@ -82,8 +82,8 @@ def test_copies_of_a_head_share_the_work_without_backing_each_other_up():
     # but no backup, since nothing writes more.
     model = planted.induction_circuit(copies=2)
     prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
-    followed = direct_effects(model, prompts, "predictable", cuts=[hs.zero("1.0")])
-    clean, (cut,) = followed.clean, followed.cut
+    followed = direct_effects(model, prompts, "predictable", ablations=[hs.zero("1.0")])
+    clean, (cut,) = followed.clean, followed.ablated
     first, second = hs.Head(1, 0), hs.Head(1, 1)
     assert_close(clean.of(first), clean.of(second), atol=1e-6, rtol=1e-6)
     assert float(clean.of(first).mean()) > 3
@@ -97,10 +97,11 @@ def test_a_cut_is_split_into_what_others_write_and_what_the_norm_rescales(family
     # norm's scale changes for all of them. The scale's own share is the logit minus the logit at the clean scale.
     model = tiny.opened(family)
     prompts, heads = hs.Prompts.of(tiny.ids(3, 8)), [hs.Head(2, index) for index in range(4)]
-    followed = direct_effects(model, prompts, where=[4], cuts=list(map(hs.zero, heads)), rows=2)
+    model.memory_bytes = 1  # prompt by prompt
+    followed = direct_effects(model, prompts, where=[4], ablations=list(map(hs.zero, heads)))
     clean = followed.clean
     head = max(heads, key=lambda head: abs(float(clean.of(head).mean())))
-    cut = followed.cut[head.index]
+    cut = followed.ablated[head.index]
     for other in set(heads) - {head}:
         assert_close(cut.of(other), clean.of(other), atol=0, rtol=0)
     assert float(cut.of(head).abs().max()) == 0

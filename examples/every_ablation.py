@@ -1,6 +1,6 @@
-"""One head cut in every way, and what each does to the loss on repeated tokens (nats, 95% interval over prompts).
+"""One head ablated in every way, and what each does to the loss on repeated tokens (nats, 95% interval over prompts).
 
-Run it with a model and a head of your own:  python examples/every_cut.py zoo:induction-2l 0.3
+Run it with a model and a head of your own:  python examples/every_ablation.py zoo:induction-2l 0.3
 """
 
 import sys
@@ -33,7 +33,7 @@ ways = {
 measure = hs.measures.loss("predictable")
 (clean,) = evaluate(model, prompts, [measure])
 print(f"{name}, head {head}: loss {clean.mean():.2f} nats on predictable tokens")
-for way, cut in ways.items():
-    (changed,) = evaluate(model, prompts, [measure], cut)
+for way, ablation in ways.items():
+    (changed,) = evaluate(model, prompts, [measure], ablation)
     rise = interval(measure.damage(clean, changed).numpy())
     print(f"  {way:31}{float(rise.mean):+6.2f} [{float(rise.low):+.2f}, {float(rise.high):+.2f}]")

@@ -1,6 +1,6 @@
 """Bounds and p values that hold for all heads at once: control of the maximum over cells.
 
-In: one paired difference per prompt for each of many cells (score minus matched null, loss with a head cut
+In: one paired difference per prompt for each of many cells (score minus matched null, loss with a head ablated
 minus clean loss). Out: for each cell a p value and bounds that are *jointly* right: the chance that a single
 one of all true cells is named, or that a single bound misses its mean, is at most 1 - `level`. Prompts are the
 unit. Source: the studentised bootstrap of the maximum of t statistics over cells, with step-down p values
@@ -12,7 +12,7 @@ for others. With 20 prompts of left-skewed differences and 500 cells without any
 40 families, the bootstrap in one. Its price is reach where many heads are looked at on few prompts: 500 normal
 cells on 20 prompts need a t of 5.2 where sign flips need 4.6, left-skewed ones 11. With 20, 50 and 100 prompts
 and 8, 64 and 500 cells of normal, skewed, bounded and tied differences the rate holds, and is far below what is
-stated where cells outnumber prompts. `pytest tests/test_maxima.py -s -k rates` prints all of these.
+stated where cells outnumber prompts. `pytest tests/test_simultaneous.py -s -k rates` prints all of these.
 
 What no resampling can know: a cell that is the same on every prompt seen has bounds at its mean, although a
 rare prompt may differ; where so many cells had the chance of it that it proves nothing, it has none. Not done
@@ -30,7 +30,7 @@ from headscope.errors import BadArgument
 
 Array = NDArray[np.float64]
 # With fewer, skewed differences break the promise: 1 in 8 families of 64 cells at 8 prompts, 2 in 5 at 5.
-FEWEST_TOGETHER = 10
+MIN_UNITS_TOGETHER = 10
 # One less than a round number: with it, p = (1 + count) / (1 + resamples) reaches .05 and .025 exactly.
 RESAMPLES = 1999
 # A resample of few prompts may hold nearly one value only, whose t is near infinity: its variance counts as
@@ -87,28 +87,28 @@ def simultaneous(
     _check(values, level, resamples)
     n, shape = len(values), values.shape[1:]
     cells = values.reshape(n, -1)
-    found = np.full((7, cells.shape[1]), np.nan)
-    found[0] = cells.mean(0)
+    bounds = np.full((7, cells.shape[1]), np.nan)
+    bounds[0] = cells.mean(0)
     reason = np.full(cells.shape[1], "", dtype=object)
-    defined = np.isfinite(found[0])
+    defined = np.isfinite(bounds[0])
     reason[~defined] = "undefined for some prompts"
-    if n < FEWEST_TOGETHER:
-        reason[defined] = f"{n} prompts, and bounds for all at once need {FEWEST_TOGETHER}"
+    if n < MIN_UNITS_TOGETHER:
+        reason[defined] = f"{n} prompts, and bounds for all at once need {MIN_UNITS_TOGETHER}"
         defined = np.zeros_like(defined)
     constant = defined & (cells.min(0, initial=np.inf) == cells.max(0, initial=-np.inf))
     # So often one value in a row proves nothing where many cells had the chance: two sides of a coin for each.
     unproven = defined.sum() * 0.5**n
     if unproven <= 1 - level:
-        found[1:5, constant] = found[0, constant] = cells[0, constant]
-        found[5:, constant] = np.where(found[0, constant] > margin, max(unproven, 1 / (1 + resamples)), 1.0)
+        bounds[1:5, constant] = bounds[0, constant] = cells[0, constant]
+        bounds[5:, constant] = np.where(bounds[0, constant] > margin, max(unproven, 1 / (1 + resamples)), 1.0)
     else:
         reason[constant] = f"the same on {n} prompts, which proves little for {defined.sum()} at once"
     varied = defined & ~constant
     if varied.any():
-        found[1:, varied] = _judged(cells[:, varied], margin, level, seed, resamples)
+        bounds[1:, varied] = _judged(cells[:, varied], margin, level, seed, resamples)
     if within is not None:
-        found[1:5] = found[1:5].clip(*within)
-    mean, at_least, at_most, low, high, p, alone = (row.reshape(shape) for row in found)
+        bounds[1:5] = bounds[1:5].clip(*within)
+    mean, at_least, at_most, low, high, p, alone = (row.reshape(shape) for row in bounds)
     return Simultaneous(
         mean, at_least, at_most, low, high, p, alone, reason.reshape(shape), n=n, cells=int(defined.sum())
     )

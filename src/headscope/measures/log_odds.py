@@ -34,8 +34,8 @@ def slope(values: Array, doses: Array) -> Array:
     """
     centred = doses - doses.mean()
     spread = float((centred**2).sum())
-    found = np.asarray(values, np.float64) @ centred
-    return np.asarray(found / spread if spread > 0 else np.full_like(found, np.nan), np.float64)
+    slopes = np.asarray(values, np.float64) @ centred
+    return np.asarray(slopes / spread if spread > 0 else np.full_like(slopes, np.nan), np.float64)
 
 
 def linearity(values: Array, doses: Array) -> Array:

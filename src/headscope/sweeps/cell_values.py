@@ -4,7 +4,7 @@ In: a model, prompts, cells, a measure. Out: values or damages [cell, example], 
 whatever the order in which the engine was done with them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,33 +15,22 @@ from headscope.sweeps.execute import execute
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
 from headscope.tasks.prompts import Prompts
-
-Progress = Callable[[int, int], None]
+from headscope.vocabulary import Progress, silent
 
 
 def cell_values(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    progress: Progress = lambda done, of: None,
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
-    found = torch.empty(len(cells), len(prompts), dtype=torch.float64)
+    values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
     for done, result in enumerate(execute(model, prompts, cells, measure)):
-        found[result.index] = result.values
-        progress(done + 1, len(cells))
-    return found
+        values[result.index] = result.values
+        progress("cells", done + 1, len(cells))
+    return values
 
 
 def damages(
-    model: Model,
-    prompts: Prompts,
-    cells: Sequence[Cell],
-    measure: Measure,
-    *,
-    progress: Progress = lambda done, of: None,
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """How much every cell harms the measure, float64 [cell, example]; see `Measure.damage`."""
     (clean,) = evaluate(model, prompts, [measure])

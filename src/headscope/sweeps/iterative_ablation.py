@@ -1,0 +1,121 @@
+"""Iterative ablation: ablate the cell that hurts most, then sweep the others again with it ablated, and so on.
+
+In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one
+is ablated next. A single sweep misses what is redundant, since a backup hides each part by itself; what is still
+found after its backups are gone was done in several places (Rushing & Nanda 2024 on self-repair).
+Each round resumes the base run and the cells where the newly ablated layer begins.
+"""
+
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from headscope.errors import BadArgument
+from headscope.measures.readouts import Measure
+from headscope.models.model import Model
+from headscope.models.protocols import Edit
+from headscope.sweeps.calibrate import costs_of
+from headscope.sweeps.engine import Engine
+from headscope.sweeps.execute import resumes, run, traits_of
+from headscope.sweeps.grid import Cell
+from headscope.sweeps.kept_streams import KeptStreams
+from headscope.sweeps.naive import CellResult, evaluate
+from headscope.sweeps.sweep import Sweep, prepared
+from headscope.tasks.prompts import Prompts
+
+Pick = Callable[[Sequence[CellResult]], CellResult]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Values of the cells that are left, in their order, and the one that is ablated from the next round on."""
+
+    results: tuple[CellResult, ...]
+    picked: CellResult
+
+
+def iterative_ablation(
+    model: Model,
+    prompts: Prompts,
+    cells: Sequence[Cell],
+    measure: Measure,
+    *,
+    rounds: int,
+    pick: Pick | None = None,
+    base_interventions: Sequence[Edit] = (),
+    seed: int = 0,
+) -> Iterator[Round]:
+    """Sweep, pick a cell, and sweep the rest with it ablated, `rounds` times.
+
+    `pick` chooses among the results of a round; by default the cell that hurts the measure most. `base_interventions`
+    hold in every cell of every round.
+
+    Raises:
+        BadArgument: if there are fewer cells than rounds.
+    """
+    if not 1 <= rounds <= len(cells):
+        raise BadArgument(
+            f"cannot ablate {rounds} of {len(cells)} cells one after another: at least 1, at most that many."
+        )
+    chosen, gone = pick or _worst(measure), set[int]()
+    state = _State(Sweep(model, prompts, list(cells), measure, tuple(base_interventions), seed))
+    for _ in range(rounds):
+        results = state.round(gone)
+        picked = chosen(results)
+        yield Round(tuple(results), picked)
+        gone.add(picked.index)
+        state.ablate(picked.cell)
+
+
+def _worst(measure: Measure) -> Pick:
+    def pick(results: Sequence[CellResult]) -> CellResult:
+        return min(results, key=lambda result: float(measure.better * result.values.nanmean()))
+
+    return pick
+
+
+class _State:
+    """Runs the rounds; what is resumed from is in `_kept`, None where that is not possible."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        resumable = len(sweep.parts()) == 1 and resumes(sweep)
+        self._kept = KeptStreams(sweep.model.memory_bytes // 2) if resumable else None
+
+    def round(self, gone: Collection[int]) -> list[CellResult]:
+        """The results of the cells that are left, in order."""
+        results = None if self._kept is None else self._resumed(self._kept, gone)
+        if results is None:
+            left = [index for index in range(len(self._sweep.cells)) if index not in gone]
+            results = [replace(result, index=left[result.index]) for result in run(self._sweep.of(left))]
+        return sorted(results, key=lambda result: result.index)
+
+    def ablate(self, cell: Cell) -> None:
+        """From the next round on this cell's interventions hold in every cell."""
+        base = (*self._sweep.base_interventions, *cell.interventions)
+        self._sweep = replace(self._sweep, base_interventions=base)
+        if self._kept is not None:
+            self._kept.changed_from = min(edit.footprint().layer for edit in cell.interventions)
+
+    def _resumed(self, kept: KeptStreams, gone: Collection[int]) -> list[CellResult] | None:
+        """The round, or None if it does not give what full passes give."""
+        sweep, model = self._sweep, self._sweep.model
+        setting, works = prepared(sweep)
+        traits = traits_of(model)
+        engine = Engine(model, setting, works, traits, costs_of(model, traits), kept=kept, leave_out=gone)
+        results = [CellResult(sweep.cells[i], values[0], i, "resumed") for i, values in engine.run()]
+        sites = sorted({place.site for work in works for place in work.places})
+        key = f"iterative ablation {sites} {sweep.prompts.longest}"
+        if gone and not model.cached(key, lambda: self._agrees(results)):
+            self._kept = None
+            return None
+        return results
+
+    def _agrees(self, results: Sequence[CellResult]) -> bool:
+        """Whether one random cell has the values of a full pass."""
+        sweep = self._sweep
+        result = random.Random(sweep.seed).choice(results)
+        edits = [*sweep.base_interventions, *result.cell.interventions]
+        (expected,) = evaluate(sweep.model, sweep.prompts, [sweep.measure], edits)
+        size = max(float(each.values.abs().nan_to_num().max()) for each in results)
+        return bool(((result.values - expected).abs().nan_to_num() <= 1e-3 * size).all())
