@@ -207,6 +207,44 @@ def test_some_head_by_luck_is_not_found():
     assert joint <= 4
 
 
+def layers_with(*means, n=30):
+    """Layers with exactly these means."""
+    noise = np.random.default_rng(0).normal(size=(n, len(means))) * 0.1
+    return Samples.grid(EFFECT, {LAYER: range(len(means))}, np.array(means) + noise - noise.mean(0))
+
+
+def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
+    layers = layers_with(0.0, 0.545, 0.3, *[0.0] * 20)
+    alone, joint = layers.estimate(), layers.together(above=0.5)
+    assert alone.low[1] > 0.5 > joint.at_least[1]  # what it takes if nobody had chosen it is more
+    row = any_of("transfer", layers, above=0.5, chosen={"layer": 1}).row("test")
+    assert (row.side, row.what, row.n) == ("yes", "transfer, layer 1", 30)
+    assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
+    assert any_of("transfer", layers, above=0.5).row("test").side == "unclear"
+    # The chosen cell is surely under the margin, but another is not: not one of them refutes.
+    row = any_of("transfer", layers, above=0.5, chosen={"layer": 2}).row("test")
+    assert (row.side, row.estimate) == ("unclear", pytest.approx(0.3))
+    assert_allclose((row.low, row.high), (alone.low[2], alone.high[1]))
+    assert any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test").side == "no"
+
+
+def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
+    layers = layers_with(0.0, 0.1)
+    none = any_of("transfer", layers, above=0.5, chosen={"layer": None}, reason="no layer stands out")
+    made = claim("c", "It happens.", tests=[none])
+    assert made.because == "Not judged: transfer is undefined, no layer stands out."
+    broken = replace(layers, values=layers.values * [1.0, np.nan])
+    assert (
+        any_of("t", broken, above=0.5, chosen={"layer": 1}).row("test").reason == "undefined for some prompts"
+    )
+    # An undefined cell that nobody chose keeps the others from refuting, and the chosen one from nothing.
+    assert any_of("t", broken, above=0.5, chosen={"layer": 0}).row("test").side == "unclear"
+    assert any_of("t", broken, above=-0.5, chosen={"layer": 0}).row("test").side == "yes"
+    two = layers.labelled(SOURCE, "examples")
+    with pytest.raises(ValueError, match="2 cells are chosen"):
+        any_of("t", two, above=0.5, chosen={"source": "examples"}).row("test")
+
+
 def test_every_head_holds_by_single_bounds_and_is_refuted_by_a_joint_one():
     shifted = heads_with(0.0).changed(EFFECT, lambda values: values + 1.0)
     assert every("all heads", shifted, above=0.5).row("test").side == "yes"

@@ -6,12 +6,13 @@ change": that is a test of its own, equivalence, by the 90% interval inside the 
 
 Many cells: `any_of` says yes by a bound that holds for all cells at once, and no where each single cell's own bound
 stays under the margin (if none is there, each one must be shown not to be, which needs no correction); `every` the
-other way round. A cell that was chosen on other units is an ordinary single cell. A rank against random sets says
-yes by a p value that counts the set itself. Not done here: the verdict (evidence.claim), intervals (measures).
+other way round. A cell that was chosen on other units is an ordinary single cell: `any_of` of one says yes by its own
+bound. A rank against random sets says yes by a p value that counts the set itself. Not done here: the verdict
+(evidence.claim), intervals (measures).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -114,9 +115,20 @@ class Test:
         return Found(mean, low, high, _side(yes, no), int(sample.n[0]), _why(sample, mean, low))
 
 
-def any_of(what: str, samples: Samples | None, *, above: float, reason: str = "") -> Test:
-    """Some cell's mean exceeds the margin; see the head of this module for what is corrected."""
-    return _AnyOf(what, samples, above=above, reason=reason)
+def any_of(
+    what: str,
+    samples: Cells | None,
+    *,
+    above: float,
+    chosen: Mapping[str, Any] | None = None,
+    reason: str = "",
+) -> Test:
+    """Some cell's mean exceeds the margin; see the head of this module for what is corrected.
+
+    `chosen` are the coordinates of a cell that other units chose (`{"layer": 3}`): yes by that cell's own bound, no
+    where every cell's bound stays under the margin. A cell that is not among them is an empty selection.
+    """
+    return _AnyOf(what, samples, above=above, reason=reason, chosen=chosen)
 
 
 def every(
@@ -131,10 +143,15 @@ def every(
     return _Every(what, samples, above=above, within=within, reason=reason)
 
 
+@dataclass(frozen=True, eq=False)
 class _AnyOf(Test):
+    chosen: Mapping[str, Any] | None = None
+
     def _judged(self, sample: Cells, no_level: float) -> Found:
-        samples = _of_means(self.what, sample)
         assert self.above is not None
+        if self.chosen is not None:
+            return self._judged_at(sample, sample.only(**self.chosen), self.above, no_level)
+        samples = _of_means(self.what, sample)
         joint, alone = samples.together(above=self.above), samples.estimate(no_level)
         best = _argmax(joint.at_least)
         if best is None:
@@ -144,6 +161,17 @@ class _AnyOf(Test):
         low, high = float(joint.at_least[best]), float(np.max(alone.high))
         side = _side(low > self.above, high < self.above)
         return Found(float(joint.mean[best]), low, high, side, joint.n, "", _named(samples, best))
+
+    def _judged_at(self, every: Cells, chosen: Cells, above: float, no_level: float) -> Found:
+        if not len(chosen):
+            return Found(math.nan, math.nan, math.nan, "unclear", 0, self.reason or "nothing was selected")
+        if len(chosen) != 1:
+            raise ValueError(f"test {self.what!r}: {len(chosen)} cells are chosen, not one")
+        own, highest = chosen.estimate(LEVEL), float(np.max(every.estimate(no_level).high))
+        mean, low, high = (float(each[0]) for each in (own.mean, own.low, own.high))
+        side = _side(low > above, highest < above)
+        shown = high if side == "yes" else highest
+        return Found(mean, low, shown, side, int(chosen.n[0]), _why(chosen, mean, low), _named(chosen, 0))
 
 
 class _Every(Test):
