@@ -21,6 +21,7 @@ from typing import Any
 
 from headscope.evidence.comparisons import LEVEL, Judged
 from headscope.figures.words import number
+from headscope.measures.samples import Cells
 from headscope.results.study import Claim, EvidenceRow, Verdict
 
 MOST_WORDS = 25
@@ -116,6 +117,20 @@ def told(row: EvidenceRow) -> str:
         return f"{row.what} {number(row.estimate)}{unit}, {row.reason or 'without bounds'}"
     estimate, low, high, margin = _written(row.estimate, row.low, row.high, row.margin)
     return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
+
+
+def bounded(sample: Cells) -> str:
+    """Mean and 95% bounds of a single cell with its unit, for a sentence.
+
+    >>> from headscope.measures.samples import Samples
+    >>> from headscope.tables import Quantity
+    >>> bounded(Samples.one(Quantity("rise", "a rise", "nats"), [0.5] * 5))
+    '0.50 [0.50, 0.50] nats'
+    """
+    estimate = sample.estimate()
+    mean, low, high = _written(*(float(each[0]) for each in (estimate.mean, estimate.low, estimate.high)))
+    unit = "" if sample.quantity.unit in _UNITLESS else f" {sample.quantity.unit}"
+    return f"{mean} [{low}, {high}]{unit}"
 
 
 def _written(*values: float) -> list[str]:

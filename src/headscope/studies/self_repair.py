@@ -1,0 +1,58 @@
+"""Self-repair: what the rest of a model makes up for when a head is ablated.
+
+In: heads, and the direct effects of all components before and under the ablation of each (sweeps.takeover). Out: samples
+[prompt] for each ablated head, in logits of the token that really follows. What the ablation changes is what the head
+wrote, and what others write differently because of it: self-repair = total change + direct effect = by_heads + by_mlps +
+by_norms (McGrath et al. 2023; Rushing & Nanda 2024). A head that writes next to nothing to the logit has no self-repair:
+there is nothing to be made up for. Not done here: which component is a backup (that is a matter of selection).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+
+from headscope.measures.samples import Samples
+from headscope.sweeps.takeover import Followed
+from headscope.tables import Column, Quantity
+from headscope.vocabulary import Head
+
+NEAR_ZERO_LOGITS = 0.1
+ABLATED = Column("ablated", pl.String, "what is ablated: heads as layer.index")
+_QUANTITIES = {
+    "self_repair": "total change + direct effect: what others make up for = by_heads + by_mlps + by_norms",
+    "direct_effect": "the head's direct effect on the logit of the token that follows, nothing ablated",
+    "total_change": "change of that logit when the head is ablated",
+    "by_heads": "sum of the changes of all other heads' direct effects, norms scaled as in the clean run",
+    "by_mlps": "sum of the changes of all MLPs' direct effects, norms scaled as in the clean run",
+    "by_norms": "the rest: the norms rescale what is written (and a soft-cap bends it, where there is one)",
+}
+
+
+def self_repair(heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
+    """Samples [prompt, ablated head] by the name of their quantity; `followed` is under each head's ablation."""
+    clean = followed.clean
+    of_mlps = torch.tensor([component.head is None for component in clean.components])
+    columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in _QUANTITIES}
+    silent = []
+    for head, ablated in zip(heads, followed.cut, strict=True):
+        direct, total, change = clean.of(head), ablated.logit - clean.logit, ablated.direct - clean.direct
+        parts = {
+            "self_repair": total + direct,
+            "by_heads": change[:, ~of_mlps].sum(1) + direct,  # without what the head itself no longer writes
+            "by_mlps": change[:, of_mlps].sum(1),
+            "by_norms": total - change.sum(1),
+        }
+        if abs(float(direct.mean())) < NEAR_ZERO_LOGITS:
+            silent.append(str(head))
+            parts = {name: torch.full_like(direct, torch.nan) for name in parts}
+        for name, values in {**parts, "direct_effect": direct, "total_change": total}.items():
+            columns[name][str(head)] = values.numpy()
+    reason = f"the head itself writes less than {NEAR_ZERO_LOGITS} logits"
+    return {
+        name: Samples.of(Quantity(name, meaning, "logits"), (ABLATED,), columns[name]).because(
+            reason, ablated=silent
+        )
+        for name, meaning in _QUANTITIES.items()
+    }
