@@ -43,7 +43,8 @@ class Found(NamedTuple):
 class Judged(Protocol):
     """What a claim is made of: `row` judges; `no_level` is the level at which it may say no."""
 
-    what: str
+    @property
+    def what(self) -> str: ...
 
     def row(self, role: str, no_level: float = LEVEL) -> EvidenceRow: ...
 
