@@ -1,10 +1,11 @@
-"""Self-repair: what the rest of a model makes up for when a head is ablated.
+"""What components write differently when a head is ablated, and self-repair: what they make up for.
 
-In: heads, and the direct effects of all components before and under the ablation of each (sweeps.takeover). Out: samples
-[prompt] for each ablated head, in logits of the token that really follows. What the ablation changes is what the head
-wrote, and what others write differently because of it: self-repair = total change + direct effect = by_heads + by_mlps +
-by_norms (McGrath et al. 2023; Rushing & Nanda 2024). A head that writes next to nothing to the logit has no self-repair:
-there is nothing to be made up for. Not done here: which component is a backup (that is a matter of selection).
+In: heads, and the direct effects of all components before and under the ablation of each (sweeps.takeover). Out:
+samples [prompt] for each ablated head, in logits of the token that really follows. What the ablation changes is what
+the head wrote, and what others write differently because of it: self-repair = total change + direct effect = by_heads
++ by_mlps + by_norms (McGrath et al. 2023; Rushing & Nanda 2024). A head that writes next to nothing to the logit has
+no self-repair: there is nothing to be made up for. Not done here: which component is a backup (that is a matter of
+selection).
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,23 @@ import polars as pl
 import torch
 
 from headscope.measures.samples import Samples
-from headscope.sweeps.takeover import Followed
+from headscope.models.model import Model
+from headscope.sweeps.takeover import Followed, runs_after
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
 NEAR_ZERO_LOGITS = 0.1
 ABLATED = Column("ablated", pl.String, "what is ablated: heads as layer.index")
+COMPONENT = Column("component", pl.String, "a head, as layer.index, or an MLP")
+AXES = (
+    ABLATED,
+    COMPONENT,
+    Column("layer", pl.Int64, "the component's layer, from 0"),
+    Column("later", pl.Boolean, "whether it can read what the ablated head writes"),
+)
+BEFORE = Quantity("before", "direct effect on the logit of the token that follows, nothing ablated", "logits")
+AFTER = Quantity("after", "the same with the head ablated, norms scaled as in the clean run", "logits")
+CHANGE = Quantity("change", "after - before: what the component writes differently", "logits")
 _QUANTITIES = {
     "self_repair": "total change + direct effect: what others make up for = by_heads + by_mlps + by_norms",
     "direct_effect": "the head's direct effect on the logit of the token that follows, nothing ablated",
@@ -30,7 +42,7 @@ _QUANTITIES = {
 }
 
 
-def self_repair(heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
+def self_repair_of(heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
     """Samples [prompt, ablated head] by the name of their quantity; `followed` is under each head's ablation."""
     clean = followed.clean
     of_mlps = torch.tensor([component.head is None for component in clean.components])
@@ -56,3 +68,14 @@ def self_repair(heads: Sequence[Head], followed: Followed) -> dict[str, Samples]
         )
         for name, meaning in _QUANTITIES.items()
     }
+
+
+def effects_before_and_after(model: Model, heads: Sequence[Head], followed: Followed) -> dict[str, Samples]:
+    """Samples `before`, `after` and `change` [prompt, AXES] of all components, the ablated head itself included."""
+    before, after = {}, {}
+    for head, ablated in zip(heads, followed.cut, strict=True):
+        for index, component in enumerate(followed.clean.components):
+            cell = (str(head), str(component), component.layer, runs_after(model, component, head))
+            before[cell], after[cell] = followed.clean.direct[:, index], ablated.direct[:, index]
+    first, second = Samples.of(BEFORE, AXES, before), Samples.of(AFTER, AXES, after)
+    return {"before": first, "after": second, "change": (second - first).measured_as(CHANGE)}
