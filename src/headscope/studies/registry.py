@@ -17,9 +17,10 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import bayes, heads, redundancy, vectors
+from headscope.studies import bayes, heads, vectors
 from headscope.studies.bayes_parts.config import Config as BayesConfig
 from headscope.studies.context import Plan
+from headscope.studies.redundancy import plan as redundancy
 from headscope.vocabulary import Progress, silent
 
 
@@ -46,12 +47,7 @@ STUDIES: dict[str, Entry | Plan[Any]] = {
         "zoo:linear-4l",
         "Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
     ),
-    "redundancy": Entry(
-        redundancy.Config,
-        redundancy.run,
-        "zoo:linear-8l",
-        "Where a task learnt from pairs (x, y) forms, and who forms it once that is cut.",
-    ),
+    "redundancy": redundancy.PLAN,
     "vectors": Entry(
         vectors.Config,
         vectors.run,

@@ -1,94 +1,77 @@
-"""Who forms the task: what is lost of it in B when parts of A are cut, one by one and in every combination.
+"""What is lost when heads are ablated: of the source's own answer, and of the task that the target is given.
 
-In: the bench, the stream at which B is given what A has formed, heads or layers. Out: damages in logits, per prompt.
-The measure is the logit of f(x_B) in B, above the vocabulary's mean, with that stream taken from A under the cut. So
-heads that A needs only to read its own x_A, or to write its answer, do not count. Layers that stand in for
-each other each cost little alone and much after the others. An answer of several tokens counts by their mean.
+In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean; an
+answer of several tokens counts by their mean. *Of the answer*: heads at their mean over label-shuffled prompts.
+*Of the task*: the fall of f(target x) when the residual stream that is patched into the target comes from the ablated
+source, so that heads that the source needs only to read its own x, or to write its answer, do not count.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from headscope.interventions import patch
 from headscope.measures import next_logit
-from headscope.measures.coalitions import Array, Coalition, Game
-from headscope.studies.redundancy_parts.cuts import Heads, heads_among
-from headscope.studies.redundancy_parts.patching import ends_of, streams_of
-from headscope.studies.redundancy_parts.peeling import Bench, Progress
-from headscope.studies.redundancy_parts.prompts import Written
+from headscope.measures.samples import Samples, over_heads
+from headscope.studies.redundancy.experiment import Asked, Experiment, Heads, experiment
+from headscope.studies.sites import last_position_run, residual_sites
+from headscope.sweeps import each_head
 from headscope.sweeps.naive import evaluate
+from headscope.sweeps.ordered import damages
+from headscope.tables import Quantity
+from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
+from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 
-# Of so many layers before the stream every set is cut: 2^6 - 1 runs of A.
-MOST_LAYERS = 6
+# A head matters if ablating it surely lowers the answer's logit by more than this.
+MATTERS_LOGITS = 0.1
+DAMAGE = Quantity("damage", "fall of the right answer's logit when ablated", "logits")
+
+
+def head_damages(ctx: Asked) -> Split[Samples]:
+    """Damage of every head to the source's answer."""
+    model, tried, stage = ctx.model, ctx.once(experiment), ctx.stage("ablating single heads")
+    cells, measure = each_head(tried.ablation("z", "mean"), model.heads), next_logit("readout")
+    values = tried.prompts.map(lambda half: damages(model, half.answered, cells, measure, progress=stage))
+    return values.map(lambda each: over_heads(DAMAGE, model.heads, each.T))
+
+
+def important_heads(ctx: Asked) -> Heads:
+    """The heads that surely matter for the source's answer on the selection half, worst first."""
+    bounded, heads = ctx.once(head_damages).selection.estimate(), ctx.model.heads
+    order = sorted(range(len(heads)), key=lambda index: -bounded.mean[index])
+    sure = [heads[index] for index in order if bounded.low[index] > MATTERS_LOGITS]
+    return tuple(sure[: ctx.settings.top_heads])
 
 
 @dataclass(frozen=True, eq=False)
-class Formation:
-    """What A has formed in its last position before `stream`, as B shows it, on one half of the prompts."""
+class TaskDamage:
+    """What the source has formed in its final position before `layer`, as the target shows it, on one half."""
 
-    bench: Bench
-    written: Written
-    stream: int
+    tried: Experiment
+    prompts: TransferPrompts
+    layer: int
 
     @cached_property
     def clean(self) -> Tensor:
-        """The logit of f(x_B) with nothing cut, [prompt]."""
-        return self.logit(())
+        """The logit of f(target x) with nothing ablated, [prompt]."""
+        return self._logit(())
 
-    def damage(self, heads: Heads) -> Tensor:
-        """How much lower it is with these heads cut in A, [prompt]."""
-        return self.clean - self.logit(heads)
+    def of(self, heads: Sequence[Head]) -> Tensor:
+        """How much lower it is with these heads ablated in the source, [prompt]."""
+        return self.clean - self._logit(heads)
 
-    def logit(self, heads: Heads) -> Tensor:
-        model, n = self.bench.model, len(self.written)
-        source = self.written.sources["task"]
-        ends = ends_of(model, source.prompts, self.bench.scissors.cut(heads)).rows(
-            list(source.of_answers[:n])
-        )
-        put = patch(streams_of(model)[self.stream], source=ends, positions={-1: -1})
-        return evaluate(model, self.written.answers.rows(slice(0, n)), [next_logit("answering")], [put])[0]
+    def each(self, heads: Heads) -> Samples:
+        """The same with each head by itself ablated."""
+        return over_heads(DAMAGE, heads, np.stack([self.of((head,)).numpy() for head in heads], axis=1))
 
-
-def layers_before(bench: Bench, stream: int, cut: Heads) -> tuple[int, ...]:
-    """The attention layers before a stream of which every set is cut: those once cut, then the nearest others."""
-    before = [layer for layer in bench.model.anatomy.attending if layer < stream]
-    first = {head.layer for head in cut}
-    ranked = sorted(before, key=lambda layer: (layer not in first, -layer))
-    return tuple(sorted(ranked[:MOST_LAYERS]))
-
-
-def game_of_layers(formation: Formation, layers: Sequence[int], progress: Progress) -> Game:
-    """Layers as players: every set of them cut together."""
-
-    def damages(sets: Sequence[Coalition]) -> list[Array]:
-        model = formation.bench.model
-        return [
-            formation.damage(heads_among(model, [int(str(layer)) for layer in cut])).numpy() for cut in sets
-        ]
-
-    most = 2 ** len(layers) - 1
-    return Game(
-        tuple(layers),
-        len(formation.written),
-        damages,
-        progress=lambda done: progress("cutting sets of layers", done, most),
-    )
-
-
-def foremost(chosen_on: Formation, heads: Heads) -> Heads:
-    """Of these heads the one in each layer whose cut costs the task most, on the selection half."""
-    damage = {head: float(chosen_on.damage((head,)).mean()) for head in heads}
-    layers = sorted({head.layer for head in heads})
-    return tuple(
-        max((head for head in heads if head.layer == layer), key=damage.__getitem__) for layer in layers
-    )
-
-
-def damages_of(formation: Formation, heads: Sequence[Head]) -> Tensor:
-    """[head, prompt]"""
-    return torch.stack([formation.damage((head,)) for head in heads])
+    def _logit(self, heads: Sequence[Head]) -> Tensor:
+        model, rows = self.tried.model, slice(0, len(self.prompts))
+        source = self.prompts.sources[EXAMPLES]
+        run = last_position_run(model, source.prompts, self.tried.edits(heads))
+        own = run.rows(list(source.of_answers[rows]))
+        put = patch(residual_sites(model)[self.layer], source=own, positions={-1: -1})
+        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], [put])[0]

@@ -1,252 +1,173 @@
-"""What B answers once the stream of A's last position is put at its own, layer by layer, whatever is cut in A.
+"""What the target answers once the source's residual stream is patched into its final position, layer by layer.
 
-In: a model, prompts, a cut. Out: `Evidence`: A's own answer under the cut, and for three kinds of A (the task; its
-labels shuffled; another function) what B answers when the stream before each layer, or the final stream, is moved.
-All layers are one sweep. What counts as *carried* stands here once: an answer's probability, minus that under a
-control, exceeds `MARGIN` by its lower bound over prompts, for both controls.
+In: an experiment and heads that are ablated in the source. Out: `Patched`: the source's own answer, and for every
+kind of source (examples; label-shuffled examples; examples of another function) what the zero-shot target answers
+when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023 patch one layer). A
+layer *transfers* an answer if its probability exceeds that under both controls, surely and by more than `MARGIN`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from headscope.interventions import patch
-from headscope.measures import interval, joint_probability
+from headscope.interventions.named_heads import set_name
+from headscope.measures import joint_probability
 from headscope.measures.intervals import Array
-from headscope.measures.readouts import Measure
-from headscope.models.model import Model
-from headscope.models.protocols import Edit
+from headscope.measures.samples import LAYER, Coordinates, Samples, stacked
 from headscope.models.run import Run
-from headscope.studies.redundancy_parts.problems import COPIED, REGIMES, TASK
-from headscope.studies.redundancy_parts.prompts import Written, exactly, nearly, said, said_in_cells
+from headscope.studies.redundancy.experiment import Experiment, Heads
+from headscope.studies.sites import last_position_run, residual_sites
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
 from headscope.sweeps.ordered import cell_values
-from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
+from headscope.sweeps.predicted_numbers import NEAR, exact, near, predicted_numbers
+from headscope.tables import Column, Quantity
+from headscope.tasks.source_and_target import (
+    ANSWERS,
+    CONTROLS,
+    COPIED,
+    EXAMPLES,
+    TASK,
+    Source,
+    TransferPrompts,
+)
 
-# An answer is carried if it is likelier than under the controls by more than this.
+# An answer is transferred if it is likelier than under both controls by more than this.
 MARGIN = 0.1
-CONTROLS = ("shuffled", "other")
+ANY_NUMBER = "any number"
+READINGS = {"exact": exact, "near": near}
+PROBABILITY = Quantity("probability", "mean probability of the whole number", within=(0.0, 1.0))
+ACCURACY = Quantity("accuracy", "share of prompts whose predicted number is this one", within=(0.0, 1.0))
+PARITY = Quantity("parity", "share of prompts whose number is as odd as f(target x)", within=(0.0, 1.0))
+EXCESS = Quantity("excess", "how far above the same under a control, paired by prompt", within=(-1.0, 1.0))
+SOURCE = Column("source", pl.String, "what the source prompt shows: examples, or one of the controls")
+CONTROL = Column("control", pl.String, "what the source prompt shows instead: see the notes")
+ANSWER = Column("answer", pl.String, "which number; any number: how far the next token is one, see the notes")
+READING = Column("reading", pl.String, f"exact: the very number; near: within {NEAR:.0%} of it, rounded up")
+ABLATED = Column("ablated", pl.String, "what is ablated in the source prompt")
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What B answers, by stream: `probability` [stream, regime, prompt], `said` and `number` [stream, prompt].
+class Patched:
+    """One ablation on one half of the problems; the layer after the last stands for the final residual stream.
 
-    `said` is the number itself, NaN for none; `number` how far the next token is one at all.
+    `own` is the probability of the source's own answer, `own_predicted` and `own_number` [prompt] the number that it
+    predicts and how far its next token is one. `probability` has the axes source, answer, layer; `accuracy` source,
+    answer, reading, layer; `parity` source, layer, over problems with even a (None without such).
     """
 
-    probability: Tensor
-    said: Tensor
-    number: Tensor
+    name: str
+    heads: Heads
+    prompts: TransferPrompts
+    own: Samples
+    own_predicted: Tensor
+    own_number: Tensor
+    probability: Samples
+    accuracy: Samples
+    parity: Samples | None
+
+    @cached_property
+    def excess(self) -> Samples:
+        """Probability above both controls: axes control, answer, layer."""
+        return excess(self.probability)
+
+    @cached_property
+    def transferred(self) -> dict[Coordinates, bool]:
+        """Whether a layer surely transfers an answer, by (answer, layer)."""
+        return surely(self.excess)
+
+    def layers(self, *answers: str) -> list[int]:
+        """The layers that surely transfer one of these answers."""
+        return [layer for (answer, layer), yes in self.transferred.items() if yes and answer in answers]
+
+    def first(self, *answers: str) -> int | None:
+        return min(self.layers(*answers), default=None)
+
+    def first_near_copied(self) -> int | None:
+        """The first layer whose patch surely makes the target give a number near the source's own answer."""
+        near = [cell for cell, yes in surely(excess(self.accuracy)).items() if yes]
+        return min((layer for *which, layer in near if which == [COPIED[0], "near"]), default=None)
+
+    def share(self, reading: str) -> float:
+        """Of prompts whose own predicted number is right, or near."""
+        return float(READINGS[reading](self.own_predicted, self.prompts.problems.numbers[COPIED[0]]).mean())
+
+    def either(self, answers: Sequence[str]) -> Samples:
+        """Probability of one of two answers: axes source, layer."""
+        one, other = (self.probability.at(answer=answer) for answer in answers)
+        return one.changed(PROBABILITY, lambda values: values + other.values)
 
 
-@dataclass(frozen=True, eq=False)
-class Own:
-    """A's own answer: `probability` of the right one, the number `said`, `number` as in `Answers`; all [prompt]."""
-
-    probability: Tensor
-    said: Tensor
-    number: Tensor
+def excess(values: Samples, controls: Sequence[str] = CONTROLS) -> Samples:
+    """Values from sources with examples minus those from each control, paired by prompt; axis control in front."""
+    own = values.at(source=EXAMPLES)
+    parts = [(own - values.at(source=each)).measured_as(EXCESS).labelled(CONTROL, each) for each in controls]
+    return stacked(parts)
 
 
-@dataclass(frozen=True)
-class Beyond:
-    """A mean per stream [stream], and how far it is above its controls: the less favourable bound of the two."""
-
-    mean: Array
-    low: Array
-    high: Array
-    controls: dict[str, Array]
-    beyond: Array
-    beyond_low: Array
-    beyond_high: Array
-    prompts: int
-
-    @property
-    def carries(self) -> list[bool]:
-        """For each stream, whether its lower bound above both controls exceeds the margin."""
-        return [bool(low > MARGIN) for low in self.beyond_low]
-
-    @property
-    def first(self) -> int | None:
-        """The first stream that carries; None if none does."""
-        return next((stream for stream, carries in enumerate(self.carries) if carries), None)
+def nearer(above: Samples, values: Array) -> dict[Coordinates, float]:
+    """Of `values` [cell] the less favourable of the controls (the first axis), by the other coordinates."""
+    by_control = values.reshape(len(above.coordinates("control")), -1)
+    cells = [cell[1:] for cell in above.cells[: by_control.shape[1]]]
+    return dict(zip(cells, by_control.min(0).tolist(), strict=True))
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Everything about one cut on one half of the prompts; `answers` by kind of A."""
-
-    written: Written
-    heads: tuple[Head, ...]
-    own: Own
-    answers: dict[str, Answers]
-
-    @property
-    def n_streams(self) -> int:
-        return len(self.answers["task"].said)
-
-    def probability(self, *names: str) -> Beyond:
-        """Of these answers together, in each stream."""
-        return against({kind: self.probability_of(names, kind) for kind in self.answers})
-
-    def probability_of(self, names: Sequence[str], kind: str = "task") -> Tensor:
-        """Of these answers together, [stream, prompt], patched from this kind of A."""
-        index = [REGIMES.index(name) for name in names]
-        return self.answers[kind].probability[:, index].sum(1)
-
-    def says(self, name: str, *, near: bool = False) -> Beyond:
-        """The share of prompts for which B says this answer, or a number near it."""
-        right, alike = self.written.problems.numbers[name], nearly if near else exactly
-        return against({kind: alike(found.said, right) for kind, found in self.answers.items()})
-
-    def any_number(self) -> Beyond:
-        """How far the next token is a number."""
-        return against({kind: found.number for kind, found in self.answers.items()})
-
-    def parity(self) -> Beyond | None:
-        """The share for which B says a number of the parity of f(x_B), where a is even; None without such.
-
-        There all labels have the parity of b, which shuffling leaves: another function is the only control.
-        """
-        problems = self.written.problems
-        even = torch.from_numpy(problems.even_slope)
-        if not bool(even.any()):
-            return None
-        right = torch.from_numpy(problems.numbers["f(x_B)"] % 2)[even]
-        kinds = {k: (found.said[:, even] % 2 == right).double() for k, found in self.answers.items()}
-        return against(kinds, controls=("other",))
-
-    def best_task(self) -> tuple[str, int]:
-        """The answer of the task, and the stream, that are farthest above their controls."""
-        found = {name: self.probability(name).beyond for name in TASK}
-        best = max(TASK, key=lambda name: float(found[name].max()))
-        return best, int(found[best].argmax())
-
-    @property
-    def knows(self) -> bool:
-        """Whether A itself answers f(x_A), beyond A with shuffled labels and A about another function.
-
-        The final stream is A's own answer, so this is what it carries.
-        """
-        return self.probability("f(x_A)").carries[-1]
-
-    def first_task(self) -> int | None:
-        """The first stream that carries f(x_B) or a x_B."""
-        return _earliest(self, TASK)
-
-    def last_task(self) -> int | None:
-        """The last stream that carries f(x_B) or a x_B: whatever forms the task comes before it."""
-        carries = [any(pair) for pair in zip(*(self.probability(name).carries for name in TASK), strict=True)]
-        return max((stream for stream, each in enumerate(carries) if each), default=None)
-
-    def first_copied(self) -> int | None:
-        """The first stream that carries f(x_A) or a x_A: from there on x_A has travelled."""
-        return _earliest(self, COPIED)
+def surely(above: Samples) -> dict[Coordinates, bool]:
+    """Whether the lower bounds above every control exceed the margin, by the other coordinates."""
+    return {cell: low > MARGIN for cell, low in nearer(above, above.estimate().low).items()}
 
 
-def against(kinds: Mapping[str, Tensor], controls: Sequence[str] = CONTROLS) -> Beyond:
-    """Values [stream, prompt] under the task, by themselves and above each of the controls, prompt by prompt."""
-    values = {kind: found.double().numpy().T for kind, found in kinds.items()}
-    own = values["task"]
-    found = interval(
-        np.stack([own, *(own - values[control] for control in controls)], axis=1), within=(-1.0, 1.0)
+def best_cell(above: Samples) -> tuple[str, int]:
+    """The answer and layer that lie farthest above the nearer of their controls; for selection."""
+    mean = nearer(above, above.mean)
+    answer, layer = max(mean, key=lambda cell: mean[cell])
+    return answer, layer
+
+
+def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patched:
+    """The source's own answer under an ablation, and what the target makes of each kind of source under it."""
+    model, edits, right = tried.model, tried.edits(heads), prompts.problems.numbers
+    runs = {kind: last_position_run(model, each.prompts, edits) for kind, each in prompts.sources.items()}
+    answers = [_answers(tried, prompts, prompts.sources[kind], run) for kind, run in runs.items()]
+    probability, predicted = (torch.stack(each) for each in zip(*answers, strict=True))
+    accuracy = [torch.stack([read(predicted, right[name]) for read in READINGS.values()]) for name in ANSWERS]
+    own, own_number = evaluate(model, prompts.answered, [joint_probability(), tried.number], edits)
+    own_predicted = predicted_numbers(model, prompts.source, [Cell(tuple(edits))], prompts.longest_answer)[0]
+    even = torch.from_numpy(prompts.problems.even_slope)
+    as_odd = predicted[..., even] % 2 == torch.from_numpy(right[TASK[0]] % 2)[even]
+    kinds, layers = list(runs), range(model.n_layers + 1)
+    by_answer = {SOURCE: kinds, ANSWER: (*ANSWERS, ANY_NUMBER), LAYER: layers}
+    by_reading = {SOURCE: kinds, ANSWER: ANSWERS, READING: list(READINGS), LAYER: layers}
+    return Patched(
+        set_name(model, heads),
+        heads,
+        prompts,
+        Samples.one(PROBABILITY, own),
+        own_predicted,
+        own_number,
+        Samples.grid(PROBABILITY, by_answer, probability.movedim(-1, 0)),
+        Samples.grid(ACCURACY, by_reading, torch.stack(accuracy).permute(4, 2, 0, 1, 3)),
+        Samples.grid(PARITY, {SOURCE: kinds, LAYER: layers}, as_odd.double().movedim(-1, 0))
+        if even.any()
+        else None,
     )
-    mean, low, high = (each[1:].min(0) for each in (found.mean, found.low, found.high))
-    means = {kind: values[kind].mean(0) for kind in CONTROLS}
-    return Beyond(found.mean[0], found.low[0].clip(0.0), found.high[0], means, mean, low, high, found.n)
 
 
-def _earliest(evidence: Evidence, names: Sequence[str]) -> int | None:
-    firsts = [evidence.probability(name).first for name in names]
-    return min((first for first in firsts if first is not None), default=None)
-
-
-def streams_of(model: Model) -> list[tuple[str, int]]:
-    """The places that are patched: the stream before each layer, then the final one."""
-    return [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
-
-
-def stream_named(index: int, n_layers: int) -> str:
-    """A stream as tables name it.
-
-    >>> stream_named(2, 4), stream_named(4, 4)
-    ('before layer 2', 'final stream')
-    """
-    return "final stream" if index == n_layers else f"before layer {index}"
-
-
-def the_stream(index: int, n_layers: int) -> str:
-    """A stream in a sentence.
-
-    >>> the_stream(2, 4), the_stream(4, 4)
-    ('the stream before layer 2', 'the final stream')
-    """
-    name = stream_named(index, n_layers)
-    return f"the {name}" if index == n_layers else f"the stream {name}"
-
-
-def evidence_of(
-    model: Model, written: Written, number: Measure, cut: Sequence[Edit], heads: Sequence[Head]
-) -> Evidence:
-    """A's own answer under the cut, and what B makes of each kind of A under it."""
-    answers = {}
-    for kind, source in written.sources.items():
-        ends = ends_of(model, source.prompts, cut)
-        answers[kind] = _answers(model, written, number, ends, source.of_answers)
-    return Evidence(written, tuple(heads), own_answer(model, written, number, cut), answers)
-
-
-def own_answer(model: Model, written: Written, number: Measure, cut: Sequence[Edit]) -> Own:
-    probability, any_number = evaluate(model, written.a, [joint_probability(), number], cut)
-    return Own(probability, said(model, written.asked, cut, written.longest_answer), any_number)
-
-
-def unpatched(model: Model, written: Written, number: Measure) -> Answers:
-    """B as it is, as one stream."""
-    (probability,) = evaluate(model, written.answers, [joint_probability()])
-    (any_number,) = evaluate(model, written.b, [number])
-    own = said(model, written.b, [], written.longest_answer)
-    return Answers(probability.reshape(1, len(REGIMES), -1), own[None], any_number[None])
-
-
-def ends_of(model: Model, prompts: Prompts, cut: Sequence[Edit]) -> Run:
-    """A run of these prompts of which only the last position is kept, as if each were its last token alone."""
-    sites = streams_of(model)
-    kept_bytes = 4 * prompts.longest * (len(sites) * model.d_model + model.vocab_size)
-    step = max(1, model.memory_bytes // kept_bytes)
-    parts: list[dict[tuple[str, int], Tensor]] = []
-    for start in range(0, len(prompts), step):
-        rows = slice(start, min(start + step, len(prompts)))
-        some = prompts.rows(rows)
-        with model.taking(rows):
-            run = model.run(some, interventions=[edit.rows(rows) for edit in cut], capture=sites)
-        last = torch.tensor(some.lengths) - 1
-        parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})
-    captured = {site: torch.cat([part[site] for part in parts]) for site in sites}
-    tokens = Prompts(tuple((example[-1],) for example in prompts.tokens))
-    return Run(model, tokens, tuple(cut), torch.empty(len(prompts), 1, 0), captured)
-
-
-def _answers(model: Model, written: Written, number: Measure, ends: Run, index: Sequence[int]) -> Answers:
-    n = len(written)
-    for_all, for_b = ends.rows(list(index)), ends.rows(list(index[:n]))
-
-    def cells(source: Run) -> list[Cell]:
-        last = {-1: -1}
-        return [
-            Cell((patch(site, source=source, positions=last),), layer=stream)
-            for stream, site in enumerate(streams_of(model))
-        ]
-
-    probability = cell_values(model, written.answers, cells(for_all), joint_probability())
-    return Answers(
-        probability.reshape(len(probability), len(REGIMES), n),
-        said_in_cells(model, written.b, cells(for_b), written.longest_answer),
-        cell_values(model, written.b, cells(for_b), number),
+def _answers(tried: Experiment, prompts: TransferPrompts, source: Source, run: Run) -> tuple[Tensor, Tensor]:
+    """By patched layer: probabilities [answer, layer, prompt], any number last, and predicted numbers."""
+    model, n = tried.model, len(prompts)
+    sites = list(enumerate(residual_sites(model)))
+    of_all, of_target = (
+        [Cell((patch(site, source=ends, positions={-1: -1}),), layer=layer) for layer, site in sites]
+        for ends in (run.rows(list(source.of_answers)), run.rows(list(source.of_answers[:n])))
     )
+    probability = cell_values(model, prompts.target_answers, of_all, joint_probability())
+    number = cell_values(model, prompts.target, of_target, tried.number)
+    predicted = predicted_numbers(model, prompts.target, of_target, prompts.longest_answer)
+    by_answer = probability.reshape(len(probability), len(ANSWERS), n).transpose(0, 1)
+    return torch.cat([by_answer, number[None]]), predicted

@@ -1,146 +1,124 @@
-"""Peeling: cut the attention that formed the task, look where it is formed now, and cut that too.
+"""Iterative ablation: ablate the attention that forms the task, look where it is formed now, and ablate that too.
 
-In: both halves of the problems, how heads are cut, and either the heads to cut or a number of rounds. Out: steps, the
-first with nothing cut. The article's procedure made automatic: find the first stream that carries the task; cut, in
-A, the attention layers just before it, between the last cut and that stream; repeat until nothing carries the task,
-A's own answer fails, or the rounds are over. Where to cut is decided on the selection half, and everything that is
-reported is measured on the other. Beside each step stand cuts of as many random attention layers.
+In: an experiment. Out: rounds, the first with nothing ablated. The article's procedure made automatic: find the first
+layer that transfers the task; ablate, in the source, the attention layers just before it, back to those ablated
+already; repeat until no layer transfers it, the source's own answer fails, or the rounds are over. Or two rounds,
+where the heads to ablate are listed. Where to ablate is decided on the selection half, everything that is reported is
+measured on the other. Beside each round stand ablations of as many random attention layers.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from torch import Tensor
-
-from headscope.measures import Side, interval, side
-from headscope.measures.readouts import Measure
+from headscope.interventions.named_heads import heads_among, parse_heads
+from headscope.measures.samples import Samples
 from headscope.models.model import Model
-from headscope.studies.redundancy_parts.cuts import Heads, Scissors, as_many_at_random, heads_among
-from headscope.studies.redundancy_parts.patching import MARGIN, Evidence, evidence_of
-from headscope.studies.redundancy_parts.problems import TASK
-from headscope.studies.redundancy_parts.prompts import Written
+from headscope.studies.redundancy.experiment import Asked, Heads, experiment
+from headscope.studies.redundancy.patching import MARGIN, Patched, patched
+from headscope.sweeps.controls import random_ablations
+from headscope.tables import Quantity
+from headscope.tasks.source_and_target import EXAMPLES, TASK
+from headscope.tasks.split import Split
 
-# A's answer fails once its probability is surely below this share of what it was, and stays while surely above.
+# The source's answer remains while it surely has more than this share of its clean probability, fails with less.
 KEPT_SHARE = 0.5
-Progress = Callable[[str, int, int], None]
+KEPT = Quantity("kept", f"probability minus {KEPT_SHARE:.0%} of the clean one", within=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
-    """What every step needs: the model, both halves of the prompts, how numbers are read and heads are cut."""
+class Round:
+    """One ablation, of which the heads `new` were not ablated before; as many at random; `ended` ends the rounds."""
 
-    model: Model
-    selection: Written
-    estimation: Written
-    number: Measure
-    scissors: Scissors
-
-    def evidence(self, written: Written, heads: Heads) -> Evidence:
-        return evidence_of(self.model, written, self.number, self.scissors.cut(heads), heads)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One cut: which heads in all, and which of them are new; `reason` says why nothing was cut after it."""
-
-    heads: Heads
     new: Heads
-    chosen_on: Evidence
-    found: Evidence
-    controls: tuple[Evidence, ...]
-    reason: str = ""
+    halves: Split[Patched]
+    random: tuple[Patched, ...]
+    ended: str = ""
+
+    @property
+    def patched(self) -> Patched:
+        """The half that is reported."""
+        return self.halves.estimation
+
+    @property
+    def excess(self) -> Split[Samples]:
+        return self.halves.map(lambda half: half.excess)
 
 
-def peeled(bench: Bench, *, rounds: int, width: int, draws: int, seed: int, progress: Progress) -> list[Step]:
-    """Steps until nothing carries the task, A fails, or the rounds are over."""
-    steps: list[Step] = []
+def rounds(ctx: Asked) -> tuple[Round, ...]:
+    """What was listed, or rounds until no layer transfers the task, the source fails, or there were enough."""
+    tried, count = ctx.once(experiment), ctx.settings.random_sets
+    made: list[Round] = []
     heads: Heads = ()
     new: Heads = ()
     while True:
-        progress("peeling", len(steps), rounds + 1)
-        chosen_on = bench.evidence(bench.selection, heads)
-        first = chosen_on.first_task()
-        clean = steps[0].chosen_on if steps else chosen_on
-        following: Heads = ()
-        if first is None:
-            reason = "no layer clearly carries the task on the prompts that choose"
-        elif remains(chosen_on.own.probability, clean.own.probability) is Side.BELOW:
-            reason = "A itself fails"
-        elif len(steps) == rounds:
-            reason = "the rounds are over"
-        else:
-            layers = layers_to_cut(bench.model.anatomy.attending, heads, first, width)
-            following = heads_among(bench.model, layers) if layers else ()
-            reason = "" if layers else "no attention before the first layer that carries the task is left"
-        steps.append(_step(bench, heads, new, chosen_on, draws, seed, reason))
-        if reason:
-            return steps
-        heads, new = (*heads, *following), following
+        ctx.progress("iterative ablation", len(made), ctx.settings.rounds + 1)
+        halves = tried.prompts.map(partial(patched, tried, heads=heads))
+        drawn = random_ablations(ctx.model, heads, count=count, seed=ctx.settings.seed) if heads else []
+        random = [patched(tried, tried.prompts.estimation, each) for each in drawn]
+        made.append(Round(new, halves, tuple(random)))
+        ended, new = _next(ctx, made)
+        if ended:
+            return (*made[:-1], replace(made[-1], ended=ended))
+        heads = (*heads, *new)
 
 
-def as_listed(bench: Bench, heads: Heads, *, draws: int, seed: int, progress: Progress) -> list[Step]:
-    """Two steps: nothing cut, then the heads that were named."""
-    steps: list[Step] = []
-    for cut in ((), heads):
-        progress("cutting what was listed", len(steps), 2)
-        chosen_on = bench.evidence(bench.selection, cut)
-        reason = "what was listed is cut" if cut else ""
-        steps.append(_step(bench, cut, cut, chosen_on, draws, seed, reason))
-    return steps
+def _next(ctx: Asked, made: Sequence[Round]) -> tuple[str, Heads]:
+    """Why the rounds end, or which heads are ablated next; from the selection half."""
+    model, settings, now = ctx.model, ctx.settings, made[-1].halves.selection
+    if settings.ablate is not None:
+        listed = heads_among(model, parse_heads(settings.ablate))
+        return "what was listed is ablated" if made[1:] else "", listed
+    first = now.first(*TASK)
+    if first is None:
+        return "no layer clearly transfers the task on the selection half", ()
+    if float(kept(now, made[0].halves.selection).estimate().high[0]) < 0:
+        return "the source's own answer fails", ()
+    if len(made) > settings.rounds:
+        return "stopped after the maximum number of rounds", ()
+    layers = next_layers(model.anatomy.attending, now.heads, first, settings.first_layers)
+    ended = "" if layers else "no attention is left before the first layer that transfers the task"
+    return ended, heads_among(model, layers)
 
 
-def layers_to_cut(attending: Sequence[int], cut: Heads, first: int, width: int) -> list[int]:
-    """The attention layers between the last cut and the first stream that carries the task.
+def next_layers(attending: Sequence[int], ablated: Heads, first: int, width: int) -> list[int]:
+    """The attention layers between the last ablation and the first layer that transfers the task.
 
-    At first the `width` nearest before that stream; where none lies between, since what is left of the earlier ones
+    At first the `width` nearest before that layer; where none lies between, since what is left of the earlier ones
     suffices, the nearest of those.
 
     >>> from headscope.vocabulary import Head
-    >>> cut = (Head(10, 0), Head(11, 0))
-    >>> layers_to_cut(range(32), (), 12, 2)
-    [10, 11]
-    >>> layers_to_cut(range(32), cut, 14, 2), layers_to_cut(range(32), cut, 12, 2)
-    ([12, 13], [9])
+    >>> ablated = (Head(10, 0), Head(11, 0))
+    >>> [next_layers(range(32), *rest, 2) for rest in (((), 12), (ablated, 14), (ablated, 12))]
+    [[10, 11], [12, 13], [9]]
     """
-    gone = {head.layer for head in cut}
+    gone = {head.layer for head in ablated}
     left = [layer for layer in attending if layer < first and layer not in gone]
     since = [layer for layer in left if gone and layer > max(gone)]
     return since or left[-1 if gone else -width :]
 
 
-def remains(probability: Tensor, clean: Tensor) -> Side:
-    """Where A's answer under a cut lies, seen from `KEPT_SHARE` of its clean probability, paired by prompt."""
-    found = interval((probability - KEPT_SHARE * clean).numpy())
-    return side(float(found.low), float(found.high), 0.0)
+def kept(under: Patched, clean: Patched) -> Samples:
+    """The source's answer under an ablation, against the share of its clean probability that it must keep."""
+    return (under.own - clean.own.changed(KEPT, lambda values: KEPT_SHARE * values)).measured_as(KEPT)
 
 
-def _step(
-    bench: Bench, heads: Heads, new: Heads, chosen_on: Evidence, draws: int, seed: int, reason: str
-) -> Step:
-    found = bench.evidence(bench.estimation, heads)
-    others = as_many_at_random(bench.model, heads, count=draws, seed=seed) if heads else []
-    controls = tuple(bench.evidence(bench.estimation, other) for other in others)
-    return Step(heads, new, chosen_on, found, controls, reason)
+def first_effective(ctx: Asked) -> tuple[Round | None, str]:
+    """The first round that ablates what first forms the task; None, and why, if none does."""
+    clean, *others = ctx.once(rounds)
+    effective = (each for each in others if ablates_what_forms(ctx.model, each, clean))
+    why = "what was ablated need not have formed the task"
+    why = why if others else f"nothing was ablated: {clean.ended}"
+    return next(effective, None), why
 
 
-def aside(model: Model, steps: Sequence[Step]) -> str:
-    """Why cuts that were listed say nothing of what forms the task; empty if one of them takes that away."""
-    if any(takes_away(model, step, steps[0]) for step in steps[1:]):
-        return ""
-    return (
-        "what was cut neither takes all attention of the layer just before the first stream that carries the task, "
-        f"nor costs that stream {MARGIN} of the task's probability: it need not have formed it."
-    )
-
-
-def takes_away(model: Model, step: Step, clean: Step) -> bool:
-    """Whether a cut takes what forms the task first: the attention just before it, or what the stream owes to it."""
-    firsts = {each for each in (clean.chosen_on.first_task(), clean.found.first_task()) if each is not None}
-    for stream in firsts:
-        before = [layer for layer in model.anatomy.attending if layer < stream]
-        if before and {head for head in model.heads if head.layer == before[-1]} <= set(step.heads):
+def ablates_what_forms(model: Model, each: Round, clean: Round) -> bool:
+    """Whether a round ablates all attention just before the first layer that transfers the task, or lowers that."""
+    for layer in {layer for half in clean.halves if (layer := half.first(*TASK)) is not None}:
+        before = [other for other in model.anatomy.attending if other < layer]
+        if before and {head for head in model.heads if head.layer == before[-1]} <= set(each.patched.heads):
             return True
-        pairs = [(clean.found.probability(name), step.found.probability(name)) for name in TASK]
-        if max(float(was.mean[stream] - now.mean[stream]) for was, now in pairs) > MARGIN:
+        were, are = (one.patched.probability.at(source=EXAMPLES, layer=layer) for one in (clean, each))
+        if float((were - are).only(answer=TASK).mean.max()) > MARGIN:
             return True
     return False
