@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from headscope.measures import interval, simultaneous
-from headscope.measures.samples import HEAD, LAYER, Samples, Tally, over_heads
+from headscope.measures.samples import HEAD, LAYER, Samples, Tally, over_heads, stacked
 from headscope.measures.statistics import Statistic, statistic, unpaired
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
@@ -56,6 +56,16 @@ def test_bounds_are_those_of_the_interval_functions():
     assert samples.estimate().high.max() <= 1.0
     joint = simultaneous(values, within=(0.0, 1.0))
     assert_allclose(samples.together().at_least, joint.at_least, rtol=0, atol=0)
+
+
+def test_stacked_samples_have_the_cells_of_all():
+    clean, ablated = (Samples.grid(LOSS, {LAYER: [0, 1]}, drawn(6, 2, seed=k)) for k in (0, 1))
+    both = stacked([each.labelled(KIND, name) for name, each in (("c", clean), ("a", ablated))])
+    assert both.cells == (("c", 0), ("c", 1), ("a", 0), ("a", 1))
+    assert_allclose(both.at(cell_kind="a").values, ablated.values, rtol=0, atol=0)
+    for other in ([clean, ablated.measured_as(SHARE)], [clean, clean.rows(slice(0, 5))], []):
+        with pytest.raises(ValueError, match="cannot stack"):
+            stacked(other)
 
 
 def test_values_must_fit_units_and_cells():

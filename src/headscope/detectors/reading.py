@@ -30,6 +30,14 @@ class MassReading:
     other: dict[int, Tensor] = field(default_factory=dict)
     uniform: dict[int, Tensor] = field(default_factory=dict)
 
+    def over_layers(self, index: int) -> tuple[Tensor, Tensor]:
+        """`mass` and `other` of one kind of key sets, float64 [prompt, head] over the heads of all layers."""
+        mass, other = (
+            torch.cat([by_layer[layer][index] for layer in sorted(by_layer)], dim=1).double()
+            for by_layer in (self.mass, self.other)
+        )
+        return mass, other
+
     def read(self, call: AttentionCall, rows: slice) -> None:
         pattern = call.pattern().float()
         visible = call.visible()

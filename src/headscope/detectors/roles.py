@@ -44,6 +44,14 @@ def example_to_example(prompts: Prompts) -> KeySets:
     return _sets(prompts, _earlier_y)
 
 
+def last_to(prompts: Prompts, role: str) -> KeySets:
+    """For the last token: all tokens of a role, such as every shown y."""
+    last = {row: places[0] for row, places in enumerate(prompts.roles["readout"])}
+    return _sets(
+        prompts, lambda given, row: {last[row]: list(keys)} if (keys := given.roles[role][row]) else {}
+    )
+
+
 def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
     """The same distances from queries of another role; see the module."""
     generator = np.random.default_rng(seed)

@@ -304,6 +304,29 @@ class Samples(Cells):
         )
 
 
+def stacked(listed: Sequence[Samples]) -> Samples:
+    """The cells of several samples of the same quantity, axes and units as one.
+
+    Raises:
+        ValueError: for none, or if one of these differs.
+    """
+    if (
+        not listed
+        or len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed})
+        != 1
+    ):
+        named = ", ".join(repr(each.quantity.name) for each in listed) or "nothing"
+        raise ValueError(f"cannot stack samples of {named}: quantity, axes and units must be the same")
+    counts = [each.counts for each in listed if each.counts is not None]
+    return replace(
+        listed[0],
+        cells=tuple(cell for each in listed for cell in each.cells),
+        reasons={cell: why for each in listed for cell, why in each.reasons.items()},
+        values=np.concatenate([each.values for each in listed], axis=1),
+        counts=np.concatenate(counts, axis=1) if counts else None,
+    )
+
+
 class Tally:
     """Ratio samples filled while streaming: unit by unit, a sum and a count for each cell."""
 

@@ -17,10 +17,10 @@ from headscope.report import render
 from headscope.results.folder import check_free, save
 from headscope.results.provenance import command
 from headscope.results.study import Study
-from headscope.studies import redundancy
 from headscope.studies.bayes import plan as bayes
 from headscope.studies.context import Plan
 from headscope.studies.heads import plan as heads
+from headscope.studies.redundancy import plan as redundancy
 from headscope.studies.vectors import plan as vectors
 from headscope.vocabulary import Progress, silent
 
@@ -38,12 +38,7 @@ class Entry:
 STUDIES: dict[str, Entry | Plan[Any]] = {
     "heads": heads.PLAN,
     "bayes": bayes.PLAN,
-    "redundancy": Entry(
-        redundancy.Config,
-        redundancy.run,
-        "zoo:linear-8l",
-        "Where a task learnt from pairs (x, y) forms, and who forms it once that is cut.",
-    ),
+    "redundancy": redundancy.PLAN,
     "vectors": vectors.PLAN,
 }
 

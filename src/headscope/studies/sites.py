@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from headscope.models.model import Model
+from headscope.models.protocols import Edit
+from headscope.models.run import Run
 from headscope.sweeps.sweep import chunks
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
@@ -73,3 +75,24 @@ def means_by(values: Tensor, function: Ints) -> Tensor:
     total = values.new_zeros(int(index.max()) + 1, *values.shape[1:]).index_add_(0, index, values)
     count = torch.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
     return total / count
+
+
+def residual_sites(model: Model) -> list[Site]:
+    """The sites that are patched: the residual stream before each layer, then the final one."""
+    return [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
+
+
+def last_position_run(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> Run:
+    """The residual streams of these prompts at the last position, as if each were its last token: to patch from."""
+    sites = residual_sites(model)
+    kept_bytes = 4 * prompts.longest * (len(sites) * model.d_model + model.vocab_size)
+    parts: list[dict[Site, Tensor]] = []
+    for rows in model.batches(len(prompts), bytes_each=kept_bytes):
+        some = prompts.rows(rows)
+        with model.batch_rows(rows):
+            run = model.run(some, interventions=[edit.rows(rows) for edit in edits], capture=sites)
+        last = torch.tensor(some.lengths) - 1
+        parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})
+    captured = {site: torch.cat([part[site] for part in parts]) for site in sites}
+    tokens = Prompts(tuple((example[-1],) for example in prompts.tokens))
+    return Run(model, tokens, tuple(edits), torch.empty(len(prompts), 1, 0), captured)

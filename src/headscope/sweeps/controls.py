@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.interventions.base import Intervention
+from headscope.interventions.named_heads import heads_among, whole_layers
 from headscope.interventions.targets import targets_of
 from headscope.measures.intervals import Estimate, interval
 from headscope.measures.readouts import Measure
@@ -35,6 +36,7 @@ Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
 SIGNIFICANT = 0.05
 _ENUMERABLE = 5000
+_MOST_LISTED_LAYERS = 12
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,25 @@ def random_sets(
         if frozenset(chosen) != own:
             drawn.add(chosen)
     return sorted(drawn)
+
+
+def random_ablations(model: Model, heads: Collection[Head], *, count: int, seed: int = 0) -> list[Heads]:
+    """Up to `count` other sets of the same size: as many layers for all heads of some layers, else as many heads."""
+    layers = whole_layers(model, heads)
+    if layers is None:
+        return random_sets(model.heads, heads, count=count, seed=seed)
+    attending, rng = model.anatomy.attending, random.Random(seed)
+    if len(attending) <= _MOST_LISTED_LAYERS:
+        others = [each for each in itertools.combinations(attending, len(layers)) if each != layers]
+        chosen = others if len(others) <= count else rng.sample(others, count)
+        return [heads_among(model, each) for each in chosen]
+    drawn: dict[tuple[int, ...], None] = {}
+    for _ in range(_ENUMERABLE):
+        drawn[tuple(sorted(rng.sample(attending, len(layers))))] = None
+        drawn.pop(layers, None)
+        if len(drawn) == count:
+            break
+    return [heads_among(model, each) for each in drawn]
 
 
 def _existing(heads: Sequence[Head], picked: Collection[Head], match: Match) -> int:

@@ -1,0 +1,81 @@
+"""Do the heads that form the task attend from the token before each label to earlier labels?
+
+In: the layers ablated first. Out: of each such layer the head whose ablation costs the task most, on the selection
+half; its damage and its attention on the other; and the article's observation as a claim about those that surely cost
+the task something alone. The null are as many other earlier tokens, from the same queries. The heads that matter for
+the source's answer stand beside them: most of those attend elsewhere.
+"""
+
+from headscope.detectors.reading import MassReading
+from headscope.detectors.roles import example_to_example
+from headscope.evidence import claim, every, table
+from headscope.measures.samples import Samples, over_heads
+from headscope.results.example import attention_example
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.redundancy.damage import TaskDamage, important_heads
+from headscope.studies.redundancy.experiment import Asked, experiment
+from headscope.studies.redundancy.patching import MARGIN, best_cell
+from headscope.studies.redundancy.rounds import rounds
+from headscope.studies.redundancy.self_repair import growth
+from headscope.tables import Quantity
+from headscope.tasks.source_and_target import TASK
+from headscope.tasks.split import Split
+from headscope.vocabulary import Head
+
+ATTENTION = Quantity("attention", "from the token before each label to all earlier labels", within=(0.0, 1.0))
+OTHERS = Quantity("attention_to_others", "from the same queries to as many other tokens", within=(0.0, 1.0))
+MORE = Quantity("attention_excess", "attention to earlier labels minus to as many others", within=(-1.0, 1.0))
+
+
+def forming_heads(ctx: Asked) -> Split[Samples] | None:
+    """Damage to the task by the head of each layer ablated first that costs it most; None without a task."""
+    made, tried = ctx.once(rounds), ctx.once(experiment)
+    clean = made[0].halves.selection
+    _, layer = best_cell(clean.excess.only(answer=TASK))
+    ablated = made[1].new if len(made) > 1 and clean.layers(*TASK) else ()
+    before = tuple(head for head in ablated if head.layer < layer)
+    if not before:
+        return None
+    selection = TaskDamage(tried, tried.prompts.selection, layer).each(before)
+    foremost = [of_layer.best("head") for of_layer in selection.by("layer").values()]
+    heads = tuple(sorted(map(Head.parse, foremost)))
+    estimation = TaskDamage(tried, tried.prompts.estimation, layer).each(heads)
+    return Split(selection.only(head=foremost), estimation)
+
+
+def looks_back(attention: Samples | None) -> Claim:
+    """`attention` of the heads that form the task, to earlier labels minus to as many others."""
+    why = "no ablated head surely costs the task anything alone"
+    statement = "The heads that matter most in ablated layers attend from before labels to earlier labels."
+    what = "attention to earlier labels minus to as many others"
+    tables = () if attention is None else ("forming_heads", "label_attention")
+    tests = [every(what, attention, above=MARGIN, reason=why)]
+    return claim("looks_back", statement, tests=tests, tables=tables)
+
+
+def attention_to_examples(ctx: Asked) -> Part:
+    """Where do the heads that form the task, and those that matter for the answer, attend?"""
+    model, forming, asked = ctx.model, ctx.once(forming_heads), ctx.once(experiment).prompts.estimation.source
+    reading = MassReading([example_to_example(asked)])
+    model.read(asked, [reading])
+    values = zip((ATTENTION, OTHERS), reading.over_layers(0), strict=True)
+    attention, others = (over_heads(quantity, model.heads, each) for quantity, each in values)
+    more = (attention - others).measured_as(MORE)
+    roles, tables, sure = {str(head): "answer" for head in ctx.once(important_heads)}, [], []
+    if forming is not None:
+        tables.append(table(forming.estimation, "forming_heads"))
+        roles |= dict.fromkeys(forming.selection.coordinates("head"), "task")
+        low = forming.selection.estimate().low
+        sure = [cell[-1] for cell, bound in zip(forming.selection.cells, low, strict=True) if bound > 0]
+    if roles:
+        tables.append(table(more.only(head=set(roles)), "label_attention", beside=(attention, others)))
+    roles |= {cell[-1]: "backup" for each in ctx.once(growth).values() for cell in each.backups}
+    example = attention_example(
+        model.run(asked.rows(slice(0, 1)), capture="pattern"),
+        labels=roles,
+        caption="A source prompt, and where each head attends. “answer”: the source's answer suffers without it; "
+        "“task”: it matters most in a layer ablated first; “backup”: it grew once others were ablated.",
+    )
+    claims = [looks_back(more.only(head=sure) if sure else None)]
+    return Part(tables=tables, claims=claims, attention=[example])

@@ -1,0 +1,77 @@
+"""What is lost when heads are ablated: of the source's own answer, and of the task that the target is given.
+
+In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean; an
+answer of several tokens counts by their mean. *Of the answer*: heads at their mean over label-shuffled prompts.
+*Of the task*: the fall of f(target x) when the residual stream that is patched into the target comes from the ablated
+source, so that heads that the source needs only to read its own x, or to write its answer, do not count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from headscope.interventions import patch
+from headscope.measures import next_logit
+from headscope.measures.samples import Samples, over_heads
+from headscope.studies.redundancy.experiment import Asked, Experiment, Heads, experiment
+from headscope.studies.sites import last_position_run, residual_sites
+from headscope.sweeps import each_head
+from headscope.sweeps.cell_values import damages
+from headscope.sweeps.naive import evaluate
+from headscope.tables import Quantity
+from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
+from headscope.tasks.split import Split
+from headscope.vocabulary import Head
+
+# A head matters if ablating it surely lowers the answer's logit by more than this.
+MATTERS_LOGITS = 0.1
+DAMAGE = Quantity("damage", "fall of the right answer's logit when ablated", "logits")
+
+
+def head_damages(ctx: Asked) -> Split[Samples]:
+    """Damage of every head to the source's answer."""
+    model, tried, stage = ctx.model, ctx.once(experiment), ctx.stage("ablating single heads")
+    cells, measure = each_head(tried.ablation("z", "mean"), model.heads), next_logit("readout")
+    values = tried.prompts.map(lambda half: damages(model, half.answered, cells, measure, progress=stage))
+    return values.map(lambda each: over_heads(DAMAGE, model.heads, each.T))
+
+
+def important_heads(ctx: Asked) -> Heads:
+    """The heads that surely matter for the source's answer on the selection half, worst first."""
+    in_words, heads = ctx.once(head_damages).selection.estimate(), ctx.model.heads
+    order = sorted(range(len(heads)), key=lambda index: -in_words.mean[index])
+    sure = [heads[index] for index in order if in_words.low[index] > MATTERS_LOGITS]
+    return tuple(sure[: ctx.settings.top_heads])
+
+
+@dataclass(frozen=True, eq=False)
+class TaskDamage:
+    """What the source has formed in its final position before `layer`, as the target shows it, on one half."""
+
+    tried: Experiment
+    prompts: TransferPrompts
+    layer: int
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The logit of f(target x) with nothing ablated, [prompt]."""
+        return self._logit(())
+
+    def of(self, heads: Sequence[Head]) -> Tensor:
+        """How much lower it is with these heads ablated in the source, [prompt]."""
+        return self.clean - self._logit(heads)
+
+    def each(self, heads: Heads) -> Samples:
+        """The same with each head by itself ablated."""
+        return over_heads(DAMAGE, heads, np.stack([self.of((head,)).numpy() for head in heads], axis=1))
+
+    def _logit(self, heads: Sequence[Head]) -> Tensor:
+        model, rows = self.tried.model, slice(0, len(self.prompts))
+        source = self.prompts.sources[EXAMPLES]
+        run = last_position_run(model, source.prompts, self.tried.edits(heads))
+        own = run.rows(list(source.of_answers[rows]))
+        put = patch(residual_sites(model)[self.layer], source=own, positions={-1: -1})
+        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], [put])[0]

@@ -1,0 +1,131 @@
+"""With the attention that forms the task ablated, is the task formed elsewhere, and does the answer remain?
+
+In: the rounds of iterative ablation. Out: the article's table (what is ablated, how the source still answers, from
+which layer on the target gives what), random ablations of the same size beside it, the lead figure, and three claims
+about the first round that ablates what forms the task. That a layer right behind the ablation still transfers it, by
+what is left before, is redundancy, but not the article's *later* layer: that has a claim of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import methodcaller
+from typing import Any
+
+import polars as pl
+
+from headscope.evidence import Test, bars, claim, lines, table
+from headscope.evidence.figures import joined
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim, Figure
+from headscope.studies.context import Part
+from headscope.studies.redundancy.does_the_task import source_answered
+from headscope.studies.redundancy.experiment import Asked
+from headscope.studies.redundancy.patching import ABLATED, MARGIN, READINGS, Patched, best_cell
+from headscope.studies.redundancy.rounds import KEPT_SHARE, Round, first_effective, kept, rounds
+from headscope.studies.redundancy.transfer import transferred
+from headscope.tables import Column, Quantity, Table
+from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED, EXAMPLES, TASK
+from headscope.tasks.split import Split
+
+Above = Split[Samples] | None
+ROUND = Column("round", pl.Int64, "which ablation: 0 is none")
+SET = Column("set", pl.String, "chosen: round by round, or by name; random: as many layers (or heads)")
+OWN = Quantity("probability", "mean probability of the source's own answer f(source x)", within=(0.0, 1.0))
+CLEAN = Quantity("clean", "the same with nothing ablated", within=(0.0, 1.0))
+ROW = Column("ablation", pl.String, "round, set, and what is ablated in the source prompt")
+REMAINS = Column("remains", pl.Boolean, f"whether it surely keeps over {KEPT_SHARE:.0%} of its clean value")
+FIRST = "first layer whose patch makes the target give {}; empty: none"
+FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
+ENDED = Column("ended", pl.String, "why nothing was ablated after this")
+
+
+def still_formed(needs: Sequence[Test], own: Test, above: Above) -> Claim:
+    statement = "With the attention that forms the task ablated, another layer forms it; the answer remains."
+    tests = [own, *(transferred(above) if above else ())]
+    return claim("redundant", statement, needs=needs, tests=tests, tables=("ablations", "excess"))
+
+
+def formed_later(needs: Sequence[Test], own: Test, above: Above, later: Sequence[int]) -> Claim:
+    """`later` are the layers that stand behind attention which comes after the ablated."""
+    statement = "Once the attention that forms the task is ablated, a later layer forms it, no earlier one."
+    tests = [own]
+    if above is not None:
+        before = above.map(lambda half: half.only(answer=TASK, layer=lambda layer: layer not in later))
+        answer, layer = best_cell(before.selection)
+        at = before.map(lambda half: half.at(answer=answer, layer=layer))
+        control = CONTROLS[int(at.selection.mean.argmin())]
+        what = f"layer {layer}, the strongest up to the ablation, above {control} sources"
+        behind = above.map(lambda half: half.only(layer=list(later)))
+        none = Test("a later layer", None, above=MARGIN, reason="no attention comes after the ablated")
+        tests += [Test(what, at.estimation.at(control=control), below=MARGIN)]
+        tests += transferred(behind) if later else [none]
+    return claim("forms_later", statement, needs=needs, tests=tests, tables=("ablations", "excess"))
+
+
+def survives(needs: Sequence[Test], own: Test) -> Claim:
+    statement = "The answer keeps over half its probability without the attention that forms the task."
+    return claim("survives", statement, needs=needs, tests=[own], tables=("ablations",))
+
+
+def answer_remains(own: Samples | None, why: str = "") -> Test:
+    what = f"probability of the source's answer, minus {KEPT_SHARE:.0%} of that with nothing ablated"
+    return Test(what, own, above=0.0, reason=why)
+
+
+def iterative_ablation(ctx: Asked) -> Part:
+    """Which layers form the task once those that formed it are ablated?"""
+    made, n_layers, needs = ctx.once(rounds), ctx.model.n_layers, source_answered(ctx)
+    (judged, why), clean = first_effective(ctx), made[0]
+    own, above, later = answer_remains(None, why), None, range(0)
+    if judged is not None:
+        own, above = answer_remains(kept(judged.patched, clean.patched)), judged.excess
+        last = max(head.layer for head in judged.patched.heads)
+        after = min((layer for layer in ctx.model.anatomy.attending if layer > last), default=n_layers)
+        later = range(after + 1, n_layers + 1)
+    formed = [*needs, *transferred(clean.excess)]
+    claims = [still_formed(formed, own, above), formed_later(formed, own, above, later), survives(needs, own)]
+    ablations, answers = _ablations(made)
+    task = _by_layer(made, "task", TASK[0], "Where the task is transferred, by ablation")
+    copied = _by_layer(made, "copied", COPIED[0], "Where the source's answer is transferred, by ablation")
+    return Part(tables=[ablations], claims=claims, figures=[task, copied, *([answers] if made[1:] else [])])
+
+
+def _ablations(made: Sequence[Round]) -> tuple[Table, Figure]:
+    """Every round and its random ablations: the source's answer, and the first layer of each of the target's."""
+    clean, every, ended = made[0].patched, {}, {}
+    for number, each in enumerate(made):
+        every[number, "chosen", each.patched.name] = each.patched
+        every |= {(number, "random", other.name): other for other in each.random}
+        ended[number, "chosen", each.patched.name] = each.ended
+    columns: dict[Column, Callable[[Patched], Any]] = {
+        REMAINS: lambda each: bool(kept(each, clean).estimate().low[0] > 0),
+        FIRST_NEAR: Patched.first_near_copied,
+    }
+    for reading in READINGS:
+        meaning = f"share of sources whose predicted number is right, {reading}"
+        columns[Column(reading, pl.Float64, meaning)] = methodcaller("share", reading)
+    for name, answer in zip(("task", "slope", "copied", "copied_slope"), ANSWERS, strict=True):
+        columns[Column(f"first_{name}", pl.Int64, FIRST.format(answer))] = methodcaller("first", answer)
+    more = {column: {cell: read(each) for cell, each in every.items()} for column, read in columns.items()}
+    values = {cell: each.own.values[:, 0] for cell, each in every.items()}
+    own = Samples.of(OWN, (ROUND, SET, ABLATED), values)
+    labelled, reference = joined(own, ROW, "round", "set", "ablated"), clean.own.measured_as(CLEAN)
+    title = "The source's own answer under each ablation"
+    caption = "Mean probability of f(source x) over source prompts, by round. The mark: nothing ablated."
+    figure = bars(labelled, "ablation", reference=reference, name="ablations", title=title, caption=caption)
+    return table(own, "ablations", more={**more, ENDED: ended}), figure
+
+
+def _by_layer(made: Sequence[Round], name: str, answer: str, title: str) -> Figure:
+    """One line for each round, and the control with nothing ablated."""
+    sources = [(each.patched, EXAMPLES, each.patched.name) for each in made]
+    sources.append((made[0].patched, CONTROLS[0], f"nothing, {CONTROLS[0]} source"))
+    rows = [
+        each.probability.at(source=kind, answer=answer).labelled(ABLATED, what)
+        for each, kind, what in sources
+    ]
+    caption = (
+        f"Mean probability of {answer} over target prompts, patched before each layer (last: after all)."
+    )
+    figure = lines(rows, "layer", colour="ablated", name="transfer", title=title, caption=caption)
+    return replace(figure, name=name)

@@ -1,0 +1,137 @@
+"""The redundancy study: where a task learnt in context is formed, and which heads form it once those are ablated.
+
+In: a model that reads pairs (x, y). Out: a Study. The final-position residual stream of a prompt with examples is
+patched into one without, layer by layer, and what that answers says what had formed there: the task, its slope, or
+the source's own answer. Then the attention that formed it is ablated, and the same is asked again. The claims are
+those of an article on Llama-3-8B and one function (`ARTICLE`); here with controls, intervals and many functions.
+"""
+
+from collections.abc import Mapping
+
+from headscope.evidence import in_words
+from headscope.figures.words import joined
+from headscope.results.study import Claim, Source, Verdict
+from headscope.studies.context import Part, Plan
+from headscope.studies.redundancy.attention_to_examples import attention_to_examples
+from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
+from headscope.studies.redundancy.experiment import Asked, RedundancySettings, experiment, problems
+from headscope.studies.redundancy.iterative_ablation import iterative_ablation
+from headscope.studies.redundancy.joint_ablation import joint_ablation, joint_layers
+from headscope.studies.redundancy.parity import parity
+from headscope.studies.redundancy.patching import MARGIN, Patched, best_cell
+from headscope.studies.redundancy.repeats import repeats
+from headscope.studies.redundancy.rounds import rounds
+from headscope.studies.redundancy.self_repair import INPUTS, LABELS, WRITING, growth, self_repair
+from headscope.studies.redundancy.transfer import transfer
+from headscope.tasks.linear import functions_of, linear
+from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
+
+POSITIONS = {"last": "the final position", "all": "all positions"}
+DOING = {LABELS: "attend more to the labels", INPUTS: "attend more to the inputs", WRITING: "write more"}
+QUESTIONS = (does_the_task, transfer, iterative_ablation, self_repair, joint_ablation, repeats, parity)
+TITLE = "Redundant Attention Heads in Large Language Models For In Context Learning"
+LINK = "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/"
+ARTICLE = (TITLE, "skunnavakkam", 2024, LINK)
+VECTORS = "In-Context Learning Creates Task Vectors"
+TASK_VECTORS = (VECTORS, "Hendel, Geva and Globerson", 2023, "https://arxiv.org/abs/2310.15916")
+
+
+def answer(ctx: Asked, claims: Mapping[str, Claim]) -> list[str]:
+    """Where the task is formed, whether it forms elsewhere once that is ablated, and which heads grow."""
+    clean = ctx.once(rounds)[0].patched
+    n, shots = len(clean.prompts), clean.prompts.problems.source.x.shape[1]
+    right = f"{round(clean.share('exact') * n)} of {n} prompts right with {shots} examples"
+    told = [f"{ctx.model.name} answers {right} (probability {in_words(clean.own)})."]
+    if any(need.row("need").side != "yes" for need in source_answered(ctx)):
+        return [
+            *told,
+            "That is not clearly more than with shuffled labels: the rest cannot be judged on this model.",
+        ]
+    told += [_transfer(ctx), *_ablations(ctx)]
+    layers, verdict = ctx.once(joint_layers), claims["layers_stand_in"].verdict
+    if layers is not None:
+        members = joined(layers.jointly.coordinates("ablated")[0].split())
+        clearly = "" if verdict is Verdict.SUPPORTED else "not clearly "
+        cost = f"{layers.jointly.mean[0]:.2f} logits, singly {layers.singly.mean[0]:.2f} in sum"
+        told.append(f"Layers {members} are {clearly}redundant: ablated jointly they cost {cost}.")
+    return [*told, *_backups(ctx)]
+
+
+def _transfer(ctx: Asked) -> str:
+    what = "Patching its final-position residual stream into a zero-shot target prompt"
+    halves = ctx.once(rounds)[0].halves
+    answer, layer = best_cell(halves.selection.excess.only(answer=TASK))
+    there = halves.estimation.probability.at(answer=answer, layer=layer).by("source")
+    return (
+        f"{what} transfers the task at {_span(halves.estimation)}: at layer {layer} the target answers {answer} with "
+        f"probability {in_words(there[EXAMPLES])} (label-shuffled source: {there[CONTROLS[0]].mean[0]:.2f})."
+    )
+
+
+def _span(each: Patched) -> str:
+    layers = sorted(set(each.layers(*TASK)))
+    one = f"layer {layers[0]}" if layers else "no layer clearly"
+    return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else one
+
+
+def _ablations(ctx: Asked) -> list[str]:
+    rest = [each.patched for each in ctx.once(rounds)[1:]]
+    told = [
+        f"with {e.name} ablated, it is transferred at {_span(e)} (source's answer: {e.own.mean[0]:.2f})"
+        for e in rest
+    ]
+    return ["; ".join(told).capitalize() + "."] if told else []
+
+
+def _backups(ctx: Asked) -> list[str]:
+    heads: dict[tuple[str, str], list[str]] = {}
+    for kind, each in ctx.once(growth).items():
+        for ablated, _, head in each.backups:
+            heads.setdefault((DOING[kind], ablated), []).append(head)
+    told = [f"{joined(each)} {doing} once {ablated} are gone" for (doing, ablated), each in heads.items()]
+    return [f"Backup heads: {'; '.join(told)}."] if told else []
+
+
+def limits(ctx: Asked) -> Part:
+    """What a reader must know to believe the rest."""
+    drawn, settings = ctx.once(problems).source, ctx.settings
+    own_language = functions_of(ctx.model) is not None
+    several = ctx.once(experiment).prompts.estimation.longest_answer > 1
+    notes = {
+        f"Problems: {drawn.functions.stated}; {drawn.x.shape[1]} pairs, a share {drawn.noise} with a random y. "
+        "Left out are a < 2 and b < 1 where there are others, and problems with two equal answers. "
+        "The target's x is neither shown nor asked in the source.": True,
+        "Layers and heads are selected on one half of the problems; all that is shown is measured on the other. "
+        "Bounds are 95% over problems, one number at a time.": True,
+        f"A layer transfers an answer if its probability exceeds, surely and by more than {MARGIN}, that of the same "
+        "patch from a source with shuffled labels and from one about another function, paired by problem.": True,
+        f"Ablated: all heads named, by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads "
+        "that matter are at their mean over label-shuffled prompts; self-repair is measured with zero.": True,
+        "Any number: with number tokens the probability of all of them together, in text the share of prompts whose "
+        "most likely next token begins a number.": True,
+        "All prompts share the article's twelve pairs: they tell about these, not about functions.": settings.article,
+        "Answers have several tokens: ablations and patches hold where the first of them is predicted.": several,
+        "This model was trained on nothing but such pairs: linear-8l to have redundant layers and to form the task "
+        "before its layers 4 and 5, linear-4l on noisy pairs. It is a positive control.": own_language,
+    }
+    return Part(notes=[note for note, holds in notes.items() if holds])
+
+
+PLAN = Plan(
+    name="redundancy",
+    help="Where a task learnt from pairs (x, y) is formed, and which heads form it once those are ablated.",
+    title="In-context learning of y = f(x)",
+    question="Where is a task learnt in context formed, and do other heads form it once those are ablated?",
+    settings=RedundancySettings,
+    shown_on="zoo:linear-8l",
+    questions=(*QUESTIONS, attention_to_examples, limits),
+    answer=answer,
+    prompts=lambda ctx: [linear(ctx.model, ctx.once(problems).source)],
+    lead="task",
+    sources=(Source(*ARTICLE), Source(*TASK_VECTORS)),
+    terms={
+        "source prompt": "Shows pairs of a function f(x) = a x + b and asks for f of another x.",
+        "target prompt": "Asks for f of yet another x, without any pairs (zero-shot).",
+        "iterative ablation": "Ablate the attention just before the first layer that transfers the task, and again.",
+    },
+)

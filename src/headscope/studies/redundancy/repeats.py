@@ -1,0 +1,46 @@
+"""Once the source's x has reached the final position, does the target repeat the source's answer?
+
+In: what the target answers with each layer patched and nothing ablated. Out: the article's second hypothesis as a
+claim, from the first layer that transfers the source's answer, chosen on the selection half, to the last layer. The
+final residual stream is the source's answer itself and is left out.
+"""
+
+import polars as pl
+
+from headscope.evidence import Test, claim, table
+from headscope.measures.samples import Samples, stacked
+from headscope.results.study import Claim
+from headscope.studies.context import Part
+from headscope.studies.redundancy.experiment import Asked
+from headscope.studies.redundancy.patching import PROBABILITY
+from headscope.studies.redundancy.rounds import rounds
+from headscope.tables import Column
+from headscope.tasks.source_and_target import COPIED, EXAMPLES, TASK
+
+WHOSE = Column("whose", pl.String, "source: f(source x) or a · source x; target: f(target x) or a · target x")
+
+
+def repeated(first: int | None, answers: Samples | None) -> Claim:
+    """`answers` are probabilities of the source's and of the target's answers, from layer `first` on."""
+    gap = None if answers is None else answers.at(whose="source") - answers.at(whose="target")
+    where = "" if first is None else f", layer {first} on"
+    why = "only the final residual stream transfers the source's answer, or none does"
+    statement = "Once the source's x has reached the final position, the target repeats the source's answer."
+    what = f"probability of the source's answers minus the target's own{where}"
+    tables = ("transfer",) if answers is None else ("repeats", "transfer")
+    return claim("repeats", statement, tests=[Test(what, gap, above=0.0, reason=why)], tables=tables)
+
+
+def repeats(ctx: Asked) -> Part:
+    """From the first layer that transfers the source's answer on, whose answer is given?"""
+    clean, n_layers = ctx.once(rounds)[0].halves, ctx.model.n_layers
+    first = clean.selection.first(*COPIED)
+    if first is None or first == n_layers:
+        return Part(claims=[repeated(None, None)])
+    layers = range(first, n_layers)
+    means = [
+        Samples.one(PROBABILITY, given.only(layer=layers).values.mean(1)).labelled(WHOSE, whose)
+        for whose, names in (("source", COPIED), ("target", TASK))
+        for given in [clean.estimation.either(names).at(source=EXAMPLES)]
+    ]
+    return Part(tables=[table(stacked(means), "repeats")], claims=[repeated(first, stacked(means))])

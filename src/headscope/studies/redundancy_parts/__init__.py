@@ -1,1 +1,0 @@
-"""The study of redundancy, in parts: the plan is `studies.redundancy`."""
