@@ -20,7 +20,7 @@ from headscope.cli.common import (
 from headscope.results.folder import check_free
 from headscope.results.study import Study, Verdict
 from headscope.studies.context import Plan
-from headscope.studies.registry import STUDIES, Entry, study
+from headscope.studies.registry import STUDIES, study
 
 Out = Annotated[Path | None, typer.Option(help="Folder for tables, figures and report.html.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller, for a first look.")]
@@ -37,7 +37,7 @@ def register(app: typer.Typer, name: str, text: str) -> None:
     app.add_typer(group, name=name, help=text)
 
 
-def verb(name: str, found: Entry | Plan[Any]) -> Any:
+def verb(name: str, found: Plan[Any]) -> Any:
     """The command of one study; its options are the fields of the study's configuration."""
 
     @with_fields(found.settings)

@@ -8,8 +8,8 @@ redundant heads themselves, whose prompts then differ in the query alone.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -56,11 +56,6 @@ class PairsConfig(Settings):
         super().__post_init__()
         for name in ("a", "b", "inputs"):
             _range(name, getattr(self, name))
-
-    def smaller(self, sizes: dict[str, Any]) -> Self:
-        """With other sizes where the default was kept; what was chosen stays as chosen."""
-        untouched = [f.name for f in fields(self) if getattr(self, f.name) == f.default]
-        return replace(self, **{name: value for name, value in sizes.items() if name in untouched})
 
     def functions(self, model: Model) -> Functions:
         """The functions that this model is asked about.

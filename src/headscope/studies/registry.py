@@ -4,8 +4,7 @@ In: a name, a model (or what to load), settings. Out: the Study record; with `ou
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,26 +23,12 @@ from headscope.studies.redundancy import plan as redundancy
 from headscope.studies.vectors import plan as vectors
 from headscope.vocabulary import Progress, silent
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One study: its configuration, its function, the model it shows itself on, one line of help."""
-
-    settings: type[Any]
-    run: Callable[[Any, Model, Progress], Study]
-    shown_on: str
-    help: str
-
-
-STUDIES: dict[str, Entry | Plan[Any]] = {
-    "heads": heads.PLAN,
-    "bayes": bayes.PLAN,
-    "redundancy": redundancy.PLAN,
-    "vectors": vectors.PLAN,
+STUDIES: dict[str, Plan[Any]] = {
+    plan.name: plan for plan in (heads.PLAN, bayes.PLAN, redundancy.PLAN, vectors.PLAN)
 }
 
 
-def entry(name: str) -> Entry | Plan[Any]:
+def entry(name: str) -> Plan[Any]:
     """The study of that name.
 
     Raises:
