@@ -55,13 +55,7 @@ def grown_bytes(kind: str, budget: int, count: int) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        n_embd=256,
-        n_layer=6,
-        n_head=4,
-        vocab_size=VOCABULARY,
-        n_positions=256,
-        bos_token_id=0,
-        eos_token_id=None,
+        n_embd=256, n_layer=6, n_head=4, vocab_size=VOCABULARY, n_positions=256, bos_token_id=0, eos_token_id=None
     )
     model = hs.load(transformers.GPT2LMHeadModel(config).eval())
     model.memory_bytes = budget

@@ -42,14 +42,7 @@ def page(measured: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    head = [
-        "sweep",
-        "ms a cell",
-        *(f"{peer} / headscope" for peer in PEERS),
-        "asked",
-        "share of peak",
-        "difference",
-    ]
+    head = ["sweep", "ms a cell", *(f"{peer} / headscope" for peer in PEERS), "asked", "share of peak", "difference"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in sorted(rows, key=lambda row: list(ROWS).index(row["row"])):
         what, asked = ROWS[row["row"]]
@@ -89,9 +82,7 @@ This page is written by `bench/page.py` from the JSON of `bench/sweeps.py`.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
     given = parser.parse_args()

@@ -76,13 +76,7 @@ def rows(model: hs.Model, wanted: Sequence[str]) -> list[Row]:
     difference = hs.measures.logit_difference()
 
     def add(
-        name: str,
-        given: hs.Prompts,
-        edit: Any,
-        measure: Measure,
-        sampled: Sequence[int],
-        kind: str,
-        **axes: Any,
+        name: str, given: hs.Prompts, edit: Any, measure: Measure, sampled: Sequence[int], kind: str, **axes: Any
     ) -> None:
         if not wanted or name in wanted:
             cells = grid(edit, **axes).cells(LAYERS, model.heads, given.longest)
@@ -194,9 +188,7 @@ def ground_of(model: hs.Model) -> Ground:
 
     ground.peers["hooks"] = of_length(lambda row, cell: with_hooks(model.hf, ground, row, cell))
     if transformer_lens is not None:
-        bridge = build_bridge_from_module(
-            copy.deepcopy(model.hf), "GPT2LMHeadModel", hf_config=model.config
-        ).eval()
+        bridge = build_bridge_from_module(copy.deepcopy(model.hf), "GPT2LMHeadModel", hf_config=model.config).eval()
         ground.peers["TransformerLens"] = of_length(lambda row, cell: with_lens(bridge, ground, row, cell))
     if nnsight is not None:
         traced = nnsight.NNsight(copy.deepcopy(model.hf))
@@ -224,9 +216,7 @@ def with_nnsight(traced: Any, ground: Ground, row: Row, cell: Cell) -> torch.Ten
     block = traced.transformer.h[cell.layer]
     own = slice(cell.head * EACH, (cell.head + 1) * EACH) if cell.head is not None else slice(None)
     like = torch.empty(len(row.prompts), 1, EACH)
-    put = (
-        ground.streams[cell.layer][:, where] if row.kind == "stream" else _put(ground, row, cell, where, like)
-    )
+    put = ground.streams[cell.layer][:, where] if row.kind == "stream" else _put(ground, row, cell, where, like)
     with traced.trace(row.prompts.ids):
         if row.kind == "stream":
             stream = block.input.clone()
@@ -248,9 +238,7 @@ def clock(times: list[tuple[float, float]], cells: int):
 def measured(row: Row, logits: torch.Tensor, cell: Cell) -> torch.Tensor:
     given = row.prompts
     if row.measure.read_out.positions.role == "cell":
-        given = hs.Prompts(
-            given.tokens, {"cell": ((cell.position,),) * len(given)}, given.answers, given.foils
-        )
+        given = hs.Prompts(given.tokens, {"cell": ((cell.position,),) * len(given)}, given.answers, given.foils)
     return row.measure(logits, given)
 
 
@@ -286,9 +274,7 @@ def table_row(row: Row, ground: Ground, rounds: int, peak: float) -> dict[str, A
         "row": row.name,
         "cells": len(row.cells),
         "cpu_ms": {name: 1e3 * statistics.median(cpu for cpu, _ in taken) for name, taken in times.items()},
-        "wall_ms": {
-            name: 1e3 * statistics.median(wall for _, wall in taken) for name, taken in times.items()
-        },
+        "wall_ms": {name: 1e3 * statistics.median(wall for _, wall in taken) for name, taken in times.items()},
         "ratio_cpu": {name: statistics.median(both[0]) for name, both in ratios.items()},
         "ratio_wall": {name: statistics.median(both[1]) for name, both in ratios.items()},
         "worst_error": worst,
@@ -310,9 +296,7 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
 
         handle = model.hf.transformer.h[5].attn.c_proj.register_forward_pre_hook(cut)
         try:
-            return model.hf.generate(
-                given.ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=0
-            )
+            return model.hf.generate(given.ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=0)
         finally:
             handle.remove()
 
@@ -324,13 +308,7 @@ def generation(model: hs.Model, rounds: int) -> dict[str, Any]:
     same = [ours[h].tokens[0] == tuple(t[0, 16:].tolist()) for h, t in zip((3, 7), theirs, strict=True)]
     ratio = [t[0] / o[0] for t, o in zip(times["hooks"], times["headscope"], strict=True)]
     cpu = {name: 1e3 * statistics.median(c for c, _ in taken) for name, taken in times.items()}
-    return {
-        "row": "e",
-        "cells": 12,
-        "cpu_ms": cpu,
-        "ratio_cpu": {"hooks": statistics.median(ratio)},
-        "same": same,
-    }
+    return {"row": "e", "cells": 12, "cpu_ms": cpu, "ratio_cpu": {"hooks": statistics.median(ratio)}, "same": same}
 
 
 def ablating_one_by_one(model: hs.Model, rounds: int) -> dict[str, Any]:
@@ -368,9 +346,7 @@ def peak_flops() -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -396,13 +372,7 @@ def main() -> None:
         results.append(ablating_one_by_one(model, given.rounds))
         _print(results[-1])
     if given.out:
-        told = {
-            "threads": given.threads,
-            "rounds": given.rounds,
-            "peak": rates,
-            **circumstances(),
-            "rows": results,
-        }
+        told = {"threads": given.threads, "rounds": given.rounds, "peak": rates, **circumstances(), "rows": results}
         Path(given.out).parent.mkdir(parents=True, exist_ok=True)
         Path(given.out).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

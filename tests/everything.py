@@ -6,14 +6,7 @@ import numpy as np
 import polars as pl
 
 from headscope.figures import bars_with_intervals, head_grid, lines
-from headscope.results.study import (
-    AttentionExample,
-    Claim,
-    EvidenceRow,
-    Source,
-    Study,
-    Verdict,
-)
+from headscope.results.study import AttentionExample, Claim, EvidenceRow, Source, Study, Verdict
 from headscope.tables import Column, Schema, Table
 
 NAN = math.nan
@@ -50,9 +43,7 @@ CURVE = Schema(
         Column("high", pl.Float64, "upper bound"),
     ),
 )
-WIDE = Schema(
-    "wide", tuple(Column(f"measured_at_step_{1000 * n}", pl.Float64, f"column {n}") for n in range(24))
-)
+WIDE = Schema("wide", tuple(Column(f"measured_at_step_{1000 * n}", pl.Float64, f"column {n}") for n in range(24)))
 
 
 def effects(groups: int) -> Table:
@@ -87,12 +78,7 @@ def _scores() -> Table:
 
 
 def _curve() -> Table:
-    sources = (
-        "twelve examples",
-        "label-shuffled examples",
-        "layers 2 and 3 ablated",
-        "layers 1 to 3 ablated",
-    )
+    sources = ("twelve examples", "label-shuffled examples", "layers 2 and 3 ablated", "layers 1 to 3 ablated")
     return CURVE.table(
         {
             "layer": layer,
@@ -106,9 +92,7 @@ def _curve() -> Table:
     )
 
 
-def _row(
-    role: str, what: str, values: tuple[float, float, float], wanted: tuple[str, float], side: str, **more
-):
+def _row(role: str, what: str, values: tuple[float, float, float], wanted: tuple[str, float], side: str, **more):
     known = {"quantity": "damage", "unit": "nats", "over": "prompts", "n": 24, **more}
     estimate, low, high = values
     comparison, margin = wanted

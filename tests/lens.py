@@ -18,9 +18,7 @@ VOCAB, MODEL, HEADS, HEAD_DIM, MLP, CONTEXT, LAYERS = 29, 12, 3, 6, 20, 16, 2
 SIZES = {"n_layers": 2, "d_model": 12, "n_heads": 3, "d_head": 6, "d_vocab": 29, "n_ctx": 16}
 
 
-def state(
-    *, norm="LN", positions="standard", mlp=False, mlp_norm=False, biases=True, d_head=HEAD_DIM, seed=0
-):
+def state(*, norm="LN", positions="standard", mlp=False, mlp_norm=False, biases=True, d_head=HEAD_DIM, seed=0):
     """A state dict as TransformerLens saves it, buffers included, with weights large enough to matter."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -75,9 +73,7 @@ def rotated(x, pairs, base=10_000.0):
     angle = torch.arange(length)[:, None] * base ** (-2.0 * torch.arange(d_head // 2) / d_head)
     turn = torch.polar(torch.ones_like(angle), angle)[None, :, None, :]
     if pairs == "adjacent":
-        return torch.view_as_real(
-            torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn
-        ).flatten(-2)
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
     both = torch.complex(x[..., : d_head // 2], x[..., d_head // 2 :]) * turn
     return torch.cat((both.real, both.imag), dim=-1)
 
@@ -94,9 +90,7 @@ ACTIVATIONS = {
 }
 
 
-def reference(
-    tensors, ids, *, norm="LN", positions="standard", act="gelu", eps=1e-5, pairs="halves", base=10_000.0
-):
+def reference(tensors, ids, *, norm="LN", positions="standard", act="gelu", eps=1e-5, pairs="halves", base=10_000.0):
     """Logits [batch, position, vocab] by the published formulas."""
 
     def get(name):

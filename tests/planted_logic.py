@@ -124,9 +124,7 @@ def _blank(*, layers: int, heads: int, mlp: int = 0) -> ToyForCausalLM:
     return hf
 
 
-def _read(
-    hf: ToyForCausalLM, layer: int, head: int, place: int, *, into: torch.Tensor, weight: float = 1.0
-) -> None:
+def _read(hf: ToyForCausalLM, layer: int, head: int, place: int, *, into: torch.Tensor, weight: float = 1.0) -> None:
     """Let a head attend from everywhere to one position and copy its token into a block of the stream."""
     attention, part = hf.model.layers[layer].self_attn, head * VOCAB + torch.arange(VOCAB)
     attention.q_proj.weight[part[0], PLACE] = _scale(hf)

@@ -58,9 +58,7 @@ def adding(folder: Path, *, carried: bool = True) -> hs.Model:
     _both(hf, 0, [(BESIDE[x + 1], TOKEN[x + b + 1], DIFFERENCE[b]) for x, b in pairs], threshold=1.5)
     _read_every_y(hf, 1)
     _look_back(hf, 2 if carried else 0, 1, 1, into=ASKED)
-    _both(
-        hf, 2 if carried else 1, [(ASKED[x + 1], TASK[b], GUESS[x + b + 1]) for x, b in pairs], threshold=1.0
-    )
+    _both(hf, 2 if carried else 1, [(ASKED[x + 1], TASK[b], GUESS[x + b + 1]) for x, b in pairs], threshold=1.0)
     hf.save_pretrained(folder)
     card = {"prompts": {"generator": "pairs", "parameters": asdict(LANGUAGE)}}
     (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
@@ -88,11 +86,7 @@ def _read_every_y(hf: ToyForCausalLM, layer: int) -> None:
 
 
 def _both(
-    hf: ToyForCausalLM,
-    layer: int,
-    units: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-    *,
-    threshold: float,
+    hf: ToyForCausalLM, layer: int, units: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], *, threshold: float
 ) -> None:
     """An MLP with a unit for each (one, other, what it writes): 1 if both are, 0 up to a sum of `threshold`."""
     mlp = hf.model.layers[layer].mlp

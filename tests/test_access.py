@@ -132,9 +132,7 @@ def test_prompts_of_unequal_length_change_nothing(family):
     assert both["pattern", 1][1, :, 7:].isnan().all()
     together = model.generate([long, short], max_new_tokens=8, interventions=edits)
     for row, prompt in enumerate((long, short)):
-        assert (
-            together.tokens[row] == model.generate([prompt], max_new_tokens=8, interventions=edits).tokens[0]
-        )
+        assert together.tokens[row] == model.generate([prompt], max_new_tokens=8, interventions=edits).tokens[0]
 
 
 @families

@@ -31,9 +31,7 @@ def toy(positions="rotary", smeared=True, norm="layernorm", *, attention="sdpa",
     sizes = {"vocab_size": 23, "d_model": 12, "n_heads": 3, "d_head": 6, "n_ctx": 24, "d_mlp": 10}
     choices = {"positions": positions, "smeared_keys": smeared, "norm": norm, "attention_bias": True}
     torch.manual_seed(seed)
-    model = ToyForCausalLM._from_config(
-        ToyConfig(**(sizes | choices | fields)), attn_implementation=attention
-    )
+    model = ToyForCausalLM._from_config(ToyConfig(**(sizes | choices | fields)), attn_implementation=attention)
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "alpha")):
             parameter.data.normal_()
@@ -118,9 +116,7 @@ def test_a_left_padded_batch_generates_what_each_row_generates_alone(positions, 
 def test_one_head_of_hand_written_weights():
     # Zero queries attend evenly, v and o copy, nothing is normed: the stream becomes x + mean(x so far).
     # Embeddings: token 0 -> (1, 0), token 1 -> (0, 1), so after 0 1 1: (0, 1) + (1/3, 2/3).
-    model = ToyForCausalLM(
-        ToyConfig(vocab_size=2, n_layers=1, d_model=2, n_heads=1, positions="none", norm="none")
-    )
+    model = ToyForCausalLM(ToyConfig(vocab_size=2, n_layers=1, d_model=2, n_heads=1, positions="none", norm="none"))
     for parameter in model.parameters():
         parameter.zero_()
     attention = model.model.layers[0].self_attn
@@ -189,12 +185,7 @@ def test_sinusoidal_positions_by_hand():
 @torch.no_grad()
 def test_where_each_scheme_puts_positions():
     ids, there = tokens(1, 6), torch.arange(6)[None]
-    for positions, shift_matters in [
-        ("rotary", False),
-        ("none", False),
-        ("learned", True),
-        ("shortformer", True),
-    ]:
+    for positions, shift_matters in [("rotary", False), ("none", False), ("learned", True), ("shortformer", True)]:
         model = toy(positions, smeared=False)
         moved = model(ids, position_ids=there + 7).logits - model(ids, position_ids=there).logits
         assert (moved.abs().max() > 1e-3) == shift_matters
@@ -298,9 +289,7 @@ def test_saving_and_loading_keeps_the_model(tmp_path, tied):
     assert AutoConfig.from_pretrained(tmp_path).rope_theta == 50.0
     base = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
     assert type(base) is ToyModel
-    assert_close(
-        base(tokens(2, 6)).last_hidden_state, model.model(tokens(2, 6)).last_hidden_state, atol=0, rtol=0
-    )
+    assert_close(base(tokens(2, 6)).last_hidden_state, model.model(tokens(2, 6)).last_hidden_state, atol=0, rtol=0)
 
 
 @torch.no_grad()
@@ -358,10 +347,7 @@ def test_a_config_that_cannot_be_built_says_why(fields, said):
         (lambda model: {"input_ids": tokens(1, 25)}, "position 24"),
         (lambda model: {"input_ids": tokens(1, 3), "attention_mask": torch.ones(1, 2)}, r"\[batch, 3\]"),
         (lambda model: {"input_ids": tokens(1, 3), "attention_mask": tensor([[1, 0, 1]])}, "between real"),
-        (
-            lambda model: {"input_ids": tokens(1, 3), "labels": tokens(1, 3), "logits_to_keep": 1},
-            "logits_to_keep",
-        ),
+        (lambda model: {"input_ids": tokens(1, 3), "labels": tokens(1, 3), "logits_to_keep": 1}, "logits_to_keep"),
         (
             lambda model: {
                 "input_ids": tokens(1, 3),

@@ -98,9 +98,7 @@ def test_linear_sites_are_exact(straight, template, lengths):
     for cells in (stream, heads, everywhere):
         exact = exactly(straight, given, cells, logit_difference())
         assert exact.std() > 0.01
-        torch.testing.assert_close(
-            estimated(straight, given, cells, logit_difference()), exact, rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(estimated(straight, given, cells, logit_difference()), exact, rtol=1e-4, atol=1e-5)
 
 
 def test_edits_of_one_site_act_one_after_the_other(straight):
@@ -125,8 +123,7 @@ def derivative_agrees(model, given, make, measure=None, *, base_interventions=()
 
 @pytest.mark.parametrize("lengths", [(10, 10), (10, 6, 8)])
 @pytest.mark.parametrize(
-    "site",
-    ["embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v"],
+    "site", ["embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v"]
 )
 def test_the_estimate_is_the_derivative(site, lengths):
     model = hs.load(tiny.build("gpt2").double())
@@ -167,9 +164,7 @@ def test_falcon_adds_in_place_and_is_kept_apart():
     run, plain = model.run(given, capture="mlp_out", grad=True), model.run(given, capture="mlp_out")
     torch.testing.assert_close(run["mlp_out", 1].detach(), plain["mlp_out", 1])
     derivative_agrees(
-        model,
-        given,
-        lambda strength: [Cell((hs.zero(("mlp_out", layer), strength=strength),)) for layer in (0, 2)],
+        model, given, lambda strength: [Cell((hs.zero(("mlp_out", layer), strength=strength),)) for layer in (0, 2)]
     )
 
 
@@ -229,9 +224,7 @@ def test_prompts_in_parts_and_frozen_weights_change_nothing(monkeypatch):
     assert (whole[:, 0] != whole[:, 1]).any()
     seen = []
     forward = attribution._forward
-    monkeypatch.setattr(
-        attribution, "_forward", lambda *args: (seen.append(len(args[1].prompts)), forward(*args))[1]
-    )
+    monkeypatch.setattr(attribution, "_forward", lambda *args: (seen.append(len(args[1].prompts)), forward(*args))[1])
     model.memory_bytes = 1
     torch.testing.assert_close(estimated(model, given, cells, kl(reference)), whole)
     assert seen == [1, 1, 1]
@@ -328,11 +321,7 @@ def test_the_command_marks_what_it_ran(tmp_path):
     shown = run("--approximate", "--verify-top", "2")
     assert shown.stdout.count(FIRST_ORDER) == 10
     assert "2 cells were run" in " ".join(shown.stdout.split())
-    for more, word in (
-        (["--out", "x"], "--out"),
-        (["--precision", "1"], "--precision"),
-        (["--dry-run"], "--dry"),
-    ):
+    for more, word in ((["--out", "x"], "--out"), (["--precision", "1"], "--precision"), (["--dry-run"], "--dry")):
         refused = run("--approximate", *more)
         assert refused.exit_code == 2
         assert f"cannot use {word}" in refused.stderr

@@ -24,13 +24,7 @@ from headscope.studies.bayes.activations import (
     residual_sites,
     stacked,
 )
-from headscope.studies.bayes.additive_features import (
-    SLOPE,
-    Observed,
-    additive_features,
-    best_layer,
-    features_add,
-)
+from headscope.studies.bayes.additive_features import SLOPE, Observed, additive_features, best_layer, features_add
 from headscope.studies.bayes.increments import agreement_of
 from headscope.studies.bayes.problems import example_spans
 from headscope.studies.bayes.variables import variables
@@ -73,9 +67,7 @@ def adding(tmp_path_factory: pytest.TempPathFactory) -> hs.Model:
 def test_log_odds_of_the_hand_written_model(adding: hs.Model, shots: int) -> None:
     drawn = PairsConfig(n=10, noise=0.0, shots=shots).draw(adding)
     expected = LOGITS * shots / (shots + REST) - math.log(VOCAB - 1)
-    assert answer_log_odds(adding, tasks.linear(adding, drawn)) == pytest.approx(
-        np.full(10, expected), abs=1e-4
-    )
+    assert answer_log_odds(adding, tasks.linear(adding, drawn)) == pytest.approx(np.full(10, expected), abs=1e-4)
 
 
 def test_attention_of_the_hand_written_model(adding: hs.Model) -> None:
@@ -113,9 +105,7 @@ def test_the_hand_written_model_needs_mlps_at_both_places(adding: hs.Model) -> N
     single = {row["ablated"]: row["damage"] for row in damage.rows(component="MLP", place="label")}
     assert abs(at["x"]) < 1e-3
     assert at["label"] > 4
-    assert single["layer 1"] == pytest.approx(
-        at["label"], abs=1e-3
-    )  # the layer that breaks pairs down, no other
+    assert single["layer 1"] == pytest.approx(at["label"], abs=1e-3)  # the layer that breaks pairs down, no other
     assert part.claims[0].verdict is Verdict.REFUTED
 
 
@@ -127,9 +117,7 @@ def test_variables_are_decided_where_the_hand_written_model_reads_them(adding: h
     assert moved["shots"][1:] == [0, 0, 1, 1]  # at layer 0 the patch brings the source's learned position
     assert listed.rows(variable="a")[0]["reason"]  # y = x + b has but one a
     (sentence,) = part.says
-    assert (
-        "a: no other value of it changes the answer; b: layer 3 (1.00); x: layer 1 (1.00); shots:" in sentence
-    )
+    assert "a: no other value of it changes the answer; b: layer 3 (1.00); x: layer 1 (1.00); shots:" in sentence
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -145,15 +133,11 @@ def test_random_weights_have_nothing_to_show(tmp_path: Path, seed: int) -> None:
 def test_models_of_text_are_asked_the_same(tmp_path: Path) -> None:
     model = pair_models.of_text(tmp_path, layers=2)
     settings = [(question, {"n": 12, "shots": 3}) for question in QUESTIONS]
-    settings += [
-        (question, {"n": 12, "article": True}) for question in (QUESTIONS[1], QUESTIONS[4], variables)
-    ]
+    settings += [(question, {"n": 12, "article": True}) for question in (QUESTIONS[1], QUESTIONS[4], variables)]
     for question, chosen in settings:
         part = asked(question, model, **chosen)
         assert all(claim.verdict is not Verdict.SUPPORTED for claim in part.claims), question
-        assert {name for claim in part.claims for name in claim.tables} <= {
-            table.name for table in part.tables
-        }
+        assert {name for claim in part.claims for name in claim.tables} <= {table.name for table in part.tables}
         for claim in part.claims:
             assert len(claim.statement.split()) <= 25
             assert len(claim.because.split()) <= 40, claim.because
@@ -225,9 +209,7 @@ def features(steering: float, common: float, *, bent: bool = False) -> Observed:
 def test_features_add_where_increments_are_parallel_and_act_in_a_line() -> None:
     assert features_add(features(0.4, 1.0), 0).verdict is Verdict.SUPPORTED
     assert features_add(features(0.0, 1.0), 0).verdict is Verdict.REFUTED  # parallel, but without effect
-    assert (
-        features_add(features(0.4, 0.0), 0).verdict is Verdict.REFUTED
-    )  # increments of their own for each n
+    assert features_add(features(0.4, 0.0), 0).verdict is Verdict.REFUTED  # increments of their own for each n
     assert linearity(features(0.4, 1.0, bent=True).curves[OWN][0, 0], np.arange(7.0)) < 0.9
     assert features_add(features(0.4, 1.0, bent=True), 0).verdict is Verdict.REFUTED
     nothing = replace(features(0.4, 1.0), real=np.zeros((8, 7)))
@@ -311,9 +293,7 @@ def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Sampl
     """Made-up r² of twelve functions at two layers, 0 at the first, and the overlap with y's directions."""
     noise = 0.02 * np.random.default_rng(0).normal(size=(12, 2))
     levels = {x_probe.OWN: own, x_probe.BEFORE: before, x_probe.SHUFFLED: -0.3}
-    values = {
-        (t, layer): layer * (level + noise[:, layer]) for t, level in levels.items() for layer in (0, 1)
-    }
+    values = {(t, layer): layer * (level + noise[:, layer]) for t, level in levels.items() for layer in (0, 1)}
     r2 = Samples.of(x_probe.R2, (x_probe.TARGET, x_probe.RESIDUAL), values, over="functions")
     share = Samples.grid(x_probe.OVERLAP, {x_probe.RESIDUAL: (0, 1)}, overlap + noise)
     return r2, share

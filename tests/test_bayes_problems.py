@@ -6,12 +6,7 @@ import pytest
 import headscope as hs
 from headscope import tasks
 from headscope.errors import BadArgument, PromptError
-from headscope.studies.bayes.problems import (
-    Problems,
-    example_spans,
-    role_by_example,
-    truncated_context,
-)
+from headscope.studies.bayes.problems import Problems, example_spans, role_by_example, truncated_context
 from headscope.studies.bayes.variables import SHOTS, decided, swapped
 from headscope.studies.pairs import PairsConfig
 from tests import pair_models

@@ -59,19 +59,13 @@ def test_no_set_is_asked_for_twice_and_the_empty_one_never():
 def test_too_many_sets_are_refused_before_any_is_cut():
     asked = []
     game = Game(tuple("abc"), 2, lambda cuts: asked.append(cuts), most_sets=2)
-    with pytest.raises(
-        hs.errors.BadArgument, match=r"3 different sets of players: the limit is 2\. Give fewer"
-    ):
+    with pytest.raises(hs.errors.BadArgument, match=r"3 different sets of players: the limit is 2\. Give fewer"):
         ablated_first(game)
     assert not asked
 
 
 @pytest.mark.parametrize(
-    ("players", "message"),
-    [
-        ((), "cannot study sets of no players"),
-        (("a", "b", "a"), "a stands twice"),
-    ],
+    ("players", "message"), [((), "cannot study sets of no players"), (("a", "b", "a"), "a stands twice")]
 )
 def test_no_players_and_players_named_twice_are_refused(players, message):
     with pytest.raises(hs.errors.BadArgument, match=message):
@@ -80,9 +74,7 @@ def test_no_players_and_players_named_twice_are_refused(players, message):
 
 def test_what_is_no_damage_is_refused():
     game = logical("ab", bool)
-    with pytest.raises(
-        hs.errors.BadArgument, match="cannot ablate z: it is no player of this game, which has a, b"
-    ):
+    with pytest.raises(hs.errors.BadArgument, match="cannot ablate z: it is no player of this game, which has a, b"):
         game("az")
     with pytest.raises(hs.errors.BadArgument, match=r"shape \(5,\): expected one number for each of 6"):
         Game.of("ab", lambda cut: np.zeros(5), prompts=6)("a")
@@ -215,9 +207,7 @@ def test_one_pair_of_orders_has_no_sampling_error_and_many_players_are_sampled()
     assert_allclose(found.values, np.full((PROMPTS, 40), 1 / 40), atol=1e-12)
     assert shapley(random_game(0, 6), orders=2).orders is None
     assert shapley(random_game(0, 7), orders=2).orders == 2
-    assert (
-        shapley(random_game(0, 7), orders=22).orders is None
-    )  # 127 sets, of which 22 orders may ask for 133
+    assert shapley(random_game(0, 7), orders=22).orders is None  # 127 sets, of which 22 orders may ask for 133
     assert shapley(game.on([0, 1]), orders=4, seed=1).values.shape == (2, 40)
 
 
@@ -347,9 +337,7 @@ def test_without_damage_there_is_a_reason_instead_of_a_set():
     unclear = Game.of("a", lambda cut: np.array([9.0, -3, -3, 5, -4, -3]), prompts=6)
     assert "no clear damage" in smallest_sufficient(unclear, unclear).reason
     small = logical("a", bool, prompts=4)
-    assert smallest_necessary(small, small).reason == (
-        "4 prompts to select on are too few: at least 5 are needed"
-    )
+    assert smallest_necessary(small, small).reason == ("4 prompts to select on are too few: at least 5 are needed")
 
 
 def test_shares_and_games_that_do_not_fit_are_refused():

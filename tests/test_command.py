@@ -40,9 +40,7 @@ def test_models_lists_the_zoo():
 
 def test_heads_prints_the_table_of_any_folder(folder, tmp_path):
     out = tmp_path / "heads.csv"
-    result = run(
-        "heads", str(folder), "--n", "6", "--detector", "induction,lookback:2", "--json", "--out", str(out)
-    )
+    result = run("heads", str(folder), "--n", "6", "--detector", "induction,lookback:2", "--json", "--out", str(out))
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["heads"]
     assert len(rows) == 24
@@ -54,9 +52,7 @@ def test_check_tells_what_holds_and_what_is_refused(folder):
     told = json.loads(run("check", str(folder), "--json").stdout)
     assert told["passed"]
     assert told["refused"] == []
-    assert {"logits_identical", "generation"} <= {
-        check["name"] for check in told["checks"] if check["passed"]
-    }
+    assert {"logits_identical", "generation"} <= {check["name"] for check in told["checks"] if check["passed"]}
     shown = run("check", str(folder))
     assert shown.exit_code == 0
     assert "Everything that this model has is served." in shown.stdout

@@ -20,26 +20,11 @@ def folder(tmp_path_factory):
 
 def test_every_head_is_cut_and_kept(folder, tmp_path):
     out = tmp_path / "run"
-    words = (
-        "sweep",
-        folder,
-        "--heads",
-        "all",
-        "--n",
-        "6",
-        "--length",
-        "6",
-        "--out",
-        str(out),
-        "--json",
-        "-q",
-    )
+    words = ("sweep", folder, "--heads", "all", "--n", "6", "--length", "6", "--out", str(out), "--json", "-q")
     first = run(*words)
     assert first.exit_code == 0, first.output
     rows = json.loads(first.stdout)["sweep"]
-    assert [(row["layer"], row["head"]) for row in rows] == [
-        (i, f"{i}.{h}") for i in range(3) for h in range(4)
-    ]
+    assert [(row["layer"], row["head"]) for row in rows] == [(i, f"{i}.{h}") for i in range(3) for h in range(4)]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     again = json.loads(run(*words).stdout)["sweep"]
     assert {row["path"] for row in again} == {"record"}
@@ -94,10 +79,7 @@ def test_prompts_come_from_a_file(folder, tmp_path):
         ('[{"tokens": [1.5]}]', "no list of whole numbers"),
         ('[{"tokens": [1], "role": {}}]', "it has 'role'"),
         ('[{"tokens": [1, 2], "roles": {"a": [5]}}]', "the role 'a' has positions"),
-        (
-            '[{"tokens": [1, 2], "answer": 3}, {"tokens": [1, 2]}]',
-            "example 1: its answer None is not one token",
-        ),
+        ('[{"tokens": [1, 2], "answer": 3}, {"tokens": [1, 2]}]', "example 1: its answer None is not one token"),
         ('[{"text": "hello"}]', "loaded without a tokenizer"),
         ("[", "it is no JSON"),
     ],

@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import headscope as hs
-from headscope.interventions import (
-    EVERY,
-    freeze,
-    freeze_pattern,
-    pattern_preserving,
-    value_preserving,
-)
+from headscope.interventions import EVERY, freeze, freeze_pattern, pattern_preserving, value_preserving
 from tests import by_hand, tiny
 from tests.by_hand import Op
 
@@ -34,17 +28,7 @@ def opened(family: str) -> hs.Model:
     return OPENED[family]
 
 
-KINDS = (
-    "zero",
-    "add",
-    "resample",
-    "mean",
-    "to_bos",
-    "fixed_offset",
-    "set_pattern",
-    "knock_out",
-    "freeze_pattern",
-)
+KINDS = ("zero", "add", "resample", "mean", "to_bos", "fixed_offset", "set_pattern", "knock_out", "freeze_pattern")
 
 
 @st.composite
@@ -53,14 +37,7 @@ def one(draw):
     heads = tuple(sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=3))))
     where = draw(st.sampled_from(["all", "marked", "last", "third"]))
     strength = draw(st.sampled_from([1.0, 1.0, 0.3]))
-    return (
-        draw(st.sampled_from(KINDS)),
-        draw(st.integers(0, 2)),
-        heads,
-        where,
-        strength,
-        draw(st.integers(0, 3)),
-    )
+    return (draw(st.sampled_from(KINDS)), draw(st.integers(0, 2)), heads, where, strength, draw(st.integers(0, 3)))
 
 
 def intervention(kind, layer, heads, where, strength, number):
@@ -107,9 +84,7 @@ def test_compositions_equal_what_is_done_by_hand(family, data):
     model = opened(family)
     drawn = data.draw(st.lists(one(), min_size=1, max_size=4))
     lengths = data.draw(st.lists(st.integers(4, 9), min_size=1, max_size=3))
-    rows = [
-        tuple(tiny.ids(1, length, seed=length + 10 * row)[0].tolist()) for row, length in enumerate(lengths)
-    ]
+    rows = [tuple(tiny.ids(1, length, seed=length + 10 * row)[0].tolist()) for row, length in enumerate(lengths)]
     marked = [tuple(range(row % 2 + 1, length, 2)) for row, length in enumerate(lengths)]
     prompts = hs.Prompts(tuple(rows), roles={"marked": tuple(marked)})
     run = model.run(prompts, interventions=[intervention(*parts) for parts in drawn])
@@ -140,9 +115,7 @@ def every_kind() -> dict[str, list[hs.interventions.Intervention]]:
         "knock out, not renormalised": [hs.knock_out("0.0", "all", "all", edges=1, renormalise=False)],
         "path": [hs.path_patch(zero, "1.0")],
         "path from a source": [hs.path_patch("0.1", ("q", 2), source=source, mlps="frozen")],
-        "patch by a map": [
-            hs.patch(("resid_pre", 1), source=tiny.ids(2, 6, seed=5), positions={-1: -1, 2: 0})
-        ],
+        "patch by a map": [hs.patch(("resid_pre", 1), source=tiny.ids(2, 6, seed=5), positions={-1: -1, 2: 0})],
         "patched pattern": [hs.patch(("pattern", 1), source=source)],
         "several": [
             hs.knock_out(0, "all", [1]),
@@ -168,9 +141,7 @@ def test_cached_generation_equals_recomputation(family, kind):
     assert (logits - model.run(grown).logits).abs().max() > 1e-3, "the intervention does nothing"
 
 
-@pytest.mark.parametrize(
-    "kind", ["resample", "pattern preserving", "knock out some edges", "path", "several"]
-)
+@pytest.mark.parametrize("kind", ["resample", "pattern preserving", "knock out some edges", "path", "several"])
 def test_padding_changes_nothing_in_generation(kind):
     model = opened("llama")
     rows = [tiny.ids(1, 8)[0].tolist(), tiny.ids(1, 5, seed=3)[0].tolist()]

@@ -50,9 +50,7 @@ def test_p_and_the_rest_by_hand():
 
 def test_what_p_cannot_reach_is_said():
     assert beside([1.0], [[0.0]] * 19).reason == ""
-    assert beside([1.0], [[0.0]] * 8).reason == (
-        "only 8 other sets of 1 head were drawn, so p is at least 0.111"
-    )
+    assert beside([1.0], [[0.0]] * 8).reason == ("only 8 other sets of 1 head were drawn, so p is at least 0.111")
     assert "from the same layers exist" in beside([1.0], [[0.0]] * 3, existing=3, match="layers").reason
     nothing = beside([1.0], [])
     assert (nothing.p, nothing.worst) == (1.0, ())
@@ -65,9 +63,7 @@ def test_what_p_cannot_reach_is_said():
 
 def test_every_set_is_cut_as_the_naive_runner_does(model, prompts):
     groups = {"copies": [hs.Head(1, 1), hs.Head(1, 0)], "first": [hs.Head(0, 0)]}
-    found = against_random_sets(
-        model, prompts, groups, ablation=hs.zero("z"), measure=LOSS, control=Control(5, 3)
-    )
+    found = against_random_sets(model, prompts, groups, ablation=hs.zero("z"), measure=LOSS, control=Control(5, 3))
     (clean,) = evaluate(model, prompts, [LOSS])
     for name, heads in groups.items():
         one = found[name]
@@ -82,9 +78,7 @@ def test_every_set_is_cut_as_the_naive_runner_does(model, prompts):
 
 def test_damage_has_the_sign_of_the_measure(model, prompts):
     logit = hs.measures.next_logit("predictable")
-    found = against_random_sets(model, prompts, {"a": [hs.Head(1, 0)]}, ablation=hs.zero("z"), measure=logit)[
-        "a"
-    ]
+    found = against_random_sets(model, prompts, {"a": [hs.Head(1, 0)]}, ablation=hs.zero("z"), measure=logit)["a"]
     assert float(found.damage.mean()) > 1
     assert len(found.sets) == found.existing == 7
     assert found.p == pytest.approx(3 / 8)  # its copy and the previous-token head do as much
@@ -97,12 +91,7 @@ def test_sets_from_the_same_layers_are_all_there_are(model, prompts):
     assert all([head.layer for head in chosen] == [0, 1, 1] for chosen in every)
     assert frozenset(picked) not in {frozenset(chosen) for chosen in every}
     few = against_random_sets(
-        model,
-        prompts,
-        {"a": picked[:1]},
-        ablation=hs.zero("z"),
-        measure=LOSS,
-        control=Control(match="layers"),
+        model, prompts, {"a": picked[:1]}, ablation=hs.zero("z"), measure=LOSS, control=Control(match="layers")
     )["a"]
     assert few.existing == 3
     assert few.reason == "only 3 other sets of 1 head from the same layers exist, so p is at least 0.250"
@@ -134,12 +123,7 @@ def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
     groups = {"a": [hs.Head(1, 0)], "b": [hs.Head(1, 1)]}
     told = []
     found = against_random_sets(
-        model,
-        prompts,
-        groups,
-        ablation=hs.zero("z"),
-        measure=LOSS,
-        progress=lambda *given: told.append(given),
+        model, prompts, groups, ablation=hs.zero("z"), measure=LOSS, progress=lambda *given: told.append(given)
     )
     assert len(runs) == 8  # each of the eight heads
     assert_close(found["b"].damage, found["a"].set_damage[found["a"].sets.index((hs.Head(1, 1),))])

@@ -7,13 +7,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
 from headscope.errors import BadArgument
-from headscope.measures.curve_fits import (
-    extrapolate,
-    fit_curve,
-    nrmse,
-    refit,
-    resampled_means,
-)
+from headscope.measures.curve_fits import extrapolate, fit_curve, nrmse, refit, resampled_means
 from headscope.measures.curves import (
     BAYESIAN,
     BOUNDED,
@@ -139,9 +133,7 @@ def test_what_is_identifiable_is_found_and_what_is_not_is_not():
 def test_the_true_family_extrapolates_best_or_is_tied_in_nine_of_ten_seeds(family):
     best, errors = 0, []
     for seed in range(10):
-        found = {
-            each.family: each for each in extrapolate(SHOTS, simulated(family, seed), share=0.5, seed=seed)
-        }
+        found = {each.family: each for each in extrapolate(SHOTS, simulated(family, seed), share=0.5, seed=seed)}
         own = found[family.name]
         nearest = min(found.values(), key=lambda each: each.error)
         best += nearest is own or tied(nearest, own)

@@ -12,15 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 import headscope as hs
 from headscope.architectures import ToyConfig
-from headscope.detectors import (
-    NAMED_MARGIN,
-    above_null,
-    default_prompts,
-    detect,
-    detector,
-    head_attention,
-    pairs,
-)
+from headscope.detectors import NAMED_MARGIN, above_null, default_prompts, detect, detector, head_attention, pairs
 from headscope.detectors.scores import LayerMass, rows_of
 from headscope.measures import interval, loss, simultaneous
 from headscope.sweeps import evaluate
@@ -208,11 +200,7 @@ def test_a_layer_that_judges_few_prompts_does_not_take_the_others_bounds():
     short[12:] = float("nan")
     rows = rows_of(
         detector("induction"),
-        {
-            0: LayerMass(mass, null, uniform),
-            1: LayerMass(mass, blind, uniform),
-            2: LayerMass(mass, short, uniform),
-        },
+        {0: LayerMass(mass, null, uniform), 1: LayerMass(mass, blind, uniform), 2: LayerMass(mass, short, uniform)},
     )
     assert [row["prompts"] for row in rows[::3]] == [20, 3, 12]
     defined = [row["adjusted_low"] == row["adjusted_low"] for row in rows]

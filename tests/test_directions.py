@@ -78,16 +78,12 @@ def test_shared_square_is_that_of_the_principal_angles() -> None:
 def test_share_within_is_free_of_noise_that_lies_in_the_space() -> None:
     # x writes along the first axis, y along the second; the noise of the measurement is all in y's direction.
     def measured(seed: int) -> np.ndarray:
-        return np.stack([np.array([1.0, 0.0, 0.0])] * 400) + noise(400, 1, seed=seed) * np.array(
-            [0.0, 2.0, 0.0]
-        )
+        return np.stack([np.array([1.0, 0.0, 0.0])] * 400) + noise(400, 1, seed=seed) * np.array([0.0, 2.0, 0.0])
 
     y = np.array([[0.0, 1.0, 0.0]])
     assert share_within(measured(0), measured(0), y) > 0.7  # the same measurement twice: the noise stays
     assert abs(share_within(measured(0), measured(1), y)) < 0.25
-    assert share_within(
-        np.array([[1.0, 1.0]]), np.array([[1.0, 1.0]]), np.array([[1.0, 0.0]])
-    ) == pytest.approx(0.5)
+    assert share_within(np.array([[1.0, 1.0]]), np.array([[1.0, 1.0]]), np.array([[1.0, 0.0]])) == pytest.approx(0.5)
 
 
 def test_log_odds_and_lines() -> None:

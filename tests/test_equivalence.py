@@ -64,11 +64,9 @@ def test_sides_of_a_margin_and_their_verdicts(low, high, expected):
     assert found is expected
     assert (
         Verdict.of(found)
-        is {
-            Side.ABOVE: Verdict.SUPPORTED,
-            Side.BELOW: Verdict.REFUTED,
-            Side.UNDETERMINED: Verdict.UNDETERMINED,
-        }[expected]
+        is {Side.ABOVE: Verdict.SUPPORTED, Side.BELOW: Verdict.REFUTED, Side.UNDETERMINED: Verdict.UNDETERMINED}[
+            expected
+        ]
     )
 
 

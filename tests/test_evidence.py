@@ -58,22 +58,8 @@ EMPTY = Test("best layer", None, above=0.5, reason="no layer stands out")
 RULE = [
     ([NO], None, None, [YES], Verdict.UNDETERMINED, "Not judged: effect 0.00"),
     ([UNCLEAR], None, None, [YES], Verdict.UNDETERMINED, "Not judged: effect 0.50"),
-    (
-        [YES],
-        None,
-        None,
-        [NAN],
-        Verdict.UNDETERMINED,
-        "Not judged: effect is undefined, undefined for some prompts",
-    ),
-    (
-        [YES],
-        None,
-        None,
-        [EMPTY],
-        Verdict.UNDETERMINED,
-        "Not judged: best layer is undefined, no layer stands out",
-    ),
+    ([YES], None, None, [NAN], Verdict.UNDETERMINED, "Not judged: effect is undefined, undefined for some prompts"),
+    ([YES], None, None, [EMPTY], Verdict.UNDETERMINED, "Not judged: best layer is undefined, no layer stands out"),
     ([YES], NO, None, [YES], Verdict.UNDETERMINED, "What must show it does not: effect 0.00"),
     ([YES], YES, YES, [YES], Verdict.UNDETERMINED, "The control shows it too: effect 1.00"),
     ([YES], YES, NAN, [YES], Verdict.UNDETERMINED, "Not judged: effect is undefined"),
@@ -92,9 +78,7 @@ RULE = [
 
 @pytest.mark.parametrize(("needs", "control", "null", "tests", "verdict", "sentence"), RULE)
 def test_one_rule_for_all_verdicts(needs, control, null, tests, verdict, sentence):
-    made = claim(
-        "c", "It happens.", needs=needs, positive_control=control, null=null, tests=tests, tables=("t",)
-    )
+    made = claim("c", "It happens.", needs=needs, positive_control=control, null=null, tests=tests, tables=("t",))
     assert made.verdict is verdict
     assert made.because.startswith(sentence)
     roles = Counter(row.role for row in made.evidence)
@@ -125,10 +109,7 @@ def test_one_claim_for_each_model():
     made = claims_per(
         "model", "ab", lambda m: claim("rises", f"{m} rises.", tests=[Test("rise", samples[m], above=0.5)])
     )
-    assert [(one.name, one.verdict) for one in made] == [
-        ("rises:a", Verdict.SUPPORTED),
-        ("rises:b", Verdict.REFUTED),
-    ]
+    assert [(one.name, one.verdict) for one in made] == [("rises:a", Verdict.SUPPORTED), ("rises:b", Verdict.REFUTED)]
 
 
 # One cell
@@ -242,9 +223,7 @@ def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
     made = claim("c", "It happens.", tests=[none])
     assert made.because == "Not judged: transfer is undefined, no layer stands out."
     broken = replace(layers, values=layers.values * [1.0, np.nan])
-    assert (
-        any_of("t", broken, above=0.5, chosen={"layer": 1}).row("test").reason == "undefined for some prompts"
-    )
+    assert any_of("t", broken, above=0.5, chosen={"layer": 1}).row("test").reason == "undefined for some prompts"
     # An undefined cell that nobody chose keeps the others from refuting, and the chosen one from nothing.
     assert any_of("t", broken, above=0.5, chosen={"layer": 0}).row("test").side == "unclear"
     assert any_of("t", broken, above=-0.5, chosen={"layer": 0}).row("test").side == "yes"
@@ -266,9 +245,7 @@ def test_every_head_holds_by_single_bounds_and_is_refuted_by_a_joint_one():
 def test_every_cell_equivalent_to_nothing():
     small = heads_with(0.0, cells=5).changed(EFFECT, lambda values: values / 10)
     assert every("doses", small, within=0.1).row("test").side == "yes"
-    assert (
-        every("doses", small.changed(EFFECT, lambda v: v + np.eye(5)[2]), within=0.1).row("test").side == "no"
-    )
+    assert every("doses", small.changed(EFFECT, lambda v: v + np.eye(5)[2]), within=0.1).row("test").side == "no"
 
 
 def test_an_empty_selection_is_no_refutation():
@@ -332,12 +309,7 @@ def test_another_quantity_stands_beside_with_its_bounds():
     share = Samples.grid(SHARE, {LAYER: [0, 1]}, values)
     effect = Samples.grid(EFFECT, {LAYER: [0, 1]}, values - 1)
     made = table(share, "t", more=beside(effect))
-    assert [column.name for column in made.schema.columns][4:] == [
-        "effect",
-        "effect_low",
-        "effect_high",
-        "prompts",
-    ]
+    assert [column.name for column in made.schema.columns][4:] == ["effect", "effect_low", "effect_high", "prompts"]
     assert made.rows(layer=1)[0]["effect_low"] == effect.estimate().low[1]
 
 
@@ -368,9 +340,7 @@ def test_a_chosen_cell_is_marked_and_tested():
     assert (len(made), marked) == (6, [("examples", 1), ("shuffled", 2)])
     assert len(chosen_table("t", (), {(): chosen}).rows(chosen=True)) == 1
     two = chosen_table("t", (SOURCE, Column("way", pl.String, "how")), {("examples", "zero"): chosen})
-    assert (
-        two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
-    )
+    assert two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
     assert [column.name for column in two.schema.columns][:3] == ["source", "way", "layer"]
 
 
@@ -378,10 +348,7 @@ def test_level_lines_hold_at_every_cell():
     patched = Samples.grid(SHARE, {LAYER: [0, 1]}, np.random.default_rng(0).random((10, 2)))
     clean = Samples.one(SHARE, np.random.default_rng(1).random(10))
     labelled = series({"patched": patched}, {"clean": clean})
-    assert [each.cells for each in labelled] == [
-        (("patched", 0), ("patched", 1)),
-        (("clean", 0), ("clean", 1)),
-    ]
+    assert [each.cells for each in labelled] == [(("patched", 0), ("patched", 1)), (("clean", 0), ("clean", 1))]
     assert_allclose(labelled[1].mean, clean.mean[0])
     drawn = lines(labelled, "layer", colour="series", name="t", title="T", caption="C.")
     assert "clean" in drawn.svg

@@ -17,10 +17,7 @@ def printed(path, monkeypatch, capsys, *arguments):
 
 
 def rises(text):
-    return {
-        way.strip(): float(rise)
-        for way, rise in re.findall(r"^  (.+?) +([+-]\d+\.\d+) \[", text, re.MULTILINE)
-    }
+    return {way.strip(): float(rise) for way, rise in re.findall(r"^  (.+?) +([+-]\d+\.\d+) \[", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

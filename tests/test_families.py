@@ -134,22 +134,13 @@ def counted(text, words):
 def test_the_page_counts_every_type_once():
     text = page.page(RECORDS)
     assert counted(text, "causal language model mapping |") == 7
-    outcomes = [
-        "every site in every layer",
-        "sites absent",
-        "some checks fail",
-        "not served",
-        "broken:",
-        "no tiny",
-    ]
+    outcomes = ["every site in every layer", "sites absent", "some checks fail", "not served", "broken:", "no tiny"]
     assert [counted(text, words) for words in outcomes] == [1, 1, 1, 2, 1, 1]
 
 
 def row(records, name):
     lines = page.page(records).splitlines()
-    header, found = (
-        next(line for line in lines if line.startswith(f"| {start} |")) for start in ("type", name)
-    )
+    header, found = (next(line for line in lines if line.startswith(f"| {start} |")) for start in ("type", name))
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, found)]
     return dict(zip(*split, strict=True))
 

@@ -14,16 +14,7 @@ from headscope.errors import BadArgument, OutOfRange, UnknownName
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines, to_pdf, to_png
 from headscope.figures.attention import MAX_ERROR, decode, encode, payload, script, script_json
 from headscope.figures.heat import number_texts
-from headscope.figures.theme import (
-    BLUE_ORANGE,
-    CIVIDIS,
-    DARK,
-    INKS,
-    OKABE_ITO,
-    UNDEFINED_FILL,
-    colour_at,
-    dark,
-)
+from headscope.figures.theme import BLUE_ORANGE, CIVIDIS, DARK, INKS, OKABE_ITO, UNDEFINED_FILL, colour_at, dark
 from headscope.figures.tokens import visible
 from headscope.results.study import AttentionExample
 from headscope.tables import Column, Schema, Table
@@ -125,8 +116,7 @@ def test_numbers_stand_in_cells_only_where_they_fit(layers, heads, numbered):
 
 def test_facets_share_one_scale_and_each_has_its_words():
     both = Table(
-        SCORES,
-        pl.concat([scores({(0, 0): 0.2}, "induction").frame, scores({(0, 0): 1.0}, "previous token").frame]),
+        SCORES, pl.concat([scores({(0, 0): 0.2}, "induction").frame, scores({(0, 0): 1.0}, "previous token").frame])
     )
     figure = head_grid(both, "score", facet="detector", **WORDS)
     assert "induction: largest at 0.0 (0.2)" in figure.alt
@@ -143,9 +133,7 @@ def test_heads_may_be_given_in_their_written_form():
 
 def test_a_diverging_scale_is_symmetric_about_zero():
     svg = head_grid(scores({(0, 0): -0.5, (0, 1): 0.0, (0, 2): 1.0}), "score", diverging=True, **WORDS).svg
-    assert 'fill="rgb(243, 242, 239)"' in svg, (
-        "0 is the middle of the ramp although -0.5 is the smallest value"
-    )
+    assert 'fill="rgb(243, 242, 239)"' in svg, "0 is the middle of the ramp although -0.5 is the smallest value"
 
 
 def test_two_rows_for_one_cell_are_refused():
@@ -172,9 +160,7 @@ def patched(values: list[float]) -> Table:
 
 def test_positions_carry_their_own_token_and_hostile_tokens_are_text():
     tokens = [" the", "\n", "\u202eabc", "</text><b>", "antidisestablishmentarianism"]
-    figure = layer_position_grid(
-        patched([0.0, 0.1, 0.2, 0.3, 1.0]), "recovered", token_labels=tokens, **WORDS
-    )
+    figure = layer_position_grid(patched([0.0, 0.1, 0.2, 0.3, 1.0]), "recovered", token_labels=tokens, **WORDS)
     assert ">·the 0</text>" in figure.svg
     assert ">antidisestabl… 4</text>" in figure.svg, "a long token keeps its position"
     assert ">↵ 1</text>" in figure.svg
@@ -209,10 +195,7 @@ def test_bars_keep_the_order_of_the_table_and_count_intervals_beyond_their_refer
         "Bars of score, 4 rows: largest at 1 (0.9), 3 (0.6) and 0 (0.3); median 0.6; 1 of 4 undefined. "
         "2 of 3 intervals exclude their reference."
     )
-    rows = [
-        float(re.search(rf"translate\([-\d.]+,([\d.]+)\)[^>]*>{head}</text>", figure.svg)[1])
-        for head in "0123"
-    ]
+    rows = [float(re.search(rf"translate\([-\d.]+,([\d.]+)\)[^>]*>{head}</text>", figure.svg)[1]) for head in "0123"]
     assert rows == sorted(rows)
     assert figure.svg.count(">undefined</text>") == 1
     assert ">null</text>" in figure.svg
@@ -227,8 +210,7 @@ def test_groups_get_bars_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "groups",
-    [("a", "a"), ("ab", "ab"), ("abc", "abc"), ("abcd", "abcd"), ("ab", "b"), ("ba", "ab"), ("c", "abc")],
+    "groups", [("a", "a"), ("ab", "ab"), ("abc", "abc"), ("abcd", "abcd"), ("ab", "b"), ("ba", "ab"), ("c", "abc")]
 )
 def test_bars_whiskers_and_references_stand_on_one_line_beside_their_label(groups):
     # Two heads, each with the groups named, and every bar with a whisker and a reference.
@@ -240,17 +222,13 @@ def test_bars_whiskers_and_references_stand_on_one_line_beside_their_label(group
     plot = svg[: svg.index("role-legend")]
     edges = re.findall(r'd="M0,([\d.]+)h[\d.]+v([\d.]+)h[^>]*fill="#\w+" fill-opacity', plot)
     middles = sorted(float(top) + float(height) / 2 for top, height in edges)
-    whiskers = re.findall(
-        r'<line transform="translate\([\d.]+,([\d.]+)\)" x2="[\d.]+" y2="0" stroke="#24292f"', plot
-    )
+    whiskers = re.findall(r'<line transform="translate\([\d.]+,([\d.]+)\)" x2="[\d.]+" y2="0" stroke="#24292f"', plot)
     strokes = re.findall(r'translate\([\d.]+,([\d.]+)\)" d="M0,-[\d.]+L0', plot)
     assert len(middles) == sum(map(len, groups))
     assert sorted(map(float, whiskers)) == pytest.approx(middles, abs=0.6)
     assert sorted(map(float, strokes)) == pytest.approx(middles, abs=0.6)
     for label, own in (("0", middles[: len(groups[0])]), ("1", middles[len(groups[0]) :])):
-        (baseline,) = re.findall(
-            rf'text-anchor="end" transform="translate\(-4,([\d.]+)\)"[^>]*>{label}<', plot
-        )
+        (baseline,) = re.findall(rf'text-anchor="end" transform="translate\(-4,([\d.]+)\)"[^>]*>{label}<', plot)
         # A baseline lies about .3 of 11 pixels under the middle of the letters.
         assert float(baseline) - 3.3 == pytest.approx(sum(own) / len(own), abs=0.8)
         assert max(own) - min(own) == pytest.approx(12 * (len(own) - 1)), "the bars of a label touch"
@@ -270,9 +248,7 @@ def test_the_legend_names_what_bars_are_compared_with():
     named = bars_with_intervals(table, "head", "score", reference=0.25, reference_name="margin", **given).svg
     assert ">margin</text>" in named
     assert ">0.25</text>" in bars_with_intervals(table, "head", "score", reference=0.25, **given).svg
-    own = bars_with_intervals(
-        table, "head", "score", reference="null", reference_name="words only", **given
-    ).svg
+    own = bars_with_intervals(table, "head", "score", reference="null", reference_name="words only", **given).svg
     assert (">words only</text>" in own, ">null</text>" in own) == (True, False)
 
 
@@ -301,13 +277,9 @@ def test_every_colour_of_the_theme_has_its_own_on_a_dark_ground():
 
 def test_a_dark_figure_differs_in_colours_alone_and_leaves_text_and_data_as_they_are():
     hostile = 'fill="#24292f"'
-    both = Table(
-        SCORES, pl.concat([scores({(0, 0): 0.2, (0, 1): NAN}, name).frame for name in (hostile, "b")])
-    )
+    both = Table(SCORES, pl.concat([scores({(0, 0): 0.2, (0, 1): NAN}, name).frame for name in (hostile, "b")]))
     grid = head_grid(both, "score", facet="detector", **WORDS).svg
-    bars = bars_with_intervals(
-        both, "head", "score", "low", "high", group="detector", reference="null", **WORDS
-    ).svg
+    bars = bars_with_intervals(both, "head", "score", "low", "high", group="detector", reference="null", **WORDS).svg
     for svg in (grid, bars):
         shown = dark(svg)
         tags = re.findall(r"<[^>]*>", shown)
@@ -348,10 +320,7 @@ def test_a_line_breaks_where_a_value_is_undefined():
 
 def test_few_whole_numbers_get_one_tick_each():
     svg = lines(
-        CURVE.table([*curve([4.0]), {"step": 2, "model": "m", "loss_nats": 3.0}]),
-        "step",
-        "loss_nats",
-        **WORDS,
+        CURVE.table([*curve([4.0]), {"step": 2, "model": "m", "loss_nats": 3.0}]), "step", "loss_nats", **WORDS
     ).svg
     assert [svg.count(f">{tick}</text>") for tick in ("1", "2")] == [1, 1]
 
@@ -378,9 +347,7 @@ def test_figures_are_transparent_and_refer_to_nothing():
 def test_values_beyond_one_keep_two_decimals_where_they_fit():
     assert ">3.13</text>" in head_grid(scores({(0, 0): 3.127, (0, 1): 0.2}), "score", **WORDS).svg
     wide = scores({(0, head): 3.127 for head in range(12)})
-    three = Table(
-        SCORES, pl.concat([wide.frame.with_columns(detector=pl.lit(name)) for name in ("a", "b", "c")])
-    )
+    three = Table(SCORES, pl.concat([wide.frame.with_columns(detector=pl.lit(name)) for name in ("a", "b", "c")]))
     assert ">3.1</text>" in head_grid(three, "score", facet="detector", **WORDS).svg
 
 

@@ -63,9 +63,7 @@ def test_blocks_around_a_sweep_are_part_of_its_record(llama, tmp_path):
             hs.sweep(llama, shown, cells, measure, out=tmp_path / "plain")
         edited = hs.sweep(llama, shown, cells, measure, out=tmp_path / "edited")
     under = hs.sweep(llama, shown, cells, measure, base_interventions=[hs.zero("0.1")])
-    assert_close(
-        torch.tensor(edited.frame["value"]), torch.tensor(under.frame["value"]), atol=1e-5, rtol=1e-5
-    )
+    assert_close(torch.tensor(edited.frame["value"]), torch.tensor(under.frame["value"]), atol=1e-5, rtol=1e-5)
 
 
 def test_undefined_intervals_are_not_narrow(llama):
@@ -82,9 +80,7 @@ def test_undefined_intervals_are_not_narrow(llama):
 def test_a_role_that_some_prompts_lack_is_said(llama):
     rows = tuple(map(tuple, tiny.ids(6, 8).tolist()))
     shown = hs.Prompts(rows, roles={"maybe": ((2,), (3,), (), (2,), (1,), (2,))})
-    table = hs.sweep(
-        llama, shown, hs.grid(hs.zero("z"), layers="all", heads="all"), hs.measures.loss("maybe")
-    )
+    table = hs.sweep(llama, shown, hs.grid(hs.zero("z"), layers="all", heads="all"), hs.measures.loss("maybe"))
     assert table.frame["value"].is_nan().all()
     assert set(table.frame["note"]) == {"undefined for 1 of 6 prompts, so there is no mean"}
 

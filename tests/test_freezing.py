@@ -64,12 +64,8 @@ def test_preserving_ablations_by_hand_in_two_layers_of_attention():
     z_cut[:, :, 1] = 0
     kept_pattern = logits(z_cut, clean["pattern", 1], without["v", 1])
     kept_values = logits(clean["z", 0], without["pattern", 1], clean["v", 1])
-    assert_close(
-        model.run(ids, interventions=pattern_preserving(cut)).logits, kept_pattern, atol=1e-5, rtol=1e-5
-    )
-    assert_close(
-        model.run(ids, interventions=value_preserving(cut)).logits, kept_values, atol=1e-5, rtol=1e-5
-    )
+    assert_close(model.run(ids, interventions=pattern_preserving(cut)).logits, kept_pattern, atol=1e-5, rtol=1e-5)
+    assert_close(model.run(ids, interventions=value_preserving(cut)).logits, kept_values, atol=1e-5, rtol=1e-5)
     assert (kept_pattern - kept_values).abs().max() > 0.1
 
 
@@ -253,10 +249,7 @@ def test_freezing_in_pieces_is_the_whole():
     with pytest.raises(hs.errors.PositionMapNeeded):
         model.run(prompts, interventions=edits)
     same = hs.Prompts.of([tiny.ids(1, n, seed=20 + n)[0].tolist() for n in (9, 5, 7, 6)])
-    edits = [
-        hs.path_patch("0.1", "2.0", source=same),
-        hs.freeze_pattern(1, under=hs.patch("0.0", source=same)),
-    ]
+    edits = [hs.path_patch("0.1", "2.0", source=same), hs.freeze_pattern(1, under=hs.patch("0.0", source=same))]
     measure = hs.measures.loss()
     with model.editing(edits):
         whole = measure(model.run(prompts).logits, prompts)

@@ -120,12 +120,7 @@ def test_the_exact_predictive_is_that_of_brute_force(prior, noise):
     inputs = np.concatenate((shots.x, shots.query[:, None]), axis=1)
     for example, shot in itertools.product(range(12), range(4)):
         expected = brute_force(
-            SMALL,
-            shots.x[example, :shot],
-            shots.y[example, :shot],
-            inputs[example, shot],
-            SMALL.prior(prior),
-            noise,
+            SMALL, shots.x[example, :shot], shots.y[example, :shot], inputs[example, shot], SMALL.prior(prior), noise
         )
         assert_close(exact[example, shot], torch.from_numpy(expected))
 

@@ -14,9 +14,7 @@ from tests import tiny
 
 
 def test_one_kernel_gives_what_the_steps_give() -> None:
-    hf = torch.nn.ModuleList(
-        [NewGELUActivation(), FastGELUActivation(), torch.nn.ReLU(), torch.nn.Linear(1, 1)]
-    )
+    hf = torch.nn.ModuleList([NewGELUActivation(), FastGELUActivation(), torch.nn.ReLU(), torch.nn.Linear(1, 1)])
     x = torch.linspace(-6, 6, 1001)
     pairs = fused(hf)
     assert [type(module) for module, _ in pairs] == [NewGELUActivation, FastGELUActivation]

@@ -37,17 +37,9 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 @pytest.mark.parametrize(
     ("made", "stated", "how"),
     [
-        (
-            {"norm": "LNPre", "biases": False},
-            {"norm": "LNPre", "positions": "standard", "eps": 1e-5},
-            {},
-        ),
+        ({"norm": "LNPre", "biases": False}, {"norm": "LNPre", "positions": "standard", "eps": 1e-5}, {}),
         ({"norm": "LNPre"}, {"norm": "LNPre", "positions": "standard", "eps": 0.1}, {"eps": 0.1}),
-        (
-            {"mlp": True},
-            {"positions": "standard", "eps": 1e-5, "activation": "gelu_new"},
-            {"act": "gelu_new"},
-        ),
+        ({"mlp": True}, {"positions": "standard", "eps": 1e-5, "activation": "gelu_new"}, {"act": "gelu_new"}),
         ({"positions": "shortformer"}, {"positions": "shortformer", "eps": 1e-5}, {}),
         ({"norm": "none", "positions": "shortformer"}, {"norm": "none", "positions": "shortformer"}, {}),
         ({"norm": "RMS", "biases": False}, {"positions": "standard", "eps": 1e-3}, {"eps": 1e-3}),
@@ -108,9 +100,7 @@ def test_stored_angles_win_no_argument(tmp_path):
 def test_rotary_positions_without_stored_angles_are_asked_for(tmp_path):
     tensors = state(positions="rotary")
     config = {**SIZES, "attn_only": True, "positional_embedding_type": "rotary", "rotary_base": 10000}
-    with pytest.raises(
-        BadArgument, match=r"which dimensions turn together.*--rotary-pairs halves or adjacent"
-    ):
+    with pytest.raises(BadArgument, match=r"which dimensions turn together.*--rotary-pairs halves or adjacent"):
         imported(tmp_path, tensors, config=config)
     config["rotary_adjacent_pairs"] = True
     logits, _ = imported(tmp_path, tensors, config=config)
@@ -122,13 +112,7 @@ def test_the_configs_of_published_models_are_read(tmp_path):
     config = {
         **SIZES,
         **{"d_mlp": 48, "attn_only": True, "normalization": "LN", "shortformer_pos": False, "ln_eps": 1e-5},
-        **{
-            "act_fn": "solu_ln",
-            "neuron_scale": 0.5,
-            "neuron_temp": 2.0,
-            "betas": [0.9, 0.99],
-            "lr_hidden": 0.002,
-        },
+        **{"act_fn": "solu_ln", "neuron_scale": 0.5, "neuron_temp": 2.0, "betas": [0.9, 0.99], "lr_hidden": 0.002},
         **{"tokenizer_name": "NeelNanda/gpt-neox-tokenizer-digits", "use_bfloat16_matmul": True},
     }
     tensors = state()
@@ -146,19 +130,8 @@ def test_a_config_elsewhere_in_the_newer_form(tmp_path):
     # Unset sizes are -1, no norm is null, and settings that change no logit are passed over.
     config = {
         **SIZES,
-        **{
-            "d_mlp": -1,
-            "attn_only": True,
-            "normalization_type": None,
-            "positional_embedding_type": "shortformer",
-        },
-        **{
-            "eps": 1e-5,
-            "d_vocab_out": 29,
-            "attn_scale": math.sqrt(6),
-            "use_attn_scale": True,
-            "final_rms": False,
-        },
+        **{"d_mlp": -1, "attn_only": True, "normalization_type": None, "positional_embedding_type": "shortformer"},
+        **{"eps": 1e-5, "d_vocab_out": 29, "attn_scale": math.sqrt(6), "use_attn_scale": True, "final_rms": False},
         **{"attention_dir": "causal", "window_size": None, "attn_scores_soft_cap": -1.0, "device": "cuda"},
         **{"original_architecture": None, "act_fn": "gelu_new", "shortformer_pos": True},
     }
@@ -184,9 +157,7 @@ def test_other_files_give_the_same_model(tmp_path):
         model = hs.load(tmp_path / "out")
         if path == half:
             expected = reference(
-                {name: v.float() if v.is_floating_point() else v for name, v in coarse.items()},
-                IDS,
-                norm="LNPre",
+                {name: v.float() if v.is_floating_point() else v for name, v in coarse.items()}, IDS, norm="LNPre"
             )
         assert_close(model.run(IDS.tolist()).logits, expected, **CLOSE)
         assert {weight.dtype for weight in model.hf.parameters()} == {torch.float32}

@@ -28,18 +28,11 @@ def test_what_is_not_known_is_asked_for_in_one_sentence(tmp_path):
     with pytest.raises(BadArgument) as asked:
         imported(tmp_path, state(norm="LNPre", mlp=True))
     sentence = str(asked.value)
-    for option in (
-        "--config FILE",
-        "--norm LNPre, RMSPre or none",
-        "--eps",
-        "--positions standard or shortformer",
-    ):
+    for option in ("--config FILE", "--norm LNPre, RMSPre or none", "--eps", "--positions standard or shortformer"):
         assert option in sentence
     assert "--activation relu, gelu" in sentence
     assert "--context" not in sentence  # W_pos says it
-    bare = {
-        name: value for name, value in state(norm="none", positions="none").items() if ".mask" not in name
-    }
+    bare = {name: value for name, value in state(norm="none", positions="none").items() if ".mask" not in name}
     with pytest.raises(BadArgument, match="--positions rotary or none; --context"):
         imported(tmp_path, bare, Stated(norm="none"))
     assert not (tmp_path / "out").exists()
@@ -97,11 +90,7 @@ def partly_rotary(tensors):
         (put("blocks.0.attn.mask", 8, 8), BrokenWeights, r"\[16, 16\]"),
         (partly_rotary, UnservedModel, "turn 4 of the 6 dimensions"),
         (lambda tensors: tensors["embed.W_E"].fill_(math.nan), BrokenWeights, "not finite"),
-        (
-            lambda tensors: tensors.update({"embed.W_E": torch.zeros(29, 12).long()}),
-            UnservedModel,
-            "type int64",
-        ),
+        (lambda tensors: tensors.update({"embed.W_E": torch.zeros(29, 12).long()}), UnservedModel, "type int64"),
         (lambda tensors: tensors.update({"step": 3}), BrokenWeights, "'step' is a int"),
     ],
 )
@@ -118,11 +107,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, error, said):
     ("settings", "error", "said"),
     [
         ({"positional_embedding_type": "alibi"}, UnservedModel, "'alibi' for positions"),
-        (
-            {"use_local_attn": True, "window_size": 4},
-            UnservedModel,
-            "use_local_attn=True, that is local attention",
-        ),
+        ({"use_local_attn": True, "window_size": 4}, UnservedModel, "use_local_attn=True, that is local attention"),
         ({"parallel_attn_mlp": True}, UnservedModel, "in parallel"),
         ({"gated_mlp": True}, UnservedModel, "gated MLP"),
         ({"use_attn_scale": False}, UnservedModel, r"not divided by sqrt\(d_head\)"),
@@ -204,11 +189,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, monkeypatch):
         (lambda path: torch.save([1, 2], path), ModelNotFound, "it holds a list"),
         (lambda path: torch.save({}, path), ModelNotFound, "it is empty"),
         (lambda path: torch.save({"wte.weight": torch.zeros(2)}, path), ModelNotFound, "headscope.load"),
-        (
-            lambda path: torch.save({"a": state(), "b": state()}, path),
-            ModelNotFound,
-            r"several state dicts \(a, b\)",
-        ),
+        (lambda path: torch.save({"a": state(), "b": state()}, path), ModelNotFound, r"several state dicts \(a, b\)"),
     ],
 )
 def test_files_that_are_no_state_dict(tmp_path, write, error, said):
@@ -222,11 +203,7 @@ def test_configs_that_cannot_be_read(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "list.json").write_text("[1]")
-    for config, said in [
-        (None, "none of TransformerLens"),
-        ("list.json", "none of"),
-        ("no.json", "no JSON file"),
-    ]:
+    for config, said in [(None, "none of TransformerLens"), ("list.json", "none of"), ("no.json", "no JSON file")]:
         with pytest.raises(BadArgument, match=said):
             import_model(tmp_path / "model.pth", tmp_path / "out", config=config and tmp_path / config)
     with pytest.raises(BrokenWeights, match="no whole safetensors"):

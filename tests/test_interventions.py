@@ -40,9 +40,7 @@ def test_a_layer_by_its_number_means_all_its_heads(llama):
     assert torch.equal(by_number, by_heads)
     # gpt2's projection has a bias, which cutting its heads leaves and cutting attn_out removes.
     gpt2 = tiny.opened("gpt2")
-    heads, site = (
-        gpt2.run(ids, interventions=edit).logits for edit in (hs.zero(1), hs.zero(("attn_out", 1)))
-    )
+    heads, site = (gpt2.run(ids, interventions=edit).logits for edit in (hs.zero(1), hs.zero(("attn_out", 1))))
     assert (heads - site).abs().max() > 1e-3
 
 
@@ -90,9 +88,7 @@ def test_one_source_example_serves_all(llama):
 def test_patching_a_pattern_moves_only_the_routing(llama):
     source, target = tiny.ids(2, 6, seed=4), tiny.ids(2, 6, seed=5)
     run = llama.run(source, capture="pattern")
-    kept = llama.run(
-        target, interventions=hs.patch(("pattern", 1), source=run), capture=["pattern", "z", "v"]
-    )
+    kept = llama.run(target, interventions=hs.patch(("pattern", 1), source=run), capture=["pattern", "z", "v"])
     assert_close(kept["pattern", 1], run["pattern", 1])
     values = kept["v", 1].transpose(1, 2).repeat_interleave(2, dim=1)
     assert_close(kept["z", 1], (run["pattern", 1] @ values).transpose(1, 2), atol=1e-6, rtol=1e-5)
@@ -108,11 +104,7 @@ def test_refusals_say_what_to_do(llama):
         (hs.zero("1.0", positions=[12]), hs.errors.OutOfRange, "shortest example has 12 tokens"),
         (hs.zero("1.0", positions="query"), hs.errors.UnknownName, "no role named 'query'"),
         (hs.zero("resid_pre"), hs.errors.BadArgument, "without a layer"),
-        (
-            hs.patch(("resid_pre", 1), source=tiny.ids(2, 5)),
-            hs.errors.PositionMapNeeded,
-            "which position goes where",
-        ),
+        (hs.patch(("resid_pre", 1), source=tiny.ids(2, 5)), hs.errors.PositionMapNeeded, "which position goes where"),
         (hs.patch(("z", 1), source=llama.run(ids)), hs.errors.UnservedSite, "not captured"),
         (hs.patch(("z", 1), source=tiny.ids(5, 12)), hs.errors.BadArgument, "one for each"),
     ]
@@ -232,9 +224,7 @@ def test_means_and_sources_follow_the_weights():
 
 def test_generated_tokens_beyond_a_source_are_left_alone(llama):
     ids, source = tiny.ids(1, 8), tiny.ids(1, 8, seed=6)
-    everywhere = llama.generate(
-        ids, max_new_tokens=5, interventions=hs.patch(("resid_pre", 2), source=source)
-    )
+    everywhere = llama.generate(ids, max_new_tokens=5, interventions=hs.patch(("resid_pre", 2), source=source))
     within = hs.patch(("resid_pre", 2), source=source, positions=list(range(8)))
     assert everywhere == llama.generate(ids, max_new_tokens=5, interventions=within)
     ragged = [tiny.ids(1, 8)[0].tolist(), tiny.ids(1, 5)[0].tolist()]
@@ -242,18 +232,13 @@ def test_generated_tokens_beyond_a_source_are_left_alone(llama):
     both = llama.generate(ragged, max_new_tokens=4, interventions=hs.patch(("resid_pre", 2), source=sources))
     for row in range(2):
         alone = hs.patch(("resid_pre", 2), source=[sources[row]])
-        assert (
-            llama.generate([ragged[row]], max_new_tokens=4, interventions=alone).tokens[0] == both.tokens[row]
-        )
+        assert llama.generate([ragged[row]], max_new_tokens=4, interventions=alone).tokens[0] == both.tokens[row]
     with pytest.raises(hs.errors.PromptError, match="reference prompts end there"):
         llama.generate(ids, interventions=hs.mean("0.0", over=source, per_position=True), max_new_tokens=3)
 
 
 def test_blocks_around_a_sweep_give_each_row_its_own_source(llama):
-    prompts, source = (
-        hs.Prompts.of(tiny.ids(6, 6, seed=2)),
-        llama.run(tiny.ids(6, 6, seed=3), capture="resid_pre"),
-    )
+    prompts, source = (hs.Prompts.of(tiny.ids(6, 6, seed=2)), llama.run(tiny.ids(6, 6, seed=3), capture="resid_pre"))
     block = hs.patch(("resid_pre", 1), source=source, positions=[3])
     with llama.editing(block):
         whole = evaluate(llama, prompts, [hs.measures.loss()])[0]
@@ -286,9 +271,7 @@ def test_ragged_work_in_pieces_is_the_whole(llama):
     for one, other in zip(whole, parts, strict=True):
         assert_close(one, other, atol=1e-6, rtol=1e-6)
     with pytest.raises(hs.errors.UnservedSite, match="keys do not align"):
-        llama.run(
-            [[0, 1]], interventions=hs.patch(("pattern", 1), source=source.rows([0]), positions={-1: -1})
-        )
+        llama.run([[0, 1]], interventions=hs.patch(("pattern", 1), source=source.rows([0]), positions={-1: -1}))
 
 
 def test_inputs_are_not_reinterpreted(llama):

@@ -69,9 +69,7 @@ def test_text_roles_and_answer_by_hand():
         "readout": (10,),
     }
     # The space goes with the 8, as it would after the comma of any line: the answer is " 8", "7".
-    assert [TOKENIZER.convert_ids_to_tokens(list(answer)) for answer in prompts.answer_tokens] == [
-        [" 8", "7"]
-    ]
+    assert [TOKENIZER.convert_ids_to_tokens(list(answer)) for answer in prompts.answer_tokens] == [[" 8", "7"]]
     assert prompts.answers == (prompts.answer_tokens[0][0],)
     assert prompts.made_by["task"] == "linear"
     assert prompts.made_by["written"] == "text"
@@ -89,9 +87,7 @@ def test_a_shown_number_of_several_tokens_has_one_token_before_it():
 
 
 def test_number_token_roles_and_answer_by_hand():
-    shots = replace(
-        small(), functions=LANGUAGE, x=np.array([[4, 1]]), y=np.array([[11, 5]]), query=np.array([9])
-    )
+    shots = replace(small(), functions=LANGUAGE, x=np.array([[4, 1]]), y=np.array([[11, 5]]), query=np.array([9]))
     prompts = linear(NUMBERS, shots)
     words = [LANGUAGE.words[token] for token in prompts.tokens[0]]
     assert words == ["<bos>", "4", ",", "11", ";", "1", ",", "5", ";", "9", ","]
@@ -217,9 +213,7 @@ def test_pairs_of_prompts_ask_about_the_same_function_with_and_without_context()
     assert (LANGUAGE.number_tokens(LANGUAGE.values(shots.parameters, asked)) == bare.answers).all()
     # What is asked without context is neither asked nor shown with it.
     assert not (asked[:, None] == np.c_[shots.x, shots.query]).any()
-    assert (
-        bare.tokens == linear_pair(NUMBERS, shots, seed=9)[1].tokens != linear_pair(NUMBERS, shots, seed=8)[1]
-    )
+    assert bare.tokens == linear_pair(NUMBERS, shots, seed=9)[1].tokens != linear_pair(NUMBERS, shots, seed=8)[1]
     _, fifteen = linear_pair(NUMBERS, shots, shots.without_context().asking(15))
     assert {tokens[1] for tokens in fifteen.tokens} == {16}
     with pytest.raises(BadArgument, match="every input"):
@@ -244,9 +238,7 @@ def test_regimes_of_the_article_by_hand():
 @pytest.fixture(scope="module")
 def toy():
     torch.manual_seed(0)
-    config = ToyConfig(
-        vocab_size=len(TOKENIZER), n_layers=2, d_model=16, n_heads=2, n_ctx=128, positions="rotary"
-    )
+    config = ToyConfig(vocab_size=len(TOKENIZER), n_layers=2, d_model=16, n_heads=2, n_ctx=128, positions="rotary")
     return hs.load(ToyForCausalLM(config), tokenizer=TOKENIZER)
 
 

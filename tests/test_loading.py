@@ -133,9 +133,7 @@ def test_a_model_without_attention():
 
 def test_a_model_whose_layers_are_no_list():
     config = XLMConfig(vocab_size=32, emb_dim=16, n_layers=1, n_heads=2)
-    refused(
-        hs.errors.UnservedModel, "cannot find the decoder layers", AutoModelForCausalLM.from_config(config)
-    )
+    refused(hs.errors.UnservedModel, "cannot find the decoder layers", AutoModelForCausalLM.from_config(config))
 
 
 def test_what_is_no_language_model():

@@ -39,14 +39,10 @@ def test_answer_measures_by_hand():
     logits[:, 1] = torch.tensor([2.0, 1.0, -1.0])
     assert hs.measures.logit_difference()(logits, prompts).tolist() == [1.0, 2.0]
     odds = math.exp(2) + math.exp(1) + math.exp(-1)
-    assert_close(
-        hs.measures.probability()(logits, prompts), torch.tensor([math.exp(2) / odds, math.exp(1) / odds])
-    )
+    assert_close(hs.measures.probability()(logits, prompts), torch.tensor([math.exp(2) / odds, math.exp(1) / odds]))
     assert hs.measures.rank()(logits, prompts).tolist() == [0.0, 1.0]
     mean = 2 / 3
-    assert_close(
-        hs.measures.next_logit([0])(torch.flip(logits, [1]), prompts), torch.tensor([1 - mean, 1 - mean])
-    )
+    assert_close(hs.measures.next_logit([0])(torch.flip(logits, [1]), prompts), torch.tensor([1 - mean, 1 - mean]))
 
 
 def test_kl_is_that_of_the_reference_from_the_model():

@@ -68,9 +68,7 @@ def test_induction_on_random_models_stays_within_the_rate_and_nothing_is_named(t
         kind: sum(any(row["adjusted_low"] > 0 for row in table.rows(detector=kind)) for table in tables)
         for kind in KINDS
     }
-    alone = np.mean(
-        [row["above_null_low"] > 0 for table in tables for row in table.rows(detector="induction")]
-    )
+    alone = np.mean([row["above_null_low"] > 0 for table in tables for row in table.rows(detector="induction")])
     most_above = max(row["adjusted_low"] for table in tables for row in table.rows())
     print(f"models with a head above the matched null: {shown} of 20; induction heads alone {alone:.3f}")
     print(f"the largest bound of all is {most_above:.3f}")
@@ -107,10 +105,7 @@ def test_copies_of_the_own_token_are_what_the_matched_null_lacks():
         (mass, share), (null_mass, null_share) = masses
         plain.append(mass - null_mass)
         without.append(share - null_share)
-    found = (
-        spread_of_t(torch.cat(plain, 1).double().numpy()),
-        spread_of_t(torch.cat(without, 1).double().numpy()),
-    )
+    found = (spread_of_t(torch.cat(plain, 1).double().numpy()), spread_of_t(torch.cat(without, 1).double().numpy()))
     print(f"spread of t: {found[0]:.2f} as it is, {found[1]:.2f} without the places of copies")
     assert found[0] > 2
     assert found[1] < 1.6

@@ -192,9 +192,7 @@ def test_prompts_are_added_until_the_interval_is_narrow(llama, tmp_path):
     assert table.frame["prompts"][0] >= 16
     again = sweep_batches(batch, precision=wanted, out=tmp_path)
     assert_frame_equal(again.frame.drop("path"), table.frame.drop("path"), abs_tol=0)
-    assert (
-        len(json.loads((tmp_path / "manifest.json").read_text())["prompts"]) == table.frame["prompts"][0] / 8
-    )
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["prompts"]) == table.frame["prompts"][0] / 8
     with pytest.raises(hs.errors.BadArgument, match="no others than these"):
         sweep_batches(lambda _: batch(0), precision=wanted)
     with pytest.raises(hs.errors.BadArgument, match="above 0"):

@@ -46,13 +46,7 @@ def test_three_copies_have_no_interaction_and_are_found_all_the_same():
     model = planted.copies(3)
     found = head_redundancy(model, planted.prompts(), model.heads, OPTIONS)
     copies = ("0.0", "0.1", "0.2")
-    check(
-        found,
-        first={},
-        last=dict.fromkeys(copies, 1),
-        shapley=dict.fromkeys(copies, 1 / 3),
-        together={},
-    )
+    check(found, first={}, last=dict.fromkeys(copies, 1), shapley=dict.fromkeys(copies, 1 / 3), together={})
     assert sets_of(found) == {"necessary": "0.0 0.1 0.2", "sufficient": "0.0"}
     (blind,) = found.steps.rows(kind="necessary", search="growing", step=1)
     assert (blind["tied"], blind["reached"]) == (5, 0)  # which head comes first says nothing
@@ -125,11 +119,7 @@ def test_only_a_backup_writes_more_when_a_head_is_cut():
 
     def follow(model):
         followed = direct_effects(model, shown, planted.QUERY, ablations=[hs.zero("0.0")])
-        return (
-            followed.clean,
-            followed.ablated[0],
-            compensation(model, followed.clean, followed.ablated[0], 0),
-        )
+        return (followed.clean, followed.ablated[0], compensation(model, followed.clean, followed.ablated[0], 0))
 
     model = planted.backed_up()
     clean, cut, made_up = follow(model)
@@ -209,9 +199,7 @@ def test_heads_that_do_nothing_leave_a_reason():
         assert "no clear damage" in row["reason"]
     assert len(found.steps) == 0
     few = head_redundancy(planted.copies(2), planted.prompts(8), ["0.0", "0.1"], OPTIONS)
-    assert {row["reason"] for row in few.sets.rows()} == {
-        "4 prompts to select on are too few: at least 5 are needed"
-    }
+    assert {row["reason"] for row in few.sets.rows()} == {"4 prompts to select on are too few: at least 5 are needed"}
     nine = head_redundancy(planted.copies(2), planted.prompts(9), ["0.0", "0.1"], OPTIONS)
     (row, _) = nine.sets.rows()
     assert (row["heads"], row["prompts"]) == ("0.0 0.1", 4)

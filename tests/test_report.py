@@ -131,9 +131,7 @@ def test_hostile_text_stays_text(page, outline):
     # Exactly the elements that the template has: two figures, one data block, one program.
     assert len(outline.all("script")) == 2
     assert len(outline.all("img")) == 2
-    assert all(
-        attributes["src"].startswith("data:image/svg+xml;base64,") for attributes in outline.all("img")
-    )
+    assert all(attributes["src"].startswith("data:image/svg+xml;base64,") for attributes in outline.all("img"))
     assert not [name for _, given in outline.elements for name in given if name.startswith("on")]
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in page
 
@@ -163,9 +161,7 @@ def test_nothing_on_the_page_can_be_fetched(page, outline):
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(outline):
-    (policy,) = [
-        m["content"] for m in outline.all("meta") if m.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [m["content"] for m in outline.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
 
     def named(text: str) -> str:
@@ -179,9 +175,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(outli
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    assert not [given for _, given in outline.elements if "style" in given], (
-        "style attributes would be blocked"
-    )
+    assert not [given for _, given in outline.elements if "style" in given], "style attributes would be blocked"
 
 
 def test_text_that_is_no_unicode_does_not_stop_the_page(page):
@@ -197,13 +191,9 @@ def test_undefined_and_missing_are_words_and_numbers_keep_their_value(page):
 
 def test_columns_carry_unit_and_meaning_twice(page):
     assert (
-        'title="what the head adds &lt;to&gt; the loss (in nats)">score nats <span class="unit">nats</span>'
-        in page
+        'title="what the head adds &lt;to&gt; the loss (in nats)">score nats <span class="unit">nats</span>' in page
     )
-    assert (
-        '<dt>score nats</dt><dd>what the head adds &lt;to&gt; the loss <span class="unit">nats</span></dd>'
-        in page
-    )
+    assert '<dt>score nats</dt><dd>what the head adds &lt;to&gt; the loss <span class="unit">nats</span></dd>' in page
 
 
 def test_images_carry_the_words_of_their_figure(study, outline):
@@ -251,8 +241,7 @@ def test_the_command_is_what_one_types(page):
 
 def test_long_tables_are_folded_and_longer_ones_name_their_file():
     assert [
-        len(part)
-        for part in (table_view("t", "a", scores(4, 5)).first, table_view("t", "a", scores(4, 5)).folded)
+        len(part) for part in (table_view("t", "a", scores(4, 5)).first, table_view("t", "a", scores(4, 5)).folded)
     ] == [20, 0]
     long = table_view("t", "a", scores(60, 10))
     assert (len(long.first), len(long.folded), long.left_out) == (20, 480, 100)
@@ -325,13 +314,9 @@ def test_the_leading_figure_is_shown_once_and_is_the_first_where_none_is_named(f
     assert full_page.count("Where the task can be read off</h3>") == 1
     assert full_page.count("<picture>") == len(full.figures)
     page = render(dataclasses.replace(full, lead=""))
-    order = places(
-        page, "What each head attends to</h3>", 'id="claims"', "Where the task can be read off</h3>"
-    )
+    order = places(page, "What each head attends to</h3>", 'id="claims"', "Where the task can be read off</h3>")
     assert order == sorted(order)
-    with pytest.raises(
-        UnknownName, match="no figure of the study 'redundancy' named 'leed': did you mean 'lead'"
-    ):
+    with pytest.raises(UnknownName, match="no figure of the study 'redundancy' named 'leed': did you mean 'lead'"):
         render(dataclasses.replace(full, lead="leed"))
 
 
@@ -353,9 +338,7 @@ def cells_behind(page: str, statement: str) -> list[list[str]]:
     part = page[page.index(f"<h3>{statement}") :]
     body = re.search(r"<tbody>(.*?)</tbody>", part, flags=re.S)[1]
     rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.S)
-    return [
-        [re.sub("<[^>]*>", " ", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] for row in rows
-    ]
+    return [[re.sub("<[^>]*>", " ", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] for row in rows]
 
 
 def test_the_comparisons_that_decided_stand_folded_under_their_claim(full_page):
@@ -371,9 +354,7 @@ def test_the_comparisons_that_decided_stand_folded_under_their_claim(full_page):
     missing, unclear = cells_behind(full_page, "One head alone")
     assert missing[3] == "undefined no cell was selected: the best head differs between halves"
     assert unclear[4:] == ["below 0", "unclear", "10 functions"]
-    assert '<td class="measured" title="0.42 [0.33, 0.5]">' in full_page, (
-        "the full numbers are behind the short"
-    )
+    assert '<td class="measured" title="0.42 [0.33, 0.5]">' in full_page, "the full numbers are behind the short"
 
 
 def test_kinds_of_comparison_are_explained_before_the_claims_and_only_those_that_occur(full, full_page):
@@ -407,9 +388,7 @@ def test_a_run_folder_keeps_the_comparisons_as_rows_and_says_its_form(full, tmp_
     columns = json.loads((tmp_path / "run" / "tables" / "claims.json").read_text())
     assert [column["name"] for column in columns] == frame.columns
     assert all(column["meaning"] for column in columns)
-    manifest, record = (
-        json.loads((tmp_path / "run" / f"{n}.json").read_text()) for n in ("manifest", "study")
-    )
+    manifest, record = (json.loads((tmp_path / "run" / f"{n}.json").read_text()) for n in ("manifest", "study"))
     assert manifest["schema"] == record["schema"] == SCHEMA
     assert record["claims"][2]["evidence"][0]["estimate"] is None, "JSON has no NaN"
     assert list(record["terms"]) == ["transfer", "task vector"]

@@ -16,9 +16,7 @@ def llama():
 def test_every_example_takes_one_other_prompt(llama):
     prompts = hs.Prompts.of(tiny.ids(6, 7, seed=2))
     kept = llama.run(
-        prompts,
-        capture=["z", "mlp_out"],
-        interventions=hs.resample(["1.2", "1.3", ("mlp_out", 0)], over=prompts),
+        prompts, capture=["z", "mlp_out"], interventions=hs.resample(["1.2", "1.3", ("mlp_out", 0)], over=prompts)
     )
     first = llama.run(prompts, capture=["mlp_out"])["mlp_out", 0]
     drawn = []

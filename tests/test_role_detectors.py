@@ -4,14 +4,7 @@ import pytest
 import torch
 
 import headscope as hs
-from headscope.detectors.roles import (
-    NAMES,
-    example_to_example,
-    role_attention,
-    role_table,
-    roles_shuffled,
-    x_to_y,
-)
+from headscope.detectors.roles import NAMES, example_to_example, role_attention, role_table, roles_shuffled, x_to_y
 from headscope.interventions import fixed_offset, set_pattern
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import linear

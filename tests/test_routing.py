@@ -197,11 +197,7 @@ def test_bad_routes_are_refused(circuit):
             make()
     runs = [
         (hs.set_pattern("0.1", square), hs.errors.PromptError, "given for 4 positions"),
-        (
-            hs.set_pattern("0.1", square.expand(2, 3, 4, 4), positions=[1]),
-            hs.errors.BadArgument,
-            "1 heads in 1",
-        ),
+        (hs.set_pattern("0.1", square.expand(2, 3, 4, 4), positions=[1]), hs.errors.BadArgument, "1 heads in 1"),
         (hs.knock_out("0.1", "all", [9]), hs.errors.OutOfRange, "position 9"),
         (hs.knock_out("0.1", "all", "nobody"), hs.errors.UnknownName, "no role"),
         (hs.fixed_offset("0.9", 1), hs.errors.OutOfRange, "numbered 0 to 3"),
@@ -209,7 +205,5 @@ def test_bad_routes_are_refused(circuit):
     for edit, error, words in runs:
         with pytest.raises(error, match=words):
             circuit.run(IDS, interventions=edit)
-    assert (
-        circuit.run(IDS, interventions=hs.set_pattern("0.1", square, positions=[1])).logits.isfinite().all()
-    )
+    assert circuit.run(IDS, interventions=hs.set_pattern("0.1", square, positions=[1])).logits.isfinite().all()
     assert isinstance(hs.knock_out("0.1", "all", "all").at(layer=1, head=2, position=3), KnockOut)

@@ -39,9 +39,7 @@ def test_cells_are_found_by_their_coordinates():
         (1, "copied"),
         (2, "copied"),
     )
-    assert (
-        samples.labelled(MODEL, "a").at(model="a", layer=0).mean.tolist() == samples.at(layer=0).mean.tolist()
-    )
+    assert samples.labelled(MODEL, "a").at(model="a", layer=0).mean.tolist() == samples.at(layer=0).mean.tolist()
     with pytest.raises(KeyError, match="not 'depth'"):
         samples.at(depth=1)
 
@@ -78,9 +76,7 @@ def test_values_must_fit_units_and_cells():
 
 def test_a_paired_difference_is_by_unit_and_its_range_widens():
     clean = Samples.one(SHARE, [0.5, 0.7, 0.9, 0.6, 0.8])
-    ablated = Samples.grid(
-        SHARE, {LAYER: [0, 1]}, np.array([[0.4, 0.7, 0.9, 0.6, 0.8], [0.0, 0.0, 0.1, 0.2, 0.0]]).T
-    )
+    ablated = Samples.grid(SHARE, {LAYER: [0, 1]}, np.array([[0.4, 0.7, 0.9, 0.6, 0.8], [0.0, 0.0, 0.1, 0.2, 0.0]]).T)
     rise = ablated - clean
     assert_allclose(rise.mean, [-0.02, -0.64])
     assert rise.quantity.within == (-1.0, 1.0)
@@ -253,9 +249,9 @@ def test_kappa_of_labels_from_streamed_documents():
     counts = {cell: shuffled.counts[:, 0] for cell in swapped}
     other = Samples.ratio(SHARE, (HEAD, BEHAVIOUR), swapped, counts, units=shuffled.units, over="documents")
     assert (
-        statistic(
-            kappa, halves.selection, other, over=("head", "behaviour"), quantity=agreement, resamples=5
-        ).value[0]
+        statistic(kappa, halves.selection, other, over=("head", "behaviour"), quantity=agreement, resamples=5).value[
+            0
+        ]
         < 0.6
     )
 

@@ -43,9 +43,7 @@ def test_direct_effects_pass_through_the_norm_after_attention():
     run = model.run(prompts, capture=["attn_out", "mlp_out", "resid_post"])
     with torch.no_grad():
         frozen = FrozenNorm.at(model.anatomy.final_norm, run["resid_post", 2][:, 4:5])
-        direction = logit_direction(frozen, model.hf.get_output_embeddings().weight, prompts.ids[:, 5:6])[
-            :, 0
-        ]
+        direction = logit_direction(frozen, model.hf.get_output_embeddings().weight, prompts.ids[:, 5:6])[:, 0]
     for layer in range(3):
         heads = [i for i, c in enumerate(effects.components) if c.layer == layer and c.head is not None]
         expected = (run["attn_out", layer][:, 4] * direction).sum(-1)

@@ -72,14 +72,7 @@ def test_the_certificate_holds(kind):
     failing = {check.name: check for check in model.certificate.checks if check.passed is False}
     assert not failing
     proven = {check.name for check in model.certificate.checks if check.passed}
-    assert {
-        "logits_identical",
-        "z_is_pattern_times_v",
-        "heads_sum",
-        "zero_head",
-        "to_bos",
-        "edits_bite",
-    } <= proven
+    assert {"logits_identical", "z_is_pattern_times_v", "heads_sum", "zero_head", "to_bos", "edits_bite"} <= proven
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neo", "bloom"])
@@ -159,10 +152,7 @@ def test_positions_are_absolute_where_the_cache_keeps_a_window(kind):
     model = hs.load(build(kind))
     shown = ids(model, 1, 8)
     for position in (9, 11):
-        edits = [
-            hs.zero("1.1", positions=[position]),
-            hs.add(("resid_pre", 2), torch.ones(64), positions=[position]),
-        ]
+        edits = [hs.zero("1.1", positions=[position]), hs.add(("resid_pre", 2), torch.ones(64), positions=[position])]
         tokens = model.generate(shown, max_new_tokens=6, min_new_tokens=6, interventions=edits).tokens[0]
         grown = torch.cat([shown, torch.tensor([tokens])], dim=1)
         logits = model.run(grown, interventions=edits).logits[0, 7:-1].clone()
@@ -181,10 +171,7 @@ def test_outputs_that_are_changed_in_place_are_captured_as_they_were():
 def test_models_that_share_a_configuration_do_not_disturb_each_other():
     config = LlamaConfig(**tiny.COMMON, num_key_value_heads=2)
     torch.manual_seed(0)
-    one, other = (
-        AutoModelForCausalLM.from_config(config).eval(),
-        AutoModelForCausalLM.from_config(config).eval(),
-    )
+    one, other = (AutoModelForCausalLM.from_config(config).eval(), AutoModelForCausalLM.from_config(config).eval())
     assert one.config is other.config
     model = hs.load(one)
     assert config._attn_implementation == "sdpa"
@@ -308,9 +295,7 @@ def test_only_a_softmax_over_queries_and_keys_is_a_pattern():
 def test_norms_are_frozen_in_half_precision_too(kind, dtype):
     single, half = hs.load(build(kind)), hs.load(build(kind).to(dtype))
     stream = single.run(ids(single), capture="resid_post")["resid_post", 3]
-    exact, coarse = (
-        FrozenNorm.at(model.anatomy.final_norm, stream.to(model.dtype)) for model in (single, half)
-    )
+    exact, coarse = (FrozenNorm.at(model.anatomy.final_norm, stream.to(model.dtype)) for model in (single, half))
     assert coarse.gain.dtype == torch.float32
     assert_close(coarse(stream), exact(stream), atol=0.05 * float(exact(stream).abs().max()), rtol=0.05)
 
@@ -332,9 +317,7 @@ def test_several_streams_side_by_side_are_not_taken_for_one():
             model.run(ids(model), capture=(site, 0))
 
 
-@pytest.mark.parametrize(
-    "kind", ["gpt2", "llama", "cohere", "granite", "gemma2", "olmo2", "mixtral", "bloom"]
-)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "cohere", "granite", "gemma2", "olmo2", "mixtral", "bloom"])
 def test_direct_effects_add_up_whatever_is_done_to_the_scores_afterwards(kind):
     # cohere and granite scale their logits, gemma2 caps them: effects are those on the scores before that.
     model = hs.load(build(kind))

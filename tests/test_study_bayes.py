@@ -20,12 +20,7 @@ from headscope.studies.bayes.families import bayesian_extrapolates, errors, fami
 from headscope.studies.bayes.near_exact import near_exact
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL, RISE, Observations, observations
 from headscope.studies.bayes.pair_heads import flattens, heads_of_kind, strongest
-from headscope.studies.bayes.predictions import (
-    Predictions,
-    answer_log_probability,
-    function_values,
-    predictions,
-)
+from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
 from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.bayes.updates import BELIEF, LOGIT_P, updates
 from headscope.studies.context import Context
@@ -166,9 +161,7 @@ def as_learner(seen, p, numbers=None):
     """What was looked at, with this learner in the model's place; it learns nothing from shuffled labels."""
     flat = torch.full_like(p, float(p[:, 0].mean()))
     moved = p[:, -1].log()
-    return replace(
-        seen, model=Predictions(p.log(), numbers), shuffled=Predictions(flat.log(), None), permuted=moved
-    )
+    return replace(seen, model=Predictions(p.log(), numbers), shuffled=Predictions(flat.log(), None), permuted=moved)
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +232,7 @@ def test_updates_of_the_article_extrapolate_as_a_bayesian_curve(learner, control
 
 
 def test_no_prefix_of_few_shots_can_be_extrapolated(seen, model):
-    few = replace(
-        seen, shots=seen.shots.first(4), exact={EXACT: seen.exact[EXACT][:, :5]}, right=seen.right[:, :5]
-    )
+    few = replace(seen, shots=seen.shots.first(4), exact={EXACT: seen.exact[EXACT][:, :5]}, right=seen.right[:, :5])
     ctx = Context(SETTINGS, (model,))
     ctx._known[observations] = as_learner(few, article_updates()[:, :5])
     claim = bayesian_extrapolates(errors(ctx), ())
@@ -377,8 +368,7 @@ def test_without_a_curve_or_heads_nothing_flattens():
 
 
 @pytest.mark.parametrize(
-    ("strongest_head", "verdict"),
-    [(0.5, Verdict.SUPPORTED), (0.05, Verdict.REFUTED), (0.1, Verdict.UNDETERMINED)],
+    ("strongest_head", "verdict"), [(0.5, Verdict.SUPPORTED), (0.05, Verdict.REFUTED), (0.1, Verdict.UNDETERMINED)]
 )
 def test_heads_of_a_kind_exceed_their_null_or_none_does(strongest_head, verdict):
     noise = np.random.default_rng(0).normal(0, 0.02, (40, 3))

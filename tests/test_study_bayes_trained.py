@@ -17,10 +17,7 @@ def test_it_learns_from_examples_and_follows_the_exact_posterior(found: hs.Study
     assert verdicts["near_exact"] is not Verdict.REFUTED
     assert verdicts["order"] is Verdict.SUPPORTED
     # It was taught by the exact posterior's own data, so it is nearer to that than to one that knows less.
-    last = {
-        row["reference"]: row["kl"]
-        for row in found.tables["distances"].rows(shots=15, outcomes="all numbers")
-    }
+    last = {row["reference"]: row["kl"] for row in found.tables["distances"].rows(shots=15, outcomes="all numbers")}
     assert last["exact posterior, all functions"] < last["exact posterior, training functions"]
 
 
@@ -35,8 +32,7 @@ def test_heads_carry_pairs_and_the_curve_needs_them(found: hs.Study) -> None:
     assert verdicts["heads_x_to_y"] is Verdict.SUPPORTED
     assert verdicts["heads_example_to_example"] is Verdict.SUPPORTED
     curves = {
-        row["ablated"].split(":")[0]: row["probability"]
-        for row in found.tables["ablated_curves"].rows(shots=15)
+        row["ablated"].split(":")[0]: row["probability"] for row in found.tables["ablated_curves"].rows(shots=15)
     }
     assert curves["both"] < curves["none"] / 2
     assert any("large models" in note for note in found.notes)

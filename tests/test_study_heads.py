@@ -84,9 +84,7 @@ def test_copies_in_one_layer_are_no_backups_and_do_not_interact(found):
     joint = found.tables["joint_ablation"].rows(heads_ablated=2, effect="interaction")[0]
     assert joint["logit_damage"] == pytest.approx(0, abs=0.1)
     # In loss, which levels off, the same copies seem redundant: the reason to judge by logits.
-    in_loss = {
-        row["effect"]: row["damage"] for row in found.tables["joint_ablation_loss"].rows(heads_ablated=2)
-    }
+    in_loss = {row["effect"]: row["damage"] for row in found.tables["joint_ablation_loss"].rows(heads_ablated=2)}
     assert in_loss["joint"] > 1.5 * in_loss["sum of single ablations"]
     assert claim(found, "backup").verdict is Verdict.UNDETERMINED
 
@@ -351,9 +349,7 @@ def test_only_what_comes_after_a_head_can_back_it_up(sign):
     # What writes less is no backup, and what grew on the selecting prompts alone is none either.
     shrunk = changes(a=(sign * -0.5, True), b=(0.0, True))
     assert backup(Split(shrunk, shrunk), wrote).verdict is Verdict.REFUTED
-    assert (
-        backup(Split(grown, changes(a=(0.0, True), b=(sign * 0.5, True))), wrote).verdict is Verdict.REFUTED
-    )
+    assert backup(Split(grown, changes(a=(0.0, True), b=(sign * 0.5, True))), wrote).verdict is Verdict.REFUTED
     silent = wrote.changed(wrote.quantity, lambda values: values / 20)
     assert backup(Split(grown, grown), silent).because.startswith("Not judged")
 
@@ -370,9 +366,7 @@ def test_the_answer_names_the_selected_head_and_claims_no_rise_that_is_not_there
 
 
 def test_too_few_prompts_to_name_a_head_are_not_taken_for_no_head():
-    study = hs.study(
-        "heads", model=planted.induction_circuit(), n=5, random_sets=1, followed=1, repeats=2, length=5
-    )
+    study = hs.study("heads", model=planted.induction_circuit(), n=5, random_sets=1, followed=1, repeats=2, length=5)
     assert "is not known: " in study.answer[0]
     assert claim(study, "induction").verdict is Verdict.UNDETERMINED
 

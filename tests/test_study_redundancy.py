@@ -20,12 +20,7 @@ from headscope.studies.context import Context
 from headscope.studies.redundancy import plan
 from headscope.studies.redundancy.attention_to_examples import looks_back
 from headscope.studies.redundancy.experiment import Experiment, RedundancySettings, experiment, problems
-from headscope.studies.redundancy.iterative_ablation import (
-    answer_remains,
-    formed_later,
-    still_formed,
-    survives,
-)
+from headscope.studies.redundancy.iterative_ablation import answer_remains, formed_later, still_formed, survives
 from headscope.studies.redundancy.joint_ablation import JOINTLY, SINGLY, Joint, redundant
 from headscope.studies.redundancy.parity import parity_later
 from headscope.studies.redundancy.patching import (
@@ -170,9 +165,7 @@ def test_what_text_models_predict_is_what_plain_greedy_decoding_writes(text: hs.
         assert (digits == "" and number != number) or number == int(digits)
 
 
-def test_any_number_is_a_mass_for_number_tokens_and_a_first_token_in_text(
-    numbers: hs.Model, text: hs.Model
-) -> None:
+def test_any_number_is_a_mass_for_number_tokens_and_a_first_token_in_text(numbers: hs.Model, text: hs.Model) -> None:
     target = experiment_of(numbers, n=10).prompts.estimation.target
     logits = numbers.run(target).logits
     mass = logits[:, -1].softmax(-1)[:, 1:-2].sum(-1)  # BOS, the comma and the semicolon are no numbers
@@ -241,9 +234,7 @@ def test_transferred_is_beyond_the_less_favourable_of_both_controls() -> None:
     kinds = (EXAMPLES, *CONTROLS)
 
     def above(*values: np.ndarray) -> Samples:
-        return excess(
-            Samples.grid(PROBABILITY, {SOURCE: kinds, LAYER: [0]}, np.stack(values, axis=1)[..., None])
-        )
+        return excess(Samples.grid(PROBABILITY, {SOURCE: kinds, LAYER: [0]}, np.stack(values, axis=1)[..., None]))
 
     close = above(steady + spread, spread, spread + 0.5 - MARGIN / 2)
     assert nearer(close, close.mean)[0,] == pytest.approx(MARGIN / 2)
@@ -348,10 +339,7 @@ def test_the_answer_names_layers_with_numbers(found: Study) -> None:
 def test_iterative_ablation_finds_three_copies_one_after_another() -> None:
     model = planted_task.forming_in(1, 2, 3)
     rows = chosen(hs.study("redundancy", model=model, quick=True, rounds=5, n=10, random_sets=1))
-    assert [row["ablated"] for row in rows] == [
-        "nothing",
-        *(f"layers {', '.join('0123'[:n])}" for n in (2, 3, 4)),
-    ]
+    assert [row["ablated"] for row in rows] == ["nothing", *(f"layers {', '.join('0123'[:n])}" for n in (2, 3, 4))]
     assert [row["first_task"] for row in rows] == [2, 3, 4, None]
     assert [row["remains"] for row in rows] == [True, True, True, False]
 
@@ -510,9 +498,7 @@ def test_growth_is_chosen_on_one_half_and_judged_on_the_other(numbers: hs.Model)
     before, selected, judged = grown(), grown(h1_1=0.9, h1_3=0.5), grown(h1_3=0.5, h1_2=0.9)
     later = [str(head) for head in numbers.heads if head.layer >= 1]
     assert most_grown(selected - before, later, 2) == ["1.1", "1.3"]
-    of_two = [
-        each.only(head=["1.1", "1.3"]).labelled(NEWLY, "layer 0") for each in (before, selected, judged)
-    ]
+    of_two = [each.only(head=["1.1", "1.3"]).labelled(NEWLY, "layer 0") for each in (before, selected, judged)]
     growths = Growth(Split(of_two[0], of_two[0]), Split(*of_two[1:]), 0.1)
     assert growths.backups == [("layer 0", 1, "1.3")]
     # The head that grew most where it was selected did not grow on other prompts; another that was listed did.
@@ -532,11 +518,7 @@ def test_direct_effects_of_prompts_of_unequal_length_are_those_of_each_alone(tex
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"ablate": "1 2.0", "positions": "all", "ablation": "mean"},
-        {"ablate": "1", "ablation": "resample"},
-    ],
+    [{}, {"ablate": "1 2.0", "positions": "all", "ablation": "mean"}, {"ablate": "1", "ablation": "resample"}],
 )
 def test_random_weights_show_nothing(numbers: hs.Model, text: hs.Model, settings: dict[str, str]) -> None:
     for model in (numbers, text):
@@ -573,18 +555,7 @@ def test_notes_say_what_a_model_of_pairs_proves(numbers: hs.Model, text: hs.Mode
 
 def test_the_command_writes_a_report_and_prints_json(numbers: hs.Model, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = [
-        "study",
-        "redundancy",
-        "--model",
-        numbers.name,
-        "--quick",
-        "--n",
-        "10",
-        "--json",
-        "--out",
-        str(out),
-    ]
+    given = ["study", "redundancy", "--model", numbers.name, "--quick", "--n", "10", "--json", "--out", str(out)]
     result = CliRunner().invoke(build("study"), given)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)

@@ -196,11 +196,7 @@ def test_given_values_are_put_where_a_patch_puts_them(kind, request):
     run = model.run(source, capture=[("resid_pre", 1), ("z", 2)])
     last = torch.arange(len(source)), torch.tensor(source.lengths) - 1
     for site, patched, values in (
-        (
-            ("resid_pre", 1),
-            hs.patch(("resid_pre", 1), source=run, positions={-1: -1}),
-            run["resid_pre", 1][last],
-        ),
+        (("resid_pre", 1), hs.patch(("resid_pre", 1), source=run, positions={-1: -1}), run["resid_pre", 1][last]),
         ("2.1", hs.patch("2.1", source=run, positions={-1: -1}), run["z", 2][last][:, 1]),
     ):
         given = hs.interventions.set_values(site, values, positions=-1)
@@ -212,8 +208,7 @@ def test_given_values_are_put_where_a_patch_puts_them(kind, request):
         cells = [Cell((given,)), Cell((one_row,))]
         swept = cell_values(model, target, cells, hs.measures.probability())
         exact = [
-            hs.measures.probability()(model.run(target, interventions=c.interventions).logits, target)
-            for c in cells
+            hs.measures.probability()(model.run(target, interventions=c.interventions).logits, target) for c in cells
         ]
         assert torch.allclose(swept, torch.stack(exact).double(), atol=1e-5)
 
@@ -261,11 +256,7 @@ def test_a_task_vector_is_the_residual_stream_of_the_dummy_prompt(kind, request)
     dummies, bare = linear(model, half.dummy), linear(model, half.zero)
     expected = [
         probability_with(
-            model,
-            block,
-            entering(model, block, dummies.tokens[row]),
-            bare.tokens[row],
-            bare.answer_tokens[row],
+            model, block, entering(model, block, dummies.tokens[row]), bare.tokens[row], bare.answer_tokens[row]
         )
         for row in range(len(half))
     ]
@@ -367,10 +358,7 @@ def test_the_same_ranking_overlaps_wholly_and_the_opposite_not_at_all():
 def test_the_chosen_layer_is_the_most_accurate_and_then_the_most_probable():
     accuracy, probability = [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [[0.9, 0.5, 0.6], [0.9, 0.5, 0.6]]
     outcomes = Outcomes(
-        *(
-            Samples.grid(q, {LAYER: range(3)}, v)
-            for q, v in ((ACCURACY, accuracy), (PROBABILITY, probability))
-        )
+        *(Samples.grid(q, {LAYER: range(3)}, v) for q, v in ((ACCURACY, accuracy), (PROBABILITY, probability)))
     )
     assert outcomes.best_layer() == {"layer": 2}
 
@@ -387,9 +375,7 @@ def about(mean, quantity=DIFFERENCE):
 def chosen(mean, elsewhere=0.0, quantity=DIFFERENCE):
     """Samples by layer: this mean at layer 1, which was chosen, and another at layer 0."""
     columns = [about(each, quantity).values[:, 0] for each in (elsewhere, mean)]
-    return Chosen(
-        Samples.grid(quantity, {LAYER: [0, 1]}, np.stack(columns, 1), over="functions"), {"layer": 1}
-    )
+    return Chosen(Samples.grid(quantity, {LAYER: [0, 1]}, np.stack(columns, 1), over="functions"), {"layer": 1})
 
 
 HELP = Test("examples help", about(0.9), above=0.1)
@@ -408,9 +394,7 @@ def verdict_of_heads(need=HELP, share=0.9, elsewhere=0.0, **beyond):
     return function_vector.few_heads(need, carried).verdict
 
 
-def verdict_of_task(
-    need=HELP, beyond=0.8, not_copied=0.8, follows=0.8, copied=0.0, clearest=OWN, elsewhere=0.0
-):
+def verdict_of_task(need=HELP, beyond=0.8, not_copied=0.8, follows=0.8, copied=0.0, clearest=OWN, elsewhere=0.0):
     by_layer = chosen(beyond, elsewhere), chosen(not_copied), chosen(follows), chosen(copied)
     carried = task_not_answer.Transferred(*by_layer, clearest)
     return task_not_answer.task_rather_than_answer(need, carried).verdict
@@ -558,9 +542,7 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
     out = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     where = ["--model", str(tmp_path / "model"), "--out", str(out)]
-    result = CliRunner().invoke(
-        main.build("study"), ["study", "vectors", *where, "--json", "--quiet", *options]
-    )
+    result = CliRunner().invoke(main.build("study"), ["study", "vectors", *where, "--json", "--quiet", *options])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert {one["verdict"] for one in told["claims"]} == {"undetermined"}
@@ -581,9 +563,7 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
     assert "Causal indirect effect of each head" in page
 
 
-def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(
-    numbers, monkeypatch, tmp_path
-):
+def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(numbers, monkeypatch, tmp_path):
     def unread(*args):
         raise PromptError("cannot read attention.")
 

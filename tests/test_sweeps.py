@@ -54,9 +54,7 @@ def prompts(seed=2, lengths=(LENGTH, LENGTH)):
 
 def source_run(model, given):
     shuffled = hs.Prompts(tuple(tuple([row[0], *row[:0:-1]]) for row in given.tokens))
-    sites = [
-        s for s in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z") if model.has(s, 0)
-    ]
+    sites = [s for s in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z") if model.has(s, 0)]
     return model.run(shuffled, capture=sites)
 
 
@@ -71,9 +69,7 @@ def agree(model, given, cells, measure, base_interventions=(), tolerance=1e-5):
     assert sorted(found) == list(range(len(cells)))
     for index, result in enumerate(expected):
         assert found[index].cell is cells[index]
-        torch.testing.assert_close(
-            found[index].values, result.values, rtol=0, atol=tolerance * scale, equal_nan=True
-        )
+        torch.testing.assert_close(found[index].values, result.values, rtol=0, atol=tolerance * scale, equal_nan=True)
     return {(result.path, result.note) for result in found.values()}
 
 
@@ -107,9 +103,7 @@ def test_every_kind_of_cell_resumes_exactly(name):
         Cell((hs.add(("resid_pre", 1), push, positions=p), hs.zero("2.1", positions=p - 2)), position=p)
         for p in (3, 5, 8)
     ]
-    several += [
-        Cell((hs.to_bos(f"{layer}.0"), hs.add(("attn_out", layer), push, positions=6))) for layer in range(3)
-    ]
+    several += [Cell((hs.to_bos(f"{layer}.0"), hs.add(("attn_out", layer), push, positions=6))) for layer in range(3)]
     assert agree(model, given, several, logit_difference()) == {("resumed", "")}
 
 
@@ -122,9 +116,7 @@ def test_reading_at_the_cells_own_position_takes_one_pass(name):
     stream = grid(hs.add("resid_pre", push), layers="all", positions=range(11)).cells(3, [], LENGTH)
     assert agree(model, given, stream, loss("cell")) == {(SIDE_BY_SIDE, "")}
     base_interventions = [hs.add(("resid_mid", 2), push, positions=[3, 6]), hs.zero("1.2")]
-    assert agree(model, given, stream, loss("cell"), base_interventions=base_interventions) == {
-        (SIDE_BY_SIDE, "")
-    }
+    assert agree(model, given, stream, loss("cell"), base_interventions=base_interventions) == {(SIDE_BY_SIDE, "")}
 
 
 def test_gpt_neo_reads_its_own_causal_buffer_and_is_found_out():
@@ -164,9 +156,7 @@ def test_what_holds_in_every_cell_holds_in_resumed_cells_too(name):
         hs.add(("resid_pre", 2), -push),
     ]
     heads = grid(hs.zero("z"), layers="all", heads="all", positions=[2, 9]).cells(3, model.heads, LENGTH)
-    assert agree(model, given, heads, loss([7, 8, 9, 10]), base_interventions=base_interventions) == {
-        ("resumed", "")
-    }
+    assert agree(model, given, heads, loss([7, 8, 9, 10]), base_interventions=base_interventions) == {("resumed", "")}
     stream = grid(hs.add("resid_pre", push), layers="all", positions=[2, 5, 9]).cells(3, [], LENGTH)
     assert agree(model, given, stream, loss([7, 8, 9, 10]), base_interventions=base_interventions) == {
         ("resumed", "")
@@ -189,9 +179,7 @@ def test_unequal_prompts_and_more_prompts_than_fit():
 def test_hybrids_reuse_layers_alone():
     model, given = hs.load(configs.build("bamba")), prompts()
     cells = [
-        Cell(
-            (hs.add(("resid_pre", layer), torch.linspace(-1, 1, model.d_model), positions=p),), layer, None, p
-        )
+        Cell((hs.add(("resid_pre", layer), torch.linspace(-1, 1, model.d_model), positions=p),), layer, None, p)
         for layer in range(model.n_layers)
         for p in (2, 6, 9)
     ]
@@ -247,10 +235,7 @@ def test_random_sweeps_equal_full_passes(data):
     lengths = data.draw(st.lists(st.integers(5, LENGTH), min_size=1, max_size=3))
     own = prompts(seed=data.draw(st.integers(0, 5)), lengths=tuple(lengths))
     place = st.tuples(
-        st.sampled_from(SITES),
-        st.integers(0, 2),
-        st.one_of(st.just("all"), st.integers(-5, 4)),
-        st.booleans(),
+        st.sampled_from(SITES), st.integers(0, 2), st.one_of(st.just("all"), st.integers(-5, 4)), st.booleans()
     )
 
     def edit(given):
@@ -275,8 +260,7 @@ def resumed(model, given, cells, measure, base_interventions):
     engine = Engine(model, setting, works, traits_of(model), Costs(10, 40), own_positions=False)
     found = dict(engine.run())
     expected = [
-        result.values
-        for result in naive.execute(model, given, cells, measure, base_interventions=base_interventions)
+        result.values for result in naive.execute(model, given, cells, measure, base_interventions=base_interventions)
     ]
     scale = max(float(values.abs().nan_to_num().max()) for values in expected)
     for index, values in enumerate(expected):
@@ -363,12 +347,7 @@ def test_generating_under_many_interventions_at_once_equals_one_by_one(name):
     model = tiny.opened(name) if name in tiny.FAMILIES else hs.load(configs.build(name))
     given = prompts(lengths=(9, 6))
     push = torch.linspace(-3, 3, model.d_model)
-    sets = [
-        [],
-        hs.zero("1.2"),
-        [hs.add(("resid_pre", 1), push, positions=[-2, 10]), hs.zero("2.0")],
-        hs.zero("2.1"),
-    ]
+    sets = [[], hs.zero("1.2"), [hs.add(("resid_pre", 1), push, positions=[-2, 10]), hs.zero("2.0")], hs.zero("2.1")]
     if name != "mistral":  # whose window has dropped the first token by then
         sets.append(hs.to_bos(["1.0", "1.1", "2.0", "2.2"]))
     expected = [model.generate(given, max_new_tokens=8, interventions=edits) for edits in sets]
@@ -403,9 +382,7 @@ def test_iterative_ablation_equals_sweeping_again_with_the_picked_cells_ablated(
     push = torch.linspace(-1, 1, model.d_model)
     measure = logit_difference()
     model.memory_bytes = budget  # with little, streams of some cells are not kept
-    stream = [
-        Cell((hs.add((site, layer), push),), layer) for layer in range(3) for site in ("resid_pre", "mlp_out")
-    ]
+    stream = [Cell((hs.add((site, layer), push),), layer) for layer in range(3) for site in ("resid_pre", "mlp_out")]
     heads = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
     bos = grid(hs.to_bos("z"), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
     places = grid(hs.zero("z"), layers="all", heads=[1, 2], positions=[1, 6, 9]).cells(3, model.heads, LENGTH)

@@ -32,9 +32,7 @@ def test_the_wrapper_returns_the_kernel_itself_while_nothing_is_active():
 
 def test_a_transformers_without_the_wrapped_method_is_refused_at_import(monkeypatch):
     monkeypatch.delattr(AttentionInterface, "get_interface")
-    with pytest.raises(
-        hs.errors.HeadscopeError, match=r"needs .*get_interface.*Install transformers 5\.1 or newer"
-    ):
+    with pytest.raises(hs.errors.HeadscopeError, match=r"needs .*get_interface.*Install transformers 5\.1 or newer"):
         tap_module._install()
     monkeypatch.undo()
     monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name: None)
@@ -89,9 +87,7 @@ def test_five_threads_with_different_edits_do_not_mix():
 
     def work(which):
         for _ in range(15):
-            mismatches[which] += not torch.equal(
-                model.run(ids, interventions=edits[which]).logits, expected[which]
-            )
+            mismatches[which] += not torch.equal(model.run(ids, interventions=edits[which]).logits, expected[which])
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(5)]
     for thread in threads:

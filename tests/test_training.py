@@ -26,14 +26,7 @@ LANGUAGE = PhraseLanguage(vocab_size=20, length=24, phrases=(2, 2), phrase_lengt
 TINY = Recipe(
     name="tiny",
     purpose="A model for tests.",
-    architecture={
-        "vocab_size": 20,
-        "n_layers": 2,
-        "d_model": 8,
-        "n_heads": 2,
-        "n_ctx": 24,
-        "smeared_keys": True,
-    },
+    architecture={"vocab_size": 20, "n_layers": 2, "d_model": 8, "n_heads": 2, "n_ctx": 24, "smeared_keys": True},
     data=LANGUAGE,
     batch_size=4,
     steps=12,
@@ -64,8 +57,7 @@ def assert_same_weights(folder, other):
 
 def without_time(rows):
     return [
-        dataclasses.replace(row, cpu_seconds=0, train_loss_nats=round(row.train_loss_nats or 0, 9))
-        for row in rows
+        dataclasses.replace(row, cpu_seconds=0, train_loss_nats=round(row.train_loss_nats or 0, 9)) for row in rows
     ]
 
 
@@ -173,11 +165,7 @@ def test_weight_decay_is_for_matrices_and_gradients_are_clipped():
 
 @pytest.mark.parametrize(
     ("decay", "rates"),
-    [
-        ("constant", [0.1, 0.2, 0.2, 0.2]),
-        ("linear", [0.1, 0.2, 0.1, 0.0]),
-        ("cosine", [0.1, 0.2, 0.1, 0.0]),
-    ],
+    [("constant", [0.1, 0.2, 0.2, 0.2]), ("linear", [0.1, 0.2, 0.1, 0.0]), ("cosine", [0.1, 0.2, 0.1, 0.0])],
 )
 def test_the_learning_rate_by_hand(decay, rates):
     recipe = dataclasses.replace(TINY, learning_rate=0.2, warmup_steps=2, steps=12, decay=decay)
@@ -233,9 +221,7 @@ def test_scores_of_hand_made_patterns():
 
 def test_losses_are_read_where_they_belong(monkeypatch):
     # A stand-in that is sure of the last token of its context: it predicts that token again.
-    probes = evaluation.Probes(
-        tensor([[0, *range(1, 11), *[5] * 10]]), tensor([[0, 1, 2, 3, 1, 2, 3]]), segment=3
-    )
+    probes = evaluation.Probes(tensor([[0, *range(1, 11), *[5] * 10]]), tensor([[0, 1, 2, 3, 1, 2, 3]]), segment=3)
     losses = {"held_out": torch.arange(20.0), "repeated": tensor([10.0, 1.0, 3.0, 20.0, 5.0, 9.0])}
 
     def read(model, sequences, score):

@@ -26,15 +26,10 @@ def test_weights_reproduce_queries_values_and_head_outputs(family):
             made = torch.einsum("bm,hmd->bhd", normed, matrix) + bias
             assert_close(run[site, layer][:, 0], made, atol=1e-4, rtol=1e-4)
         values = run["v", layer]
-        every = (
-            torch.einsum("bpm,hmd->bphd", norm(run["resid_pre", layer]).detach(), weights.w_v) + weights.b_v
-        )
+        every = torch.einsum("bpm,hmd->bphd", norm(run["resid_pre", layer]).detach(), weights.w_v) + weights.b_v
         assert_close(values, every, atol=1e-4, rtol=1e-4)
         assert_close(
-            run["head_out", layer],
-            torch.einsum("bphd,hdm->bphm", run["z", layer], weights.w_o),
-            atol=1e-5,
-            rtol=1e-5,
+            run["head_out", layer], torch.einsum("bphd,hdm->bphm", run["z", layer], weights.w_o), atol=1e-5, rtol=1e-5
         )
 
 

@@ -23,9 +23,7 @@ def llama():
 
 
 def every_kind(model):
-    run = model.run(
-        tiny.ids(), capture=[("z", 0), ("resid_pre", 1)], interventions=hs.add("0.0", torch.ones(8))
-    )
+    run = model.run(tiny.ids(), capture=[("z", 0), ("resid_pre", 1)], interventions=hs.add("0.0", torch.ones(8)))
     return [
         hs.zero(["0.1", "1.2"], positions=[2, -1], strength=0.25),
         hs.zero(("mlp_out", "all")),

@@ -61,9 +61,7 @@ def gpt_neox_sequential() -> PretrainedConfig:
 
 def gemma2() -> PretrainedConfig:
     """Soft-capped scores and logits, norms after attention and MLP, windows in every other layer."""
-    return Gemma2Config(
-        **COMMON, num_key_value_heads=2, head_dim=8, sliding_window=5, query_pre_attn_scalar=8
-    )
+    return Gemma2Config(**COMMON, num_key_value_heads=2, head_dim=8, sliding_window=5, query_pre_attn_scalar=8)
 
 
 def mistral() -> PretrainedConfig:
@@ -72,8 +70,7 @@ def mistral() -> PretrainedConfig:
 
 
 FAMILIES = {
-    make.__name__: make
-    for make in (gpt2, llama, llama_multi_query, gpt_neox, gpt_neox_sequential, gemma2, mistral)
+    make.__name__: make for make in (gpt2, llama, llama_multi_query, gpt_neox, gpt_neox_sequential, gemma2, mistral)
 }
 
 

@@ -131,9 +131,7 @@ def write(out: Path, studies: list[str], models: list[str]) -> None:
             told = result.to_json()
             told.pop("provenance")
             (folder / "study.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-            print(
-                f"{study} on {kind}: {len(recorder.columns)} samples, {len(result.claims)} claims", flush=True
-            )
+            print(f"{study} on {kind}: {len(recorder.columns)} samples, {len(result.claims)} claims", flush=True)
 
 
 def compare(old: Path, new: Path) -> int:

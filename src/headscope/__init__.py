@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from headscope.vocabulary import Head as Head
 
 # Where each public name lives; None: it is a module of that name.
-_INTERVENTIONS = (
-    "add fixed_offset freeze_pattern knock_out mean patch path_patch resample set_pattern to_bos zero"
-)
+_INTERVENTIONS = "add fixed_offset freeze_pattern knock_out mean patch path_patch resample set_pattern to_bos zero"
 _HOME = {
     "Head": "vocabulary",
     "Model": "models.model",

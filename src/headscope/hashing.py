@@ -53,9 +53,7 @@ def _canonical(value: Any, named: Callable[[HasRecipe], Any]) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            field.name: _canonical(getattr(value, field.name), named) for field in dataclasses.fields(value)
-        }
+        fields = {field.name: _canonical(getattr(value, field.name), named) for field in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item, named) for key, item in value.items()}

@@ -124,8 +124,7 @@ class Table:
     def describe(self) -> list[dict[str, str]]:
         """What each column means, for a report or a README beside a Parquet file."""
         return [
-            {"name": column.name, "unit": column.unit, "meaning": column.meaning}
-            for column in self.schema.columns
+            {"name": column.name, "unit": column.unit, "meaning": column.meaning} for column in self.schema.columns
         ]
 
     def write_parquet(self, path: Path) -> None:

@@ -20,21 +20,14 @@ from headscope.tables import Column, Schema
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 LAYERS, HEADS, LENGTH = 2, 4, 20
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TOKENS = (HOSTILE, "\n", "\u200b", "שלום", *(f" t{position}" for position in range(4, LENGTH)))
 SCORES = Schema(
     "scores",
-    (
-        Column("layer", pl.Int64, "layer"),
-        Column("head", pl.Int64, "head"),
-        Column("score", pl.Float64, "score"),
-    ),
+    (Column("layer", pl.Int64, "layer"), Column("head", pl.Int64, "head"), Column("score", pl.Float64, "score")),
 )
 
 
@@ -49,17 +42,11 @@ PATTERNS = patterns()
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [
-        {"layer": row, "head": head, "score": row + head / 10}
-        for row in range(LAYERS)
-        for head in range(HEADS)
-    ]
+    rows = [{"layer": row, "head": head, "score": row + head / 10} for row in range(LAYERS) for head in range(HEADS)]
     table = SCORES.table(rows)
     figure = head_grid(table, "score", title="Scores", caption="All of them.")
     example = AttentionExample("p", "Patterns", "", TOKENS, PATTERNS, {"1.2": f"induction {HOSTILE}"})
-    study = Study(
-        "s", f"Title {HOSTILE}", "Q?", ("S.",), (), {"scores": table}, (figure,), attention=(example,)
-    )
+    study = Study("s", f"Title {HOSTILE}", "Q?", ("S.",), (), {"scores": table}, (figure,), attention=(example,))
     return write(study, tmp_path_factory.mktemp("run") / "report.html")
 
 
@@ -209,17 +196,11 @@ def test_figures_follow_the_system_to_dark_and_paper_stays_light(full):
     light = image.evaluate("image => image.src")
     assert image.evaluate("image => image.currentSrc") == light
     full.emulate_media(color_scheme="dark")
-    full.wait_for_function(
-        "() => { const i = document.querySelector('figure img'); return i.currentSrc !== i.src }"
-    )
-    assert image.evaluate("image => image.currentSrc") == full.locator("source").first.evaluate(
-        "s => s.srcset"
-    )
+    full.wait_for_function("() => { const i = document.querySelector('figure img'); return i.currentSrc !== i.src }")
+    assert image.evaluate("image => image.currentSrc") == full.locator("source").first.evaluate("s => s.srcset")
     assert full.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     full.emulate_media(color_scheme="dark", media="print")
-    full.wait_for_function(
-        "() => { const i = document.querySelector('figure img'); return i.currentSrc === i.src }"
-    )
+    full.wait_for_function("() => { const i = document.querySelector('figure img'); return i.currentSrc === i.src }")
 
 
 def test_evidence_opens_under_its_claim_and_is_open_on_paper(full):
@@ -248,9 +229,7 @@ def test_what_is_wide_scrolls_in_its_box_and_says_so_and_the_page_does_not(full,
     full.wait_for_function(f"document.documentElement.scrollWidth <= {width}", timeout=5000)
     hints = full.locator(".hint").evaluate_all("hints => hints.filter(hint => hint.checkVisibility()).length")
     assert hints > 0
-    assert full.locator(".opening .hint").first.is_visible() is (width == 420), (
-        "a figure that fits says nothing"
-    )
+    assert full.locator(".opening .hint").first.is_visible() is (width == 420), "a figure that fits says nothing"
 
 
 @pytest.mark.parametrize("width", [420, 1280])

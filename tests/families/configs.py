@@ -92,9 +92,7 @@ def _shrunk(kind: type[PreTrainedConfig], model_type: str, more: dict[str, Any])
         part = getattr(default, name, None)
         if isinstance(part, PreTrainedConfig):
             values[name] = _shrunk(type(part), part.model_type, exceptions.get(name, {}))
-    return kind(
-        **values | {name: value for name, value in exceptions.items() if name not in kind.sub_configs}
-    )
+    return kind(**values | {name: value for name, value in exceptions.items() if name not in kind.sub_configs})
 
 
 def _field(kind: type[PreTrainedConfig], name: str) -> str:
@@ -134,10 +132,7 @@ def _liven(model: PreTrainedModel, generator: torch.Generator) -> None:
 @contextmanager
 def _uninitialized_is_nan() -> Iterator[None]:
     """Memory that a model leaves unfilled would differ from run to run; as NaN, it is found and drawn."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield

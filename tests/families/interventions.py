@@ -34,9 +34,7 @@ def examine(model: hs.Model) -> list[Finding]:
     """Every kind of intervention that this model serves, tried; the others with their refusal."""
     generator = torch.Generator().manual_seed(3)
     low, high = min(3, model.vocab_size - 1), model.vocab_size
-    prompts, other = (
-        hs.Prompts.of(torch.randint(low, high, (2, LENGTH), generator=generator)) for _ in range(2)
-    )
+    prompts, other = (hs.Prompts.of(torch.randint(low, high, (2, LENGTH), generator=generator)) for _ in range(2))
     longer = hs.Prompts.of(torch.randint(low, high, (3, LENGTH + NEW + 1), generator=generator))
     layer = next(i for i in model.anatomy.attending if model.has("z", i) or model.has("pattern", i))
     return [_tried(model, prompts, *case) for case in _cases(model, prompts, other, longer, layer)]
@@ -45,9 +43,7 @@ def examine(model: hs.Model) -> list[Finding]:
 Case = tuple[str, Sequence[Intervention], Sequence[Intervention] | None]
 
 
-def _cases(
-    model: hs.Model, prompts: hs.Prompts, other: hs.Prompts, longer: hs.Prompts, layer: int
-) -> Iterator[Case]:
+def _cases(model: hs.Model, prompts: hs.Prompts, other: hs.Prompts, longer: hs.Prompts, layer: int) -> Iterator[Case]:
     """(kind, interventions, the same by hand)."""
     head = hs.Head(layer, 1 % model.layer(layer).heads)
     plain = _patterns(model, prompts, layer)

@@ -134,9 +134,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8}},
     "dots3_note_vision_encoder": {"adapter_in_dim": 64, "adapter_out_dim": 64},
     "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
-    "cohere_compass_text": {
-        "rope_parameters": {name: _ROTARY for name in _IN_TURN}
-    },  # one for each kind of layer
+    "cohere_compass_text": {"rope_parameters": {name: _ROTARY for name in _IN_TURN}},  # one for each kind of layer
     "qwen4_exp_text": {  # ships without the numbers of its indexer
         "indexer_n_heads": 16,
         "indexer_kv_heads": 1,

@@ -15,14 +15,7 @@ Record = Mapping[str, Any]
 
 # A column and the checks behind it. A check that stands in no column gets one of its own.
 # What a study of heads needs, all of it without an approximation.
-EXACT = (
-    "pattern_rows",
-    "z_is_pattern_times_v",
-    "heads_sum",
-    "residual_chain",
-    "zero_head",
-    "to_bos",
-)
+EXACT = ("pattern_rows", "z_is_pattern_times_v", "heads_sum", "residual_chain", "zero_head", "to_bos")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "bit-identical": ("logits_identical",),
     "padding": ("padding_right", "padding_left"),
@@ -129,9 +122,7 @@ def _table(opened: Sequence[tuple[str, Record]]) -> str:
             if check["name"] not in known:
                 columns.setdefault(check["name"].replace("_", " "), (check["name"],))
     rows = [
-        f"| {name} | "
-        + " | ".join(_cell(record, column, checks) for column, checks in columns.items())
-        + " |"
+        f"| {name} | " + " | ".join(_cell(record, column, checks) for column, checks in columns.items()) + " |"
         for name, record in opened
     ]
     return "\n".join([f"| type | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows])
@@ -207,11 +198,7 @@ def _section(title: str, named: Iterable[tuple[str, Record]], tell: Callable[[Re
     for name, record in named:
         if text := tell(record):
             told[text].append(name)
-    return (
-        "\n\n".join([f"## {title}", *(f"**{', '.join(n)}**\n{text}" for text, n in told.items())])
-        if told
-        else ""
-    )
+    return "\n\n".join([f"## {title}", *(f"**{', '.join(n)}**\n{text}" for text, n in told.items())]) if told else ""
 
 
 def _versions(records: Iterable[Record]) -> str:

@@ -100,10 +100,7 @@ def write(folder: Path, records: dict[str, dict[str, Any]]) -> None:
     """Both files, in the order of the alphabet, replaced whole."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = dict(sorted(records.items()))
-    for name, text in (
-        ("families.json", _a_line_each(ordered)),
-        ("families.md", page(ordered)),
-    ):
+    for name, text in (("families.json", _a_line_each(ordered)), ("families.md", page(ordered))):
         unfinished = folder / f".{name}.part"
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(folder / name)
@@ -145,9 +142,7 @@ def _blank() -> dict[str, Any]:
 def _absent(opened: headscope.Model) -> list[dict[str, Any]]:
     """Sites that some layers do not have, beside those that a failed check refuses."""
     reasons: dict[tuple[str, str], list[int]] = {}
-    for site, layer in product(
-        [name for name, site in SITES.items() if site.per_layer], range(opened.n_layers)
-    ):
+    for site, layer in product([name for name, site in SITES.items() if site.per_layer], range(opened.n_layers)):
         if {(site, layer), (site, None)}.isdisjoint(opened.refusals):
             try:
                 opened.require_site(site, layer)
@@ -194,14 +189,10 @@ def _kept(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.families.survey", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.families.survey", description=__doc__.split("\n")[0])
     parser.add_argument("--types", help="only these, comma-separated, even if they are on record")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs"), help="folder of the two files (default docs)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the two files (default docs)")
     parser.add_argument("--fresh", action="store_true", help="forget what is on record")
     given = parser.parse_args()
     given.types = given.types.split(",") if given.types else []

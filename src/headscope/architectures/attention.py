@@ -127,9 +127,7 @@ class ToyAttention(nn.Module):
             # are smeared and rotated here, each time, and any Cache class serves, cropped or copied as well.
             raw_key, value = past_key_values.update(raw_key, value, self.layer_idx)
         query, key = self._place(query, raw_key, position_ids)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, pattern = attend(
             self,
             query,

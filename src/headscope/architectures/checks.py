@@ -50,11 +50,7 @@ def check_positions(config: ToyConfig, position_ids: Tensor) -> None:
 
 
 def check_cache(
-    config: ToyConfig,
-    past_key_values: Cache | None,
-    attention_mask: Tensor | None,
-    n_past: int,
-    n_queries: int,
+    config: ToyConfig, past_key_values: Cache | None, attention_mask: Tensor | None, n_past: int, n_queries: int
 ) -> None:
     """The cache grows by concatenation, the mask covers it, and no padding stands between real tokens."""
     if getattr(past_key_values, "is_compileable", False):

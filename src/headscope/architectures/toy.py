@@ -169,9 +169,7 @@ class ToyModel(ToyPreTrainedModel):
             position_ids = positions_from_mask(attention_mask, n_queries, n_past).to(stream.device)
         check_cache(self.config, past_key_values, attention_mask, n_past, n_queries)
         stream, position_embeddings = self._locate(stream, position_ids)
-        mask = mask_for(
-            self.config._attn_implementation, n_queries, n_past + n_queries, attention_mask, like=stream
-        )
+        mask = mask_for(self.config._attn_implementation, n_queries, n_past + n_queries, attention_mask, like=stream)
         pattern_log: list[Tensor | None] | None = [] if output_attentions else None
         streams = [stream]
         for layer in self.layers:

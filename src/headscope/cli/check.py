@@ -4,17 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from headscope.cli.common import (
-    Json,
-    ModelName,
-    Opening,
-    Quiet,
-    guarded,
-    opened,
-    print_json,
-    stdout,
-    with_fields,
-)
+from headscope.cli.common import Json, ModelName, Opening, Quiet, guarded, opened, print_json, stdout, with_fields
 from headscope.models.certificate import Check
 from headscope.models.checks import certify
 

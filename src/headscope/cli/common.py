@@ -105,11 +105,7 @@ def opened(source: str, opening: dict[str, Any]) -> Model:
     how = Opening(**opening)
     budget = None if how.memory is None else bytes_of(how.memory)
     model = load(
-        source,
-        revision=how.revision,
-        device=how.device,
-        dtype=how.dtype,
-        trust_remote_code=how.trust_remote_code,
+        source, revision=how.revision, device=how.device, dtype=how.dtype, trust_remote_code=how.trust_remote_code
     )
     if budget is not None:
         model.memory_bytes = budget
@@ -157,9 +153,7 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)
 
 
-def with_fields(
-    config: type[Any], into: str = "settings"
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_fields(config: type[Any], into: str = "settings") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb an option for every field of a configuration; it receives them as the dictionary `into`.
 
     Type, default and help come from the field, so that Python and the command cannot drift apart.

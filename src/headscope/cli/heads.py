@@ -89,16 +89,12 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     }
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
     for head, scored in shown.items():
-        cells = [
-            f"[bold]{scored[d][0]:.3f} *[/bold]" if scored[d][1] else f"{scored[d][0]:.3f}  " for d in wanted
-        ]
+        cells = [f"[bold]{scored[d][0]:.3f} *[/bold]" if scored[d][1] else f"{scored[d][0]:.3f}  " for d in wanted]
         grid.add_row(head, *cells)
     stdout.print(grid)
     if not quiet:
         left_out = (
-            f" {len(scores) - len(shown)} heads that nothing names are left out."
-            if len(shown) < len(scores)
-            else ""
+            f" {len(scores) - len(shown)} heads that nothing names are left out." if len(shown) < len(scores) else ""
         )
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."

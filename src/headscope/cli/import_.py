@@ -12,9 +12,7 @@ from headscope.results.imported import import_model
 File = Annotated[Path, typer.Argument(help="State dict: .pth, .pt or .safetensors.", metavar="FILE")]
 Out = Annotated[Path, typer.Option(help="Folder for the model; an earlier import there is replaced.")]
 Config = Annotated[Path | None, typer.Option(help="JSON config; else the config.json beside FILE.")]
-Tokenizer = Annotated[
-    Path | None, typer.Option(help="Local folder with the tokenizer, to be kept beside it.")
-]
+Tokenizer = Annotated[Path | None, typer.Option(help="Local folder with the tokenizer, to be kept beside it.")]
 
 
 @guarded

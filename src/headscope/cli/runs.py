@@ -17,9 +17,7 @@ Folder = Annotated[Path, typer.Argument(help="Where to look, with everything bel
 def run(folder: Folder = Path("runs"), json: Json = False) -> None:
     """List runs, the newest first."""
     if not folder.is_dir():
-        raise BadArgument(
-            f"cannot list runs in {str(folder)!r}: there is no such folder. Name one that has runs."
-        )
+        raise BadArgument(f"cannot list runs in {str(folder)!r}: there is no such folder. Name one that has runs.")
     runs = runs_in(folder)
     if json:
         print_json([{**dataclasses.asdict(one), "folder": str(one.folder)} for one in runs])

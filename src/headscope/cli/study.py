@@ -59,9 +59,7 @@ def verb(name: str, found: Plan[Any]) -> Any:
         loaded = opened(model, opening)
         with progress_bar(quiet) as progress:
             how = {name: value for name, value in opening.items() if name != "memory"}
-            result = study(
-                name, model=loaded, out=folder, quick=quick, options=how, progress=progress, **settings
-            )
+            result = study(name, model=loaded, out=folder, quick=quick, options=how, progress=progress, **settings)
         show(result, folder, json)
 
     return run

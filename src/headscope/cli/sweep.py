@@ -31,8 +31,7 @@ Precision = Annotated[float | None, typer.Option(help="Add prompts until every i
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, how much memory, how long.")]
 Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished cells; run again to go on there.")]
 Approximate = Annotated[
-    bool,
-    typer.Option("--approximate", help="Estimate all cells to first order, from one pass there and back."),
+    bool, typer.Option("--approximate", help="Estimate all cells to first order, from one pass there and back.")
 ]
 VerifyTop = Annotated[
     int, typer.Option("--verify-top", help="With --approximate: run this many of the largest effects.")
@@ -58,9 +57,7 @@ def run(
     opening: dict[str, Any],
 ) -> None:
     """Apply an intervention in every cell of a grid to the same prompts, and measure."""
-    parts.check_approximate(
-        approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out}
-    )
+    parts.check_approximate(approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out})
     options = parts.SweepOptions(**settings)
     loaded = opened(model, opening)
     batches = parts.batches(loaded, options)
@@ -102,8 +99,6 @@ def _show(table: Table) -> None:
         )
     stdout.print(grid)
     if len(frame) > MOST_ROWS:
-        stdout.print(
-            f"The {MOST_ROWS} of {len(frame)} cells farthest from the median; --json or --out gives all."
-        )
+        stdout.print(f"The {MOST_ROWS} of {len(frame)} cells farthest from the median; --json or --out gives all.")
     if estimated:
         stdout.print(agreement(table).sentence, markup=False)

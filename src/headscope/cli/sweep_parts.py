@@ -63,9 +63,7 @@ class SweepOptions:
     positions: str | None = field(
         default=None, metadata={"help": f"Positions, one cell each: {_AXIS} Without it all at once."}
     )
-    prompts: str = field(
-        default="repeated", metadata={"help": f"{', '.join(PROMPTS)}, or a .json file of examples."}
-    )
+    prompts: str = field(default="repeated", metadata={"help": f"{', '.join(PROMPTS)}, or a .json file of examples."})
     reference: Path | None = field(
         default=None, metadata={"help": "With a file: the .json file that mean, resample or patch take from."}
     )
@@ -107,9 +105,7 @@ def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[st
     if verify_top and not approximate:
         raise BadArgument("cannot use --verify-top without --approximate: all cells are run anyway.")
     for option in (name for name, given in exact_only.items() if approximate and given):
-        raise BadArgument(
-            f"cannot use {option} with --approximate: it is for exact values. Leave one of them away."
-        )
+        raise BadArgument(f"cannot use {option} with --approximate: it is for exact values. Leave one of them away.")
 
 
 def measure_of(options: SweepOptions) -> Measure:
@@ -134,9 +130,7 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     for part in written.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise BadArgument(
-                f"cannot read {option} {written!r}: write 'all', or numbers and spans as in 0,2,5-7."
-            )
+            raise BadArgument(f"cannot read {option} {written!r}: write 'all', or numbers and spans as in 0,2,5-7.")
         indices += range(int(match[1]), int(match[2] or match[1]) + 1)
     return indices
 
@@ -148,9 +142,7 @@ def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
     def batch(number: int) -> Sweep:
         shown, other = _prompts(model, options, options.seed + 1000 * number)
         if options.given and number:
-            raise BadArgument(
-                "cannot add prompts to those of a file: leave --precision away, or use generated ones."
-            )
+            raise BadArgument("cannot add prompts to those of a file: leave --precision away, or use generated ones.")
         template = ABLATIONS[options.do](options.at, other, options.seed)
         cells = grid(
             template,

@@ -14,9 +14,7 @@ Resume = Annotated[bool, typer.Option(help="Go on where an interrupted run of th
 
 
 @guarded
-def run(
-    recipe: Name, out: Out = None, resume: Resume = True, json: Json = False, quiet: Quiet = False
-) -> None:
+def run(recipe: Name, out: Out = None, resume: Resume = True, json: Json = False, quiet: Quiet = False) -> None:
     """Train by recipe; the final folder opens with headscope.load."""
     chosen = training.recipe(recipe)
     folder = out if out is not None else Path("runs/train") / recipe

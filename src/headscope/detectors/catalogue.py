@@ -32,9 +32,7 @@ class Detector:
 _FIXED = {
     detector.name: detector
     for detector in (
-        Detector(
-            "previous_token", pairs.previous_token, "natural", "other keys", "attends to the token before"
-        ),
+        Detector("previous_token", pairs.previous_token, "natural", "other keys", "attends to the token before"),
         Detector("current_token", pairs.current_token, "natural", "other keys", "attends to its own token"),
         Detector("bos", pairs.first_token, "natural", "other keys", "attends to the first token"),
         Detector(

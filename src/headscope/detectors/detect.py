@@ -34,9 +34,7 @@ class DetectorPrompts:
 
     def rows(self, chosen: slice) -> "DetectorPrompts":
         """Some of the prompts of each kind."""
-        return DetectorPrompts(
-            self.natural.rows(chosen), self.repeated.rows(chosen), self.unrepeated.rows(chosen)
-        )
+        return DetectorPrompts(self.natural.rows(chosen), self.repeated.rows(chosen), self.unrepeated.rows(chosen))
 
 
 def default_prompts(
@@ -182,11 +180,7 @@ def _require_patterns(model: Model) -> None:
 
 
 def _attention(
-    model: Model,
-    group: Sequence[Detector],
-    prompts: DetectorPrompts,
-    kind: str,
-    interventions: Sequence[Edit],
+    model: Model, group: Sequence[Detector], prompts: DetectorPrompts, kind: str, interventions: Sequence[Edit]
 ) -> dict[str, dict[int, LayerMass]]:
     shown = prompts.natural if kind == "natural" else prompts.repeated
     sets = [detector.key_sets(shown) for detector in group]

@@ -74,9 +74,7 @@ def _same_token_before(prompts: Prompts) -> Bool[Tensor, "batch query key"]:
     return (ids[:, :, None] == ids[:, None, :]) & before
 
 
-def _of(
-    pairs: Bool[Tensor, "batch query key"], prompts: Prompts, *, first: int, role: str | None = None
-) -> KeySets:
+def _of(pairs: Bool[Tensor, "batch query key"], prompts: Prompts, *, first: int, role: str | None = None) -> KeySets:
     queries = prompts.real & (torch.arange(prompts.longest) >= first)[None] & pairs.any(-1)
     if role is not None and role in prompts.roles:
         queries = queries & prompts.where(role)

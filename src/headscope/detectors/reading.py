@@ -57,9 +57,7 @@ class MassReading:
             self.uniform[call.layer][index, rows] = uniform.cpu()
 
 
-def _masses(
-    pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _masses(pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means over judged queries: mass on the set and on other keys [prompt, head], uniform [prompt]."""
     on_set = (pattern * pairs[:, None]).sum(-1)
     elsewhere = pattern.sum(-1) - on_set

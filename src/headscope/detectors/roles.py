@@ -47,9 +47,7 @@ def example_to_example(prompts: Prompts) -> KeySets:
 def last_to(prompts: Prompts, role: str) -> KeySets:
     """For the last token: all tokens of a role, such as every shown y."""
     last = {row: places[0] for row, places in enumerate(prompts.roles["readout"])}
-    return _sets(
-        prompts, lambda given, row: {last[row]: list(keys)} if (keys := given.roles[role][row]) else {}
-    )
+    return _sets(prompts, lambda given, row: {last[row]: list(keys)} if (keys := given.roles[role][row]) else {})
 
 
 def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:

@@ -67,9 +67,7 @@ HEADS = Schema(
         ),
         Column("named", pl.Boolean, f"adjusted_low exceeds {NAMED_MARGIN}"),
         Column("prompts", pl.Int64, "prompts behind the score"),
-        Column(
-            "reason", pl.String, "why there is no score, interval or adjusted bound; empty if there is all"
-        ),
+        Column("reason", pl.String, "why there is no score, interval or adjusted bound; empty if there is all"),
     ),
 )
 

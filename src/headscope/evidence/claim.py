@@ -98,10 +98,7 @@ def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
     if unclear:
         return Verdict.UNDETERMINED, f"It is unclear whether it holds: {told(unclear[0])}."
     more = ", and so do the other tests" if len(tests) > 1 else ""
-    return (
-        Verdict.SUPPORTED,
-        f"{_capital(told(min(tests, key=_room)))}{', which holds' + more if more else ''}.",
-    )
+    return (Verdict.SUPPORTED, f"{_capital(told(min(tests, key=_room)))}{', which holds' + more if more else ''}.")
 
 
 def told(row: EvidenceRow) -> str:

@@ -117,12 +117,7 @@ class Test:
 
 
 def any_of(
-    what: str,
-    samples: Cells | None,
-    *,
-    above: float,
-    chosen: Mapping[str, Any] | None = None,
-    reason: str = "",
+    what: str, samples: Cells | None, *, above: float, chosen: Mapping[str, Any] | None = None, reason: str = ""
 ) -> Test:
     """Some cell's mean exceeds the margin; see the head of this module for what is corrected.
 
@@ -134,12 +129,7 @@ def any_of(
 
 
 def every(
-    what: str,
-    samples: Samples | None,
-    *,
-    above: float | None = None,
-    within: float | None = None,
-    reason: str = "",
+    what: str, samples: Samples | None, *, above: float | None = None, within: float | None = None, reason: str = ""
 ) -> Test:
     """Every cell's mean exceeds the margin, or is equivalent to 0; see the head of this module."""
     return _Every(what, samples, above=above, within=within, reason=reason)
@@ -200,9 +190,7 @@ class _Every(Test):
             yes = bool((alone.low > self.above).all())
             no = bool((joint.at_most < self.above).any())
             low, high = float(alone.low[worst]), float(joint.at_most[worst])
-        return Found(
-            float(samples.mean[worst]), low, high, _side(yes, no), joint.n, "", _named(samples, worst)
-        )
+        return Found(float(samples.mean[worst]), low, high, _side(yes, no), joint.n, "", _named(samples, worst))
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,9 +276,7 @@ def _why(sample: Cells, mean: float, low: float) -> str:
     told = next(iter(sample.reasons.values()), "")
     if told:
         return told
-    return (
-        f"too few {sample.over} for bounds" if not math.isnan(mean) else f"undefined for some {sample.over}"
-    )
+    return f"too few {sample.over} for bounds" if not math.isnan(mean) else f"undefined for some {sample.over}"
 
 
 def _of_means(what: str, sample: Cells) -> Samples:

@@ -22,14 +22,7 @@ SERIES = Column("series", pl.String, "which line of the figure")
 
 
 def lines(
-    samples: Several,
-    x: str,
-    *,
-    colour: str | None = None,
-    name: str,
-    title: str,
-    caption: str,
-    log_x: bool = False,
+    samples: Several, x: str, *, colour: str | None = None, name: str, title: str, caption: str, log_x: bool = False
 ) -> Figure:
     """Means over the axis `x` with their bounds as bands, one line for each value of the axis `colour`."""
     value = _first(samples).quantity.name
@@ -77,9 +70,7 @@ def bars(
     )
 
 
-def series(
-    drawn: Mapping[str, Samples], level: Mapping[str, Samples] = MappingProxyType({})
-) -> list[Samples]:
+def series(drawn: Mapping[str, Samples], level: Mapping[str, Samples] = MappingProxyType({})) -> list[Samples]:
     """Samples of the same cells for a figure with `colour="series"`, each under its name in the legend.
 
     `level` are single cells that are drawn as level lines: what holds at every cell of the others.
@@ -87,9 +78,7 @@ def series(
     cells = next(iter(drawn.values())).cells
     axes = next(iter(drawn.values())).axes
     flat = {
-        name: replace(
-            one, axes=axes, cells=cells, values=np.repeat(one.linear, len(cells), axis=1), counts=None
-        )
+        name: replace(one, axes=axes, cells=cells, values=np.repeat(one.linear, len(cells), axis=1), counts=None)
         for name, one in level.items()
     }
     return [samples.labelled(SERIES, name) for name, samples in {**drawn, **flat}.items()]
@@ -103,7 +92,5 @@ def joined(samples: Cells, name: Column, *axes: str) -> Cells:
     """Several axes of samples as one, their values written one after the other, for a legend or a label."""
     places = [samples.axis(axis) for axis in axes]
     kept = [i for i in range(len(samples.axes)) if i not in places]
-    cells = tuple(
-        (" ".join(str(cell[i]) for i in places), *(cell[i] for i in kept)) for cell in samples.cells
-    )
+    cells = tuple((" ".join(str(cell[i]) for i in places), *(cell[i] for i in kept)) for cell in samples.cells)
     return replace(samples, axes=(name, *(samples.axes[i] for i in kept)), cells=cells)

@@ -52,8 +52,7 @@ def joint_table(
     told = {cell: str(why) for cell, why in zip(samples.cells, found.reason, strict=True) if why}
     samples = replace(samples, reasons={**told, **samples.reasons})
     rows = [
-        (samples, cell, (found.mean[i], found.low[i], found.high[i]), found.n)
-        for i, cell in enumerate(samples.cells)
+        (samples, cell, (found.mean[i], found.low[i], found.high[i]), found.n) for i, cell in enumerate(samples.cells)
     ]
     return _made([samples], name, rows, "for all rows at once", beside, more or {})
 
@@ -105,15 +104,10 @@ def _made(
         row = dict(zip((axis.name for axis in first.axes), map(_plain, cell), strict=True))
         row |= {quantity.name: float(mean), "low": float(low), "high": float(high), units.name: n}
         row |= {
-            other.quantity.name: means.get(
-                tuple(cell[first.axis(axis.name)] for axis in other.axes), math.nan
-            )
+            other.quantity.name: means.get(tuple(cell[first.axis(axis.name)] for axis in other.axes), math.nan)
             for other, means in known
         }
-        row |= {
-            column.name: values.get(cell, values.get(cell[0] if cell else ()))
-            for column, values in more.items()
-        }
+        row |= {column.name: values.get(cell, values.get(cell[0] if cell else ())) for column, values in more.items()}
         if reasoned:
             row["reason"] = each.reasons.get(cell, "") if math.isnan(mean) or math.isnan(low) else ""
         made.append(row)
@@ -127,9 +121,7 @@ def _listed(samples: Several) -> Sequence[Cells]:
     listed = [samples] if isinstance(samples, Cells) else list(samples)
     first = listed[0]
     for each in listed[1:]:
-        if [a.name for a in each.axes] != [
-            a.name for a in first.axes
-        ] or each.quantity.name != first.quantity.name:
+        if [a.name for a in each.axes] != [a.name for a in first.axes] or each.quantity.name != first.quantity.name:
             raise ValueError(f"{first.quantity.name!r} and {each.quantity.name!r} do not fit into one table")
     return listed
 

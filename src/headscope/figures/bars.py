@@ -59,9 +59,7 @@ def bars_with_intervals(
             "label": legible(str(row[label])),
             "group": "" if group is None else legible(str(row[group])),
             "mark": mark,
-            **{
-                key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()
-            },
+            **{key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()},
         }
         for row in rows
     ]
@@ -136,9 +134,7 @@ def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str])
 
 
 def _labels(base: alt.Chart) -> alt.Chart:
-    names = base.transform_filter("datum.first").mark_text(
-        align="right", baseline="middle", limit=260, color=INK
-    )
+    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", limit=260, color=INK)
     return names.encode(y=_row("centre"), x=alt.value(-4), text="label:N")
 
 
@@ -157,9 +153,7 @@ def _references(base: alt.Chart, title: str, length: float) -> alt.Chart:
     upright = alt.Scale(domain=[title], range=[_UPRIGHT])
     stroke = alt.Shape("mark:N", scale=upright, legend=legend)
     shown = base.transform_filter("datum.reference !== null")
-    mark = shown.mark_point(
-        stroke=INK, strokeWidth=2, size=length**2, opacity=1, filled=False, strokeDash=[2, 1.5]
-    )
+    mark = shown.mark_point(stroke=INK, strokeWidth=2, size=length**2, opacity=1, filled=False, strokeDash=[2, 1.5])
     return mark.encode(x="reference:Q", shape=stroke)
 
 
@@ -170,17 +164,13 @@ def _undefined(base: alt.Chart) -> alt.Chart:
     )
 
 
-def _alt(
-    table: Table, value: str, records: Sequence[dict[str, Any]], *, grouped: bool, compared: bool
-) -> str:
+def _alt(table: Table, value: str, records: Sequence[dict[str, Any]], *, grouped: bool, compared: bool) -> str:
     named = [
         (f"{record['label']}, {record['group']}" if grouped else record["label"], value_of(record["value"]))
         for record in records
     ]
     signed = any(shown < 0 for _, shown in named)
-    sentences = [
-        f"Bars of {axis_title(table, value)}, {len(records)} rows: {extremes(named, signed=signed)}."
-    ]
+    sentences = [f"Bars of {axis_title(table, value)}, {len(records)} rows: {extremes(named, signed=signed)}."]
     if compared:
         judged = [r for r in records if None not in (r["low"], r["high"], r["reference"])]
         beyond = [r for r in judged if not r["low"] <= r["reference"] <= r["high"]]

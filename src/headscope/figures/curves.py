@@ -20,16 +20,7 @@ from headscope.figures.words import axis_title, extremes, number, rows_of, value
 from headscope.results.study import Figure
 from headscope.tables import Table
 
-_SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
-)
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _DASHES = ([1, 0], [6, 3], [2, 2])
 _MOST_SERIES = len(OKABE_ITO) * len(_DASHES)
 _MOST_POINTS = 40  # on one line; beyond it the marks would hide it
@@ -80,9 +71,7 @@ class _Titles:
     series: str | None
 
 
-def _record(
-    row: dict[str, Any], columns: tuple[str, str, str | None, str | None, str | None]
-) -> dict[str, Any]:
+def _record(row: dict[str, Any], columns: tuple[str, str, str | None, str | None, str | None]) -> dict[str, Any]:
     x, y, series, low, high = columns
     numbers = {"y": value_of(row[y])}
     if low is not None and high is not None:

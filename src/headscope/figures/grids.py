@@ -48,9 +48,7 @@ def head_grid(
         BadArgument: if the table is empty or has two rows for one cell.
     """
     rows = rows_of(table, f"a grid of {value!r}", "layer", "head", value, facet)
-    cells = [
-        Cell(int(row["layer"]), _index(row["head"]), _facet(row, facet), value_of(row[value])) for row in rows
-    ]
+    cells = [Cell(int(row["layer"]), _index(row["head"]), _facet(row, facet), value_of(row[value])) for row in rows]
     _refuse_doubles(cells, table, "head", facet)
     scale = Scale.over(cells, low, high, diverging)
     frame = Frame("layer", "head", axis_title(table, value))
@@ -84,16 +82,11 @@ def layer_position_grid(
         BadArgument: if the table is empty, has two rows for one cell, or a position without a label.
     """
     rows = rows_of(table, f"a grid of {value!r}", "layer", "position", value, facet)
-    cells = [
-        Cell(int(row["layer"]), int(row["position"]), _facet(row, facet), value_of(row[value]))
-        for row in rows
-    ]
+    cells = [Cell(int(row["layer"]), int(row["position"]), _facet(row, facet), value_of(row[value])) for row in rows]
     _refuse_doubles(cells, table, "position", facet)
     labels = None if token_labels is None else _position_labels(cells, token_labels)
     scale = Scale.over(cells, low, high, diverging)
-    frame = Frame(
-        "layer", "position" if labels is None else "position and token", axis_title(table, value), labels
-    )
+    frame = Frame("layer", "position" if labels is None else "position and token", axis_title(table, value), labels)
     alt_text = _alt(table, value, cells, "positions", "layer {row}, position {column}", diverging)
     svg = finish(heat_map(cells, frame, scale))
     return Figure(name or _name(table, value, "positions"), title, caption, alt_text, svg, table.name)
@@ -152,9 +145,7 @@ def _alt(table: Table, value: str, cells: Sequence[Cell], kind: str, place: str,
     sentences = [f"Heat map of {axis_title(table, value)} over {extent}."]
     for facet in facets:
         named = [
-            (place.format(row=cell.row, column=cell.column), cell.value)
-            for cell in cells
-            if cell.facet == facet
+            (place.format(row=cell.row, column=cell.column), cell.value) for cell in cells if cell.facet == facet
         ]
         said = extremes(named, signed=signed or any(v < 0 for _, v in named if not math.isnan(v)))
         sentences.append(f"{facet}: {said}." if facet else f"{said[0].upper()}{said[1:]}.")

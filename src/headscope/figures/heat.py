@@ -113,9 +113,7 @@ def heat_map(cells: Sequence[Cell], frame: Frame, scale: Scale) -> alt.TopLevelM
         {**_record(cell, text, scale), "column": _column_name(cell.column, columns, frame)}
         for cell, text in zip(cells, texts, strict=True)
     ]
-    base = alt.Chart().encode(
-        x=_column_axis(columns, frame, layout), y=_row_axis(rows, frame.row_title, layout)
-    )
+    base = alt.Chart().encode(x=_column_axis(columns, frame, layout), y=_row_axis(rows, frame.row_title, layout))
     layers = [_filled(base, frame.bar_title, scale, len(rows) * layout.height)]
     if layout.font:
         layers += _numbers(base, layout.font)
@@ -202,10 +200,7 @@ def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
     mark = missing.mark_point(
         size=(0.6 * side) ** 2, stroke=UNDEFINED_STROKE, strokeWidth=1.2, opacity=1, filled=False
     )
-    return [
-        missing.mark_rect(fill=UNDEFINED_FILL, stroke=CELL_EDGE, strokeWidth=0.5),
-        mark.encode(shape=stroke),
-    ]
+    return [missing.mark_rect(fill=UNDEFINED_FILL, stroke=CELL_EDGE, strokeWidth=0.5), mark.encode(shape=stroke)]
 
 
 def _row_axis(rows: range, title: str, layout: Layout) -> alt.Y:

@@ -43,9 +43,7 @@ def legible(text: str) -> str:
     >>> legible("to the\u202e store")
     'to the⟨202E⟩ store'
     """
-    return "".join(
-        _code(c) if unicodedata.category(c) in _TREACHEROUS and c not in _MARKS else c for c in text
-    )
+    return "".join(_code(c) if unicodedata.category(c) in _TREACHEROUS and c not in _MARKS else c for c in text)
 
 
 def _character(character: str) -> str:

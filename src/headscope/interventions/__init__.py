@@ -257,12 +257,7 @@ def add(
 
 
 def set_values(
-    target: TargetLike,
-    values: Tensor,
-    *,
-    added: bool = False,
-    positions: PositionsLike = ALL,
-    strength: float = 1.0,
+    target: TargetLike, values: Tensor, *, added: bool = False, positions: PositionsLike = ALL, strength: float = 1.0
 ) -> SetValues:
     """Put values written out, [example, width], in place of heads or a site, or add them; see `SetValues`.
 

@@ -117,8 +117,7 @@ class Resample(_FromReference):
         ]
         rows, known = torch.tensor(drawn, device=value.device), min(self.over.lengths)
         return self.site_edit(
-            target,
-            lambda current, layout: value[rows[:, None], self._within_reach(layout, current.shape[1], known)],
+            target, lambda current, layout: value[rows[:, None], self._within_reach(layout, current.shape[1], known)]
         )
 
     def _scattered(self, target: Target, value: Tensor, prompts: Prompts) -> SiteEdit:

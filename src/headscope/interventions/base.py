@@ -76,11 +76,7 @@ class Intervention(ABC):
     def at(self, *, layer: int | None = None, head: int | None = None, position: int | None = None) -> Self:
         """The same intervention with layer, head or position filled in; see `hs.grid`."""
         targets = tuple(
-            Target(
-                target.site,
-                target.layer if layer is None else layer,
-                target.heads if head is None else (head,),
-            )
+            Target(target.site, target.layer if layer is None else layer, target.heads if head is None else (head,))
             for target in self.targets
         )
         changed = replace(self, targets=targets)

@@ -91,9 +91,7 @@ class PathPatch(Intervention):
         if not self.senders:
             raise BadArgument("cannot patch a path: it has no sender.")
         if self.mlps not in MLPS:
-            raise BadArgument(
-                f"cannot patch a path with MLPs {self.mlps!r}: say {' or '.join(map(repr, MLPS))}."
-            )
+            raise BadArgument(f"cannot patch a path with MLPs {self.mlps!r}: say {' or '.join(map(repr, MLPS))}.")
 
     def __str__(self) -> str:
         senders = "; ".join(map(str, self.senders))
@@ -116,9 +114,9 @@ class PathPatch(Intervention):
         if self.mlps == "frozen" and any(layer.mlp_term for layer in model.anatomy.layers):
             frozen.append(Freeze((Target("mlp_out", EVERY),)))
         receivers = tuple(part for target in self.targets for part in _received(target, model))
-        return Freeze(
-            receivers, self.positions, strength=self.strength, under=(*frozen, *self.senders)
-        ).prepare(model, prompts)
+        return Freeze(receivers, self.positions, strength=self.strength, under=(*frozen, *self.senders)).prepare(
+            model, prompts
+        )
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
         raise NotImplementedError("all receivers are prepared from one run")
@@ -155,9 +153,7 @@ def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Targe
         if others:
             others_by_layer.append(Target("z", layer, others))
     if not others_by_layer:
-        raise UnservedSite(
-            "cannot patch a path: the senders act through every head, so there is no other path."
-        )
+        raise UnservedSite("cannot patch a path: the senders act through every head, so there is no other path.")
     return tuple(others_by_layer)
 
 

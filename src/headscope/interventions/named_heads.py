@@ -23,9 +23,7 @@ def parse_heads(text: str) -> tuple[int | Head, ...]:
     """
     words = re.split(r"[\s,]+", text.strip()) if isinstance(text, str) else [""]
     if not all(re.fullmatch(r"\d+(\.\d+)?", word) for word in words):
-        raise BadArgument(
-            f"cannot read heads from {text!r}: write layers (10,11) or heads (10.5 10.7), from 0."
-        )
+        raise BadArgument(f"cannot read heads from {text!r}: write layers (10,11) or heads (10.5 10.7), from 0.")
     return tuple(Head.parse(word) if "." in word else int(word) for word in words)
 
 

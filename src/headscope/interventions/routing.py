@@ -200,9 +200,7 @@ class KnockOut(_Routing):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.edges is not None and (type(self.edges) is not int or self.edges < 0):
-            raise BadArgument(
-                f"cannot knock out {self.edges} edges of each query: give a whole number from 0."
-            )
+            raise BadArgument(f"cannot knock out {self.edges} edges of each query: give a whole number from 0.")
 
     @property
     def verb(self) -> str:

@@ -36,8 +36,7 @@ class SetValues(Intervention):
         super().__post_init__()
         if self.values.ndim != 2 or not bool(self.values.isfinite().all()):
             raise BadArgument(
-                f"cannot {self.verb} of shape {tuple(self.values.shape)}: expected finite ones [example, "
-                "width]."
+                f"cannot {self.verb} of shape {tuple(self.values.shape)}: expected finite ones [example, width]."
             )
 
     @property

@@ -36,9 +36,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.site not in BY_HEAD:
-            raise BadArgument(
-                f"cannot act on heads of {self.site!r}: only {', '.join(BY_HEAD)} are split by head."
-            )
+            raise BadArgument(f"cannot act on heads of {self.site!r}: only {', '.join(BY_HEAD)} are split by head.")
 
     def __str__(self) -> str:
         if self.heads is not None:

@@ -45,15 +45,11 @@ class Patch(Intervention):
         super().__post_init__()
         into = [target for _, target in self.position_map or ()]
         if twice := sorted({target for target in into if into.count(target) > 1}):
-            raise BadArgument(
-                f"cannot patch two source positions into position {twice[0]}: name one of them."
-            )
+            raise BadArgument(f"cannot patch two source positions into position {twice[0]}: name one of them.")
 
     def _at_position(self, position: int) -> Self:
         if self.position_map is not None:
-            raise BadArgument(
-                "cannot fill in positions of a patch that has a position map: give one of them."
-            )
+            raise BadArgument("cannot fill in positions of a patch that has a position map: give one of them.")
         return super()._at_position(position)
 
     def rows(self, chosen: slice) -> Self:
@@ -78,9 +74,7 @@ class Patch(Intervention):
             )
         assert isinstance(target.layer, int)
         if target.site == "pattern" and (self.position_map or not _aligned(source, prompts)):
-            raise UnservedSite(
-                "cannot patch 'pattern' between prompts of unequal length: its keys do not align."
-            )
+            raise UnservedSite("cannot patch 'pattern' between prompts of unequal length: its keys do not align.")
         value = self._value(target.site, target.layer, model)
         require_positions(value, (target.site, target.layer), source)
         lookup = self._lookup(source, prompts).to(value.device)

@@ -160,9 +160,7 @@ class _Reader:
                 "Pass the store that was written with them."
             )
         if canonical(tensor)["sha256"] != data["sha256"]:
-            raise BadArgument(
-                f"cannot read interventions: the tensor {data['sha256'][:12]} has other content."
-            )
+            raise BadArgument(f"cannot read interventions: the tensor {data['sha256'][:12]} has other content.")
         return tensor
 
     def _run(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run:

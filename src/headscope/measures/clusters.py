@@ -25,11 +25,7 @@ def by_cluster(values: Array, clusters: NDArray[np.int64]) -> Array:
 
 
 def pseudo_values(
-    statistic: Callable[[NDArray[np.bool_]], float],
-    clusters: NDArray[np.int64],
-    *,
-    most: int = 12,
-    seed: int = 0,
+    statistic: Callable[[NDArray[np.bool_]], float], clusters: NDArray[np.int64], *, most: int = 12, seed: int = 0
 ) -> Array:
     """Pseudo-values of `statistic(which examples)`, one for each of at most `most` groups of whole clusters.
 

@@ -108,9 +108,7 @@ class Game:
     def on(self, prompts: slice | Sequence[int]) -> "Game":
         """The same game on some of its prompts; what either evaluates, both know."""
         rows = np.arange(self.prompts)[prompts]
-        return Game(
-            self.players, len(rows), lambda sets: (row[rows] for row in self.many(sets)), self.most_sets
-        )
+        return Game(self.players, len(rows), lambda sets: (row[rows] for row in self.many(sets)), self.most_sets)
 
     def restored(self) -> "Game":
         """What keeping *only* a set restores, when all players are ablated: E(all) - E(all but the set).

@@ -129,9 +129,7 @@ def extrapolate(
         nothing = {"inside": math.nan, "error": math.nan, "resampled": np.full(len(curves) - 1, np.nan)}
         needed = len(family.parameters) + 1
         if fitted < needed or fitted >= len(shots):
-            reason = (
-                f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
-            )
+            reason = f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
             reason += f"{needed}, and shots to predict"
             extrapolations.append(Extrapolation(**where, **nothing, fit=None, reason=reason))  # type: ignore[arg-type]
             continue

@@ -121,11 +121,7 @@ BOUNDED: Final = Family(
     "bounded", ("C", "a", "n_c", "K"), torch.exp, _bounded, ((0.5, 1.0), (0.0, 1.0), (1.0, 1.5), (-2.0, 1.5))
 )
 LOGISTIC: Final = Family(
-    "logistic",
-    ("L", "x_0", "K", "C"),
-    torch.exp,
-    _logistic,
-    ((0.5, 1.0), (1.0, 1.2), (0.3, 0.8), (-2.0, 1.5)),
+    "logistic", ("L", "x_0", "K", "C"), torch.exp, _logistic, ((0.5, 1.0), (1.0, 1.2), (0.3, 0.8), (-2.0, 1.5))
 )
 BAYESIAN: Final = Family(
     "bayesian",

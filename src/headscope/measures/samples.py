@@ -72,9 +72,7 @@ class Cells:
         chosen = self.only(**where)
         cells = tuple(tuple(cell[i] for i in kept) for cell in chosen.cells)
         reasons = {
-            short: self.reasons[long]
-            for short, long in zip(cells, chosen.cells, strict=True)
-            if long in self.reasons
+            short: self.reasons[long] for short, long in zip(cells, chosen.cells, strict=True) if long in self.reasons
         }
         return replace(chosen, axes=tuple(self.axes[i] for i in kept), cells=cells, reasons=reasons)
 
@@ -118,9 +116,7 @@ class Cells:
                 fits = bool(wanted(value))
             else:
                 fits = (
-                    value in wanted
-                    if isinstance(wanted, list | tuple | set | frozenset | range)
-                    else value == wanted
+                    value in wanted if isinstance(wanted, list | tuple | set | frozenset | range) else value == wanted
                 )
             if not fits:
                 return False
@@ -154,9 +150,7 @@ class Samples(Cells):
             )
 
     @classmethod
-    def of(
-        cls: type[S], quantity: Quantity, axes: Sequence[Column], values: Mapping[Any, Any], **kwargs: Any
-    ) -> S:
+    def of(cls: type[S], quantity: Quantity, axes: Sequence[Column], values: Mapping[Any, Any], **kwargs: Any) -> S:
         """From one array [unit] per cell, by coordinates: a tuple, or a single value where there is one axis."""
         cells = tuple(key if isinstance(key, tuple) else (key,) for key in values)
         arrays = [np.asarray(each, np.float64) for each in values.values()]
@@ -170,9 +164,7 @@ class Samples(Cells):
         return cls(quantity=quantity, values=np.asarray(values, np.float64)[:, None], **kwargs)
 
     @classmethod
-    def grid(
-        cls: type[S], quantity: Quantity, axes: Mapping[Column, Iterable[Any]], values: Any, **kwargs: Any
-    ) -> S:
+    def grid(cls: type[S], quantity: Quantity, axes: Mapping[Column, Iterable[Any]], values: Any, **kwargs: Any) -> S:
         """Every combination of coordinates, from [unit, axis, axis, ...]."""
         array = np.asarray(values, np.float64)
         cells = tuple(product(*(tuple(along) for along in axes.values())))
@@ -251,9 +243,7 @@ class Samples(Cells):
         if len(other) != 1 and self.cells != other.cells:
             raise ValueError(f"{self.quantity.name!r} minus {other.quantity.name!r}: the cells differ")
         values, leave_out = self.linear - other.linear, self.leave_out or other.leave_out
-        return replace(
-            self, quantity=self.quantity.difference(), values=values, counts=None, leave_out=leave_out
-        )
+        return replace(self, quantity=self.quantity.difference(), values=values, counts=None, leave_out=leave_out)
 
     def __neg__(self) -> "Samples":
         within = self.quantity.within
@@ -262,9 +252,7 @@ class Samples(Cells):
 
     def changed(self, quantity: Quantity, change: Callable[[Array], Any]) -> "Samples":
         """Another quantity of the same units and cells: `change` of all values [unit, cell]."""
-        return replace(
-            self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None
-        )
+        return replace(self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None)
 
     def rows(self: S, chosen: slice | NDArray[Any] | Sequence[int]) -> S:
         """Some of the units."""
@@ -299,9 +287,7 @@ class Samples(Cells):
         bare = Cells._taken(
             Cells(quantity=self.quantity, axes=self.axes, cells=self.cells, reasons=self.reasons), chosen
         )
-        return replace(
-            self, cells=bare.cells, reasons=bare.reasons, values=self.values[:, chosen], counts=counts
-        )
+        return replace(self, cells=bare.cells, reasons=bare.reasons, values=self.values[:, chosen], counts=counts)
 
 
 def stacked(listed: Sequence[Samples]) -> Samples:
@@ -312,8 +298,7 @@ def stacked(listed: Sequence[Samples]) -> Samples:
     """
     if (
         not listed
-        or len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed})
-        != 1
+        or len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1
     ):
         named = ", ".join(repr(each.quantity.name) for each in listed) or "nothing"
         raise ValueError(f"cannot stack samples of {named}: quantity, axes and units must be the same")

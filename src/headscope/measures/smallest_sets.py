@@ -103,9 +103,7 @@ def smallest_sufficient(selection: Game, estimation: Game, *, share: float = 0.9
 def check_share(share: float) -> None:
     """Raise BadArgument unless the share is in (0, 1]."""
     if not 0 < share <= 1:
-        raise BadArgument(
-            f"cannot look for a set that reaches a share of {share}: give one above 0 and up to 1."
-        )
+        raise BadArgument(f"cannot look for a set that reaches a share of {share}: give one above 0 and up to 1.")
 
 
 def _smallest(kind: str, selection: Game, estimation: Game, share: float) -> SmallestSet:

@@ -49,9 +49,7 @@ class Statistic(Cells):
     drawn_from: Any = None
 
     @classmethod
-    def of(
-        cls: type[T], quantity: Quantity, axes: Sequence[Column], fitted: Mapping[Any, Any], **kwargs: Any
-    ) -> T:
+    def of(cls: type[T], quantity: Quantity, axes: Sequence[Column], fitted: Mapping[Any, Any], **kwargs: Any) -> T:
         """From value and draws [resample] of each cell, by coordinates, where a fit has its own way to resample."""
         cells = tuple(key if isinstance(key, tuple) else (key,) for key in fitted)
         value = np.array([value for value, _ in fitted.values()], np.float64)
@@ -77,10 +75,7 @@ class Statistic(Cells):
         if self.drawn_from != other.drawn_from or self.draws.shape[0] != other.draws.shape[0]:
             raise ValueError(f"{self.quantity.name!r}: the statistics were drawn from different {self.over}")
         return replace(
-            self,
-            quantity=self.quantity.difference(),
-            value=self.value - other.value,
-            draws=self.draws - other.draws,
+            self, quantity=self.quantity.difference(), value=self.value - other.value, draws=self.draws - other.draws
         )
 
     def _taken(self, chosen: list[int]) -> "Statistic":
@@ -128,17 +123,11 @@ def statistic(
     first = samples[0]
     left = [axis for axis in first.axes if axis.name not in along]
     cells = tuple(dict.fromkeys(tuple(cell[first.axis(axis.name)] for axis in left) for cell in first.cells))
-    parts = [
-        [each.at(**dict(zip((a.name for a in left), cell, strict=True))) for each in samples]
-        for cell in cells
-    ]
+    parts = [[each.at(**dict(zip((a.name for a in left), cell, strict=True))) for each in samples] for cell in cells]
     counts = _counts_of(samples, resamples, seed)
     value = [function(*(Means(part.cells, part.mean) for part in own)) for own in parts]
     draws = [
-        [
-            function(*(Means(p.cells, _weighted(p, c[r])) for p, c in zip(own, counts, strict=True)))
-            for own in parts
-        ]
+        [function(*(Means(p.cells, _weighted(p, c[r])) for p, c in zip(own, counts, strict=True))) for own in parts]
         for r in range(resamples)
     ]
     return Statistic(

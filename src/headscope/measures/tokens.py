@@ -22,9 +22,7 @@ def loss_nats(
     return -log_probabilities.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
-def probability(
-    logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def probability(logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Probability of each example's answer, in [0, 1]."""
     return logits.softmax(-1).gather(-1, answers[:, None]).squeeze(-1)
 

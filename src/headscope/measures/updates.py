@@ -42,9 +42,7 @@ def updated(right: float, wrong: float, c: float) -> tuple[float, float]:
     (0.5, 0.5)
     """
     recompute_each_token, does_not = right * c, wrong * (1 - c)
-    return recompute_each_token / (recompute_each_token + does_not), does_not / (
-        recompute_each_token + does_not
-    )
+    return recompute_each_token / (recompute_each_token + does_not), does_not / (recompute_each_token + does_not)
 
 
 def belief(prior: float, c: float, examples: Array) -> Array:
@@ -69,11 +67,7 @@ def _constrained(free: Tensor) -> Tensor:
 
 
 UPDATES: Final = Family(
-    "updates",
-    ("A_0", "c", "beta", "gamma"),
-    _constrained,
-    _curve,
-    ((-2.0, 2.0), (0.5, 0.7), (-1.5, 1.5), (1.0, 1.5)),
+    "updates", ("A_0", "c", "beta", "gamma"), _constrained, _curve, ((-2.0, 2.0), (0.5, 0.7), (-1.5, 1.5), (1.0, 1.5))
 )
 
 
@@ -162,9 +156,7 @@ class Updates:
         return cls(p, none, nan, nan, nan, nan, nan, nan, empty, empty, empty, none, line, 0, 0, reason)
 
 
-def fit_updates(
-    log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: int = 300, seed: int = 0
-) -> Updates:
+def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: int = 300, seed: int = 0) -> Updates:
     """Fit (A_0, c, beta, gamma) to per-prompt log-odds of the right answer after 0, 1, 2, ... examples.
 
     Log-odds are averaged over prompts, turned into one curve p_n, and that is fitted. Two fits with the same

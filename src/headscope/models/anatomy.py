@@ -78,9 +78,7 @@ class Anatomy:
     @cached_property
     def through_interface(self) -> dict[nn.Module, int]:
         """Attention modules that ask the interface for a kernel, and the layer each belongs to."""
-        return {
-            layer.attention: i for i, layer in enumerate(self.layers) if layer.attention and not layer.inline
-        }
+        return {layer.attention: i for i, layer in enumerate(self.layers) if layer.attention and not layer.inline}
 
     @cached_property
     def inline(self) -> dict[nn.Module, int]:
@@ -129,9 +127,7 @@ def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
         if any(event is None or not _keeps_shape(event) for event in events):
             continue
         prefixes = [f"{path}.{index}." for index in range(len(module))]
-        holding = sum(
-            any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes
-        )
+        holding = sum(any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes)
         if holding:
             candidates.append((holding, -path.count("."), module))
     if not candidates:
@@ -194,11 +190,7 @@ def _norm_before(inside: Sequence[Event], attention: Event | None, stream: Tenso
         return None
     for event in inside:
         made = event.start < attention.start and event.inputs and event.outputs
-        if (
-            made
-            and torch.equal(event.inputs[0], stream)
-            and torch.equal(event.outputs[0], attention.inputs[0])
-        ):
+        if made and torch.equal(event.inputs[0], stream) and torch.equal(event.outputs[0], attention.inputs[0]):
             return event.module
     return None
 
@@ -267,12 +259,8 @@ def _assign(
         return None, None
 
     def of_attention(event: Event) -> bool:
-        nested = (
-            event.start <= attention.start <= event.end or attention.start <= event.start <= attention.end
-        )
-        normed = any(
-            _same(given, made, tolerance) for given in event.inputs[:1] for made in attention.outputs[:1]
-        )
+        nested = event.start <= attention.start <= event.end or attention.start <= event.start <= attention.end
+        normed = any(_same(given, made, tolerance) for given in event.inputs[:1] for made in attention.outputs[:1])
         return nested or normed
 
     attentive = [term for term in terms if of_attention(term[0])]
@@ -316,9 +304,7 @@ def _head_of(
     stream, read = last.outputs[0], scores.inputs[0]
     if _same(stream, read, 0.0):
         return None, True
-    norms = [
-        e for e in record.events if e.start > last.end and e.inputs and e.outputs and e.end < scores.start
-    ]
+    norms = [e for e in record.events if e.start > last.end and e.inputs and e.outputs and e.end < scores.start]
     for event in norms:
         if _same(event.inputs[0], stream, 0.0) and _same(event.outputs[0], read, tolerance):
             return event.module, True

@@ -99,9 +99,7 @@ def resumed_run(
     """
     if needs.keys or layer not in earlier.stream:
         return base_run(replay, earlier.prompts, earlier.layout.lengths.device, edits, needs, earlier.stop)
-    base = replace(
-        earlier, edits=tuple(edits), layout=Layout.of(earlier.prompts, earlier.layout.lengths.device)
-    )
+    base = replace(earlier, edits=tuple(edits), layout=Layout.of(earlier.prompts, earlier.layout.lengths.device))
     for name in ("stream", "attended", "z", "projected", "calls"):
         setattr(base, name, dict(getattr(earlier, name)))
     base.layout.advance(base.stop)
@@ -114,9 +112,7 @@ def resumed_run(
 
 
 @contextmanager
-def _keeping(
-    replay: Replay, base: BaseRun, needs: Needs, edits: Sequence[SiteEdit | CallEdit]
-) -> Iterator[None]:
+def _keeping(replay: Replay, base: BaseRun, needs: Needs, edits: Sequence[SiteEdit | CallEdit]) -> Iterator[None]:
     """Edits, and hooks that keep what is needed. Those entered last and put first see values before edits."""
 
     def reader(call: AttentionCall) -> None:
@@ -129,17 +125,13 @@ def _keeping(
         for index, layer in enumerate(layers):
             if index in needs.streams:
                 hook = _keep_input(base.stream, index)
-                stack.callback(
-                    layer.module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove
-                )
+                stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
             if index in needs.inside and layer.attention is not None:
                 attended = _keep_output(base.attended, index, replay.attention_extras)
                 stack.callback(layer.attention.register_forward_hook(attended, prepend=True).remove)
             if index in needs.inside and layer.projection is not None:
                 z, projected = _keep_input(base.z, index), _keep_output(base.projected, index)
-                stack.callback(
-                    layer.projection.register_forward_pre_hook(z, with_kwargs=True, prepend=True).remove
-                )
+                stack.callback(layer.projection.register_forward_pre_hook(z, with_kwargs=True, prepend=True).remove)
                 stack.callback(layer.projection.register_forward_hook(projected, prepend=True).remove)
         last: dict[int, int | None] = {}
         leaving = _keep_output(base.stream, len(layers), last)

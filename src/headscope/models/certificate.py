@@ -106,11 +106,7 @@ class Certificate:
 
 def versions() -> dict[str, str]:
     """The libraries on which a certificate depends."""
-    return {
-        "headscope": version("headscope"),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return {"headscope": version("headscope"), "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def cached(key: str) -> Certificate | None:

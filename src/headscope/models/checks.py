@@ -71,9 +71,7 @@ def _pattern_rows(trial: Trial) -> Check:
     sums = {layer: trial.base["pattern", layer].float().sum(-1) for layer in trial.layers("pattern")}
     excess = {layer: float((total - 1).max()) for layer, total in sums.items()}
     lowest = min((float(total.min()) for total in sums.values()), default=1.0)
-    detail = (
-        "" if lowest > 1 - trial.tolerance else f"rows sum to {lowest:.2f} at least: the rest goes to a sink"
-    )
+    detail = "" if lowest > 1 - trial.tolerance else f"rows sum to {lowest:.2f} at least: the rest goes to a sink"
     return trial.verdict("pattern_rows", excess, refuses=("pattern",), detail=detail)
 
 
@@ -95,9 +93,7 @@ def _pattern_eager(trial: Trial) -> Check:
     shown = [pattern for pattern in seen if isinstance(pattern, Tensor) and pattern.ndim == 4]
     layers = trial.layers("pattern")
     if len(shown) != len(layers):
-        return Check(
-            "pattern_eager", None, detail=f"eager shows {len(shown)} patterns for {len(layers)} layers"
-        )
+        return Check("pattern_eager", None, detail=f"eager shows {len(shown)} patterns for {len(layers)} layers")
     errors = {
         layer: float((trial.base["pattern", layer].float() - pattern.float()).abs().max())
         for layer, pattern in zip(layers, shown, strict=True)
@@ -153,9 +149,7 @@ def _zero_head(trial: Trial) -> Check:
         assert anatomy.projection is not None
         without = _without_head(anatomy.projection, anatomy.head_dim, head=trial.head(layer))
         if without is None:
-            return Check(
-                "zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}"
-            )
+            return Check("zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}")
         ablated = trial.edited("z", layer, trial.zero_head(layer))
         swapped = anatomy.projection.register_forward_hook(_in_place_of(without))
         try:
@@ -190,12 +184,8 @@ def _residual_chain(trial: Trial) -> Check:
         errors[index] = worst
     attending = [layer for layer in layers if layer.attention is not None]
     unsolved = sum(not (layer.attention_term and layer.complete) for layer in attending)
-    detail = (
-        f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
-    )
-    return trial.verdict(
-        "residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail
-    )
+    detail = f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
+    return trial.verdict("residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail)
 
 
 def _resid_mid(trial: Trial) -> Check:
@@ -243,16 +233,12 @@ def _padding_left(trial: Trial) -> Check:
     """Generated in a left-padded batch, an example continues as it does alone: logits first, then tokens."""
     long, short = trial.prompts.tokens[0], trial.prompts.tokens[1][:-5]
     first = trial.first_logits([long, short])
-    worst = max(
-        relative_error(first[row], trial.first_logits([one])[0]) for row, one in enumerate((long, short))
-    )
+    worst = max(relative_error(first[row], trial.first_logits([one])[0]) for row, one in enumerate((long, short)))
     together = trial.generated([long, short])
     same = all(together[row] == trial.generated([one])[0] for row, one in enumerate((long, short)))
     refuses = ("generation in batches of unequal length",)
     detail = "" if same else "other tokens are generated"
-    return Check(
-        "padding_left", same and worst <= trial.tolerance, worst, trial.tolerance, (), refuses, detail
-    )
+    return Check("padding_left", same and worst <= trial.tolerance, worst, trial.tolerance, (), refuses, detail)
 
 
 def _generation(trial: Trial) -> Check:

@@ -17,16 +17,7 @@ from headscope.models.devices import device_of
 from headscope.tasks.prompts import Prompts
 
 _SERVED = frozenset(
-    {
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "min_new_tokens",
-        "use_cache",
-    }
+    {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens", "use_cache"}
 )
 
 
@@ -49,13 +40,7 @@ def check_options(options: dict[str, Any]) -> None:
 
 
 def decode(
-    hf: nn.Module,
-    tokenizer: Any,
-    prompts: Prompts,
-    *,
-    max_new_tokens: int,
-    seed: int,
-    options: dict[str, Any],
+    hf: nn.Module, tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, seed: int, options: dict[str, Any]
 ) -> Generation:
     """Generate from left-padded prompts with the model's own `generate`."""
     device = device_of(hf)

@@ -22,9 +22,7 @@ from headscope.models.layout import Layout
 from headscope.models.tap import Tap, pass_through
 
 SOFTMAXES = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax, torch._softmax})
-PRODUCTS = frozenset(
-    {torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__}
-)
+PRODUCTS = frozenset({torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__})
 _FUSED_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -100,9 +98,7 @@ class InlineAttention(TorchFunctionMode):
     def _fused(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         given = dict(zip(_FUSED_NAMES, args, strict=False)) | kwargs
 
-        def kernel(
-            _: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **__: Any
-        ) -> tuple[Tensor, None]:
+        def kernel(_: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **__: Any) -> tuple[Tensor, None]:
             rest = {name: value for name, value in given.items() if name not in ("query", "key", "value")}
             return func(q, k, v, **rest).transpose(1, 2), None
 
@@ -164,14 +160,7 @@ def is_pattern(weights: Tensor, rows: int, queries: int) -> bool:
 
 
 def written_out(
-    module: nn.Module,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    **_: Any,
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scaling: float | None = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """Plain attention, with which the pattern of a fused call is computed beside it."""
     keys, values = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))

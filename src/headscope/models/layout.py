@@ -51,12 +51,7 @@ class Layout:
         """For a generation that starts from left-padded prompts."""
         pads = [prompts.longest - length for length in prompts.lengths]
         return cls(
-            prompts.lengths,
-            prompts.roles,
-            prompt_lengths=prompts.ends,
-            pads=pads,
-            growing=True,
-            device=device,
+            prompts.lengths, prompts.roles, prompt_lengths=prompts.ends, pads=pads, growing=True, device=device
         )
 
     def advance(self, cells: int) -> None:

@@ -17,14 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 import headscope.architectures  # noqa: F401 - registers our own models with transformers
 from headscope import zoo
-from headscope.errors import (
-    BadArgument,
-    BrokenWeights,
-    HeadscopeError,
-    ModelNotFound,
-    UnsafeWeights,
-    UnservedModel,
-)
+from headscope.errors import BadArgument, BrokenWeights, HeadscopeError, ModelNotFound, UnsafeWeights, UnservedModel
 from headscope.models.anatomy import dissect
 from headscope.models.certificate import Certificate, cached, key_of, remember
 from headscope.models.checks import certify
@@ -246,6 +239,4 @@ def _name_of(hf: nn.Module) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (
-        str(error).strip().splitlines()[0].rstrip(".") + "." if str(error).strip() else type(error).__name__
-    )
+    return str(error).strip().splitlines()[0].rstrip(".") + "." if str(error).strip() else type(error).__name__

@@ -30,9 +30,7 @@ Capture = str | tuple[str, int] | tuple[str, Sequence[int]]
 Edits = Edit | Sequence[Edit]
 
 # Interventions of enclosing `editing` blocks of this thread, by model.
-_editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar(
-    "headscope_editing", default=()
-)
+_editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar("headscope_editing", default=())
 
 
 # Which examples of a larger whole are being run, for edits of enclosing blocks that hold one value per example.
@@ -73,9 +71,7 @@ class Model(OpenedModel):
                     logits = self.hf(ids, use_cache=False).logits
             if checked.ragged:
                 logits = blank_padding("logits", logits, checked.real)
-                captured = {
-                    key: blank_padding(key[0], value, checked.real) for key, value in captured.items()
-                }
+                captured = {key: blank_padding(key[0], value, checked.real) for key, value in captured.items()}
         return Run(self, checked, given, logits, captured)
 
     def generate(
@@ -109,9 +105,7 @@ class Model(OpenedModel):
             edits=follower.edits if follower else edits,
             before=follower.before if follower else None,
         ):
-            return decode(
-                self.hf, self.tokenizer, checked, max_new_tokens=max_new_tokens, seed=seed, options=options
-            )
+            return decode(self.hf, self.tokenizer, checked, max_new_tokens=max_new_tokens, seed=seed, options=options)
 
     def to_continue(self, prompts: PromptsLike, max_new_tokens: int) -> Prompts:
         """Prompts that so many tokens can be generated after.
@@ -275,17 +269,13 @@ def _listed(interventions: Edits) -> tuple[Edit, ...]:
     listed = tuple(interventions) if isinstance(interventions, Iterable) else (interventions,)
     for edit in listed:
         if not hasattr(edit, "prepare"):
-            raise BadArgument(
-                f"cannot apply {edit!r} as an intervention: build one, for example hs.zero('0.1')."
-            )
+            raise BadArgument(f"cannot apply {edit!r} as an intervention: build one, for example hs.zero('0.1').")
     return listed
 
 
 def _names_layers(given: Any) -> bool:
     """Whether this is a layer, or layers, rather than another site."""
-    return not isinstance(given, str) and not (
-        isinstance(given, tuple) and any(isinstance(i, str) for i in given)
-    )
+    return not isinstance(given, str) and not (isinstance(given, tuple) and any(isinstance(i, str) for i in given))
 
 
 def _captures(capture: Capture | Sequence[Capture]) -> Iterator[tuple[str, Sequence[int] | None]]:

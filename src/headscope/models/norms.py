@@ -63,9 +63,7 @@ class FrozenNorm:
             return cls(ones, torch.zeros_like(ones), False, stream.new_ones(*stream.shape[:-1], 1))
         with torch.no_grad():
             bias = norm(torch.zeros_like(stream.reshape(-1, width)[:1]))[0]
-            signs = torch.where(torch.arange(width, device=stream.device) % 2 == 0, 1.0, -1.0).to(
-                stream.dtype
-            )
+            signs = torch.where(torch.arange(width, device=stream.device) % 2 == 0, 1.0, -1.0).to(stream.dtype)
             centred = _ignores_shift(norm, signs)
             pure = signs - signs.mean() if centred else signs
             gain = (norm(_LOUD * signs[None])[0] - bias) * pure.pow(2).mean().sqrt() / pure

@@ -241,9 +241,7 @@ class OpenedModel:
             reason = "more than a norm stands between its residual stream and its unembedding"
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
-                reason = (
-                    reason or f"layer {index} is no plain sum of the residual stream, its heads and its MLP"
-                )
+                reason = reason or f"layer {index} is no plain sum of the residual stream, its heads and its MLP"
         if reason:
             raise UnservedModel(
                 f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."

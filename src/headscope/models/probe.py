@@ -108,9 +108,7 @@ def floating_tensors(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _recorded(
-    hf: nn.Module, events: list[Event], open_events: list[Event], now: Callable[[], int]
-) -> Iterator[None]:
+def _recorded(hf: nn.Module, events: list[Event], open_events: list[Event], now: Callable[[], int]) -> Iterator[None]:
     paths = {module: path for path, module in hf.named_modules()}
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -141,12 +141,7 @@ _recorder: ContextVar[CallRecorder | None] = ContextVar("headscope_recorder", de
 def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
     @functools.wraps(kernel)
     def attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **options: Any,
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         taps = [tap for tap in stack if module in tap.layer_of]
         if not taps:

@@ -152,9 +152,7 @@ class Trial:
             watching.remove()
         return seen[0]
 
-    def verdict(
-        self, name: str, errors: Mapping[int, float], *, refuses: Sequence[str], detail: str = ""
-    ) -> Check:
+    def verdict(self, name: str, errors: Mapping[int, float], *, refuses: Sequence[str], detail: str = "") -> Check:
         """A check from one error per layer; NaN fails."""
         if not errors:
             return Check(name, None, detail=detail or "no layer has it")

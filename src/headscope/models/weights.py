@@ -97,16 +97,13 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
     biases = [made[0] for made in show(zero)]
     shown = [show(basis[start : start + _ROWS_AT_ONCE]) for start in range(0, width, _ROWS_AT_ONCE)]
     matrices = [
-        torch.cat([parts[index] - bias for parts in shown]).movedim(0, -2)
-        for index, bias in enumerate(biases)
+        torch.cat([parts[index] - bias for parts in shown]).movedim(0, -2) for index, bias in enumerate(biases)
     ]
     _refuse_unless_affine(model, layer, show, matrices, biases)
     w_q, w_k, w_v = matrices
     centred, folded = False, False
     if fold_norm and anatomy.input_norm is not None:
-        frozen = FrozenNorm.at(
-            anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device)
-        )
+        frozen = FrozenNorm.at(anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device))
         biases = [bias + frozen.bias @ matrix for bias, matrix in zip(biases, matrices, strict=True)]
         w_q, w_k, w_v = (frozen.gain[:, None] * matrix for matrix in matrices)
         centred, folded = frozen.centred, True
@@ -157,9 +154,7 @@ def _arguments(model: "Model", attention: nn.Module) -> tuple[tuple[Any, ...], d
         return shown.args_given, shown.kwargs_given
     finally:
         handle.remove()
-    raise UnservedModel(
-        f"cannot read the weights of {model.name}: its attention was not called for one token."
-    )
+    raise UnservedModel(f"cannot read the weights of {model.name}: its attention was not called for one token.")
 
 
 def _refuse_unless_affine(
@@ -167,9 +162,7 @@ def _refuse_unless_affine(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4, model.d_model, generator=generator).to(device=model.device, dtype=model.dtype)
-    for name, made, matrix, bias in zip(
-        ("queries", "keys", "values"), show(rows), matrices, biases, strict=True
-    ):
+    for name, made, matrix, bias in zip(("queries", "keys", "values"), show(rows), matrices, biases, strict=True):
         expected = torch.einsum("rm,hmd->rhd", rows, matrix) + bias
         if not torch.allclose(made, expected, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
             raise UnservedModel(

@@ -73,8 +73,7 @@ def table_view(name: str, anchor: str, table: Table) -> TableView:
         for row in table.frame.head(MOST_ROWS).select([c.name for c in table.schema.columns]).iter_rows()
     ]
     columns = tuple(
-        _column_view(column, [row[place] for row in shown])
-        for place, column in enumerate(table.schema.columns)
+        _column_view(column, [row[place] for row in shown]) for place, column in enumerate(table.schema.columns)
     )
     return TableView(name, anchor, columns, tuple(shown[:FIRST_ROWS]), tuple(shown[FIRST_ROWS:]), len(table))
 

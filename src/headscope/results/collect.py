@@ -53,10 +53,7 @@ SWEEP = Schema(
 )
 APPROXIMATE = Schema(
     "approximate sweep",
-    (
-        *SWEEP.columns,
-        Column("estimate", pl.Float64, "first-order estimate of the value", "unit of the measure"),
-    ),
+    (*SWEEP.columns, Column("estimate", pl.Float64, "first-order estimate of the value", "unit of the measure")),
 )
 # Batches of prompts that are tried for a precision before it is given up.
 MOST_BATCHES = 40

@@ -40,8 +40,7 @@ _MEANINGS = {
 }
 _TYPES = {"n": pl.Int64, **dict.fromkeys(("estimate", "low", "high", "margin"), pl.Float64)}
 _EVIDENCE = Schema(
-    CLAIMS,
-    tuple(Column(name, _TYPES.get(name, pl.String), meaning) for name, meaning in _MEANINGS.items()),
+    CLAIMS, tuple(Column(name, _TYPES.get(name, pl.String), meaning) for name, meaning in _MEANINGS.items())
 )
 
 

@@ -13,12 +13,7 @@ LONGEST = 96
 
 
 def attention_example(
-    run: Run,
-    *,
-    labels: Mapping[str, str],
-    caption: str,
-    name: str = "patterns",
-    title: str = "Attention patterns",
+    run: Run, *, labels: Mapping[str, str], caption: str, name: str = "patterns", title: str = "Attention patterns"
 ) -> AttentionExample:
     """The patterns of the first example of a run, of its first 96 tokens at most.
 
@@ -29,9 +24,7 @@ def attention_example(
     """
     layers = run.layers("pattern")
     if not layers:
-        raise UnservedSite(
-            "cannot show attention: the run captured no patterns. Run with capture=['pattern']."
-        )
+        raise UnservedSite("cannot show attention: the run captured no patterns. Run with capture=['pattern'].")
     length = min(run.prompts.lengths[0], LONGEST)
     heads = max(run["pattern", layer].shape[1] for layer in layers)
     patterns = np.full((run.model.n_layers, heads, length, length), np.nan, dtype=np.float32)

@@ -115,11 +115,7 @@ def _check_words(tokenizer: Any, vocab_size: int, folder: Path) -> None:
 
 
 def _card(
-    opened: LensFile,
-    model: ToyForCausalLM,
-    settings: Mapping[str, Setting],
-    tokenizer: str | None,
-    command: str,
+    opened: LensFile, model: ToyForCausalLM, settings: Mapping[str, Setting], tokenizer: str | None, command: str
 ) -> dict[str, Any]:
     """The record of an import as plain JSON data."""
     source = Path(opened.name)
@@ -156,8 +152,7 @@ def _page(card: Mapping[str, Any]) -> str:
     words = (
         f"The tokenizer is that of `{card['tokenizer']}`."
         if card["tokenizer"]
-        else "There is no tokenizer: prompts are token ids."
-        + (f" The config names `{named}`." if named else "")
+        else "There is no tokenizer: prompts are token ids." + (f" The config names `{named}`." if named else "")
     )
     granted = card["taken_for_granted"]
     reordered = card["settings"].get("rotary_pairs", {}).get("value") == "adjacent"

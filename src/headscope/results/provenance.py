@@ -21,9 +21,7 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
     return {
         **circumstances(model),
         "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
-        "settings": {
-            name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
-        },
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
         "seed": settings.get("seed"),
         "command": command(model, study, config),
     }
@@ -61,16 +59,12 @@ def _certified(model: Model) -> dict[str, Any]:
     words = {True: "holds", False: "fails", None: "does not apply"}
     return {
         "properties": {check["name"].replace("_", " "): words[check["passed"]] for check in told["checks"]},
-        "refused": [
-            f"{refusal['site']} {refusal['layers']}: {refusal['reason']}" for refusal in told["refused"]
-        ]
+        "refused": [f"{refusal['site']} {refusal['layers']}: {refusal['reason']}" for refusal in told["refused"]]
         or "nothing",
     }
 
 
-def command(
-    model: Model, study: str, config: Any, options: Mapping[str, object] = MappingProxyType({})
-) -> str:
+def command(model: Model, study: str, config: Any, options: Mapping[str, object] = MappingProxyType({})) -> str:
     """The command line that does this again: every option and setting that is not at its default.
 
     `options` are those with which the model was loaded; "auto" and None are the defaults of all of them.

@@ -128,11 +128,7 @@ class Record:
 
 @contextmanager
 def opened(
-    folder: Path,
-    base: Mapping[str, Any],
-    prompts: Sequence[Mapping[str, Any]],
-    cells: Sequence[Any],
-    count: int,
+    folder: Path, base: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]], cells: Sequence[Any], count: int
 ) -> Iterator[Record]:
     """The record in a folder, new or with what an earlier run of the same sweep left there.
 
@@ -193,9 +189,7 @@ def _locked(place: Path, named: Path) -> Iterator[None]:
 def _manifest(place: Path, named: Path) -> Mapping[str, Any] | None:
     """What an earlier sweep left in the folder; None if it is empty or absent."""
     if place.exists() and not place.is_dir():
-        raise OutputExists(
-            f"cannot write a sweep into {str(named)!r}: it is a file. Name a folder with --out."
-        )
+        raise OutputExists(f"cannot write a sweep into {str(named)!r}: it is a file. Name a folder with --out.")
     if not place.exists() or not any(not path.name.startswith(PREFIX) for path in place.iterdir()):
         return None
     told = manifest_of(place)
@@ -221,10 +215,7 @@ def manifest_of(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _require_same(
-    known: Mapping[str, Any] | None,
-    base: Mapping[str, Any],
-    prompts: Sequence[Mapping[str, Any]],
-    named: Path,
+    known: Mapping[str, Any] | None, base: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]], named: Path
 ) -> None:
     if known is None:
         return

@@ -162,8 +162,7 @@ class Study:
                 for claim in self.claims
             ],
             "tables": {
-                name: {"columns": table.describe(), "rows": table.to_records()}
-                for name, table in self.tables.items()
+                name: {"columns": table.describe(), "rows": table.to_records()} for name, table in self.tables.items()
             },
             "notes": list(self.notes),
             "provenance": dict(self.provenance),

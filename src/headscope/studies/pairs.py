@@ -35,10 +35,7 @@ class PairsConfig(Settings):
         None, "pairs before the query (default: as many as the model was trained on, or 12)", at_least=0
     )
     noise: float | None = setting(
-        None,
-        "share of pairs with a random y (default: as in the model's training, or 0)",
-        at_least=0,
-        at_most=1,
+        None, "share of pairs with a random y (default: as in the model's training, or 0)", at_least=0, at_most=1
     )
     family: str | None = setting(None, "linear, quadratic, threshold or modular (default: the model's own)")
     modulus: int | None = setting(None, "of the modular family")
@@ -46,9 +43,7 @@ class PairsConfig(Settings):
     b: str | None = setting(None, "range of b, for example 0..9")
     inputs: str | None = setting(None, "range of x, for example 1..99")
     among: str = setting(
-        "grid",
-        "functions: all (grid), those of the model's training, or held_out ones",
-        choices=get_args(Which),
+        "grid", "functions: all (grid), those of the model's training, or held_out ones", choices=get_args(Which)
     )
     article: bool = setting(False, "the article's own twelve pairs, y = 2x + 3, with n queries")
 
@@ -108,7 +103,5 @@ def _range(name: str, written: str | None) -> tuple[int, int] | None:
         return None
     match = _RANGE.fullmatch(written.strip()) if isinstance(written, str) else None
     if match is None:
-        raise BadArgument(
-            f"cannot read {name}={written!r}: write a range of whole numbers, for example 1..5."
-        )
+        raise BadArgument(f"cannot read {name}={written!r}: write a range of whole numbers, for example 1..5.")
     return int(match[1]), int(match[2])

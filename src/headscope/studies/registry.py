@@ -23,9 +23,7 @@ from headscope.studies.redundancy import plan as redundancy
 from headscope.studies.vectors import plan as vectors
 from headscope.vocabulary import Progress, silent
 
-STUDIES: dict[str, Plan[Any]] = {
-    plan.name: plan for plan in (heads.PLAN, bayes.PLAN, redundancy.PLAN, vectors.PLAN)
-}
+STUDIES: dict[str, Plan[Any]] = {plan.name: plan for plan in (heads.PLAN, bayes.PLAN, redundancy.PLAN, vectors.PLAN)}
 
 
 def entry(name: str) -> Plan[Any]:

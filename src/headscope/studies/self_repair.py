@@ -63,16 +63,12 @@ def self_repair_of(heads: Sequence[Head], followed: AblatedEffects) -> dict[str,
             columns[name][str(head)] = values.numpy()
     reason = f"the head itself writes less than {NEAR_ZERO_LOGITS} logits"
     return {
-        name: Samples.of(Quantity(name, meaning, "logits"), (ABLATED,), columns[name]).because(
-            reason, ablated=silent
-        )
+        name: Samples.of(Quantity(name, meaning, "logits"), (ABLATED,), columns[name]).because(reason, ablated=silent)
         for name, meaning in _QUANTITIES.items()
     }
 
 
-def effects_before_and_after(
-    model: Model, heads: Sequence[Head], followed: AblatedEffects
-) -> dict[str, Samples]:
+def effects_before_and_after(model: Model, heads: Sequence[Head], followed: AblatedEffects) -> dict[str, Samples]:
     """Samples `before`, `after` and `change` [prompt, AXES] of all components, the ablated head itself included."""
     before, after = {}, {}
     for head, ablated in zip(heads, followed.ablated, strict=True):

@@ -80,9 +80,7 @@ def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
     for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
         for index, estimated in _of_part(sweep.part(rows)):
             parts[index].append(estimated)
-    return [
-        (torch.cat([clean for clean, _ in own]), torch.cat([change for _, change in own])) for own in parts
-    ]
+    return [(torch.cat([clean for clean, _ in own]), torch.cat([change for _, change in own])) for own in parts]
 
 
 def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
@@ -149,9 +147,7 @@ def _gradients(
             f"cannot estimate {measure.name!r} to first order: it has no gradient. Measure something smooth, for "
             "example logit_difference, or run the cells exactly."
         )
-    gradients = torch.autograd.grad(
-        values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True
-    )
+    gradients = torch.autograd.grad(values.sum(), list(captured.values()), retain_graph=keep, allow_unused=True)
     for (site, layer), gradient in zip(captured, gradients, strict=True):
         if gradient is None:
             raise UnservedSite(

@@ -80,12 +80,7 @@ def choose(
 
 
 def _first_agreeing(
-    sweep: Sweep,
-    setting: Setting,
-    works: Sequence[Work],
-    paths: Sequence[Path],
-    costs: Costs,
-    sampled: Sequence[int],
+    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, sampled: Sequence[int]
 ) -> Choice:
     model = sweep.model
     measures = [measure for read_out in _read_outs(setting) for measure in fingerprints(read_out)]
@@ -126,9 +121,7 @@ def fingerprints(read_out: ReadOut) -> list[Measure]:
 
     def project(logits: Tensor, _: Prompts, at: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        signs = torch.randn(logits.shape[-1], generator=generator).to(logits.device) / math.sqrt(
-            logits.shape[-1]
-        )
+        signs = torch.randn(logits.shape[-1], generator=generator).to(logits.device) / math.sqrt(logits.shape[-1])
         weights = torch.linspace(0.5, 1.0, at.shape[1], device=logits.device) * (at >= 0).to(logits.device)
         return ((logits.float() @ signs) * weights).sum(1)
 
@@ -136,10 +129,7 @@ def fingerprints(read_out: ReadOut) -> list[Measure]:
         squares = logits.float().square().mean(-1) * (at >= 0).to(logits.device)
         return squares.sum(1).sqrt()
 
-    return [
-        Measure("projection", "logits", 1, read_out, project),
-        Measure("size", "logits", 1, read_out, size),
-    ]
+    return [Measure("projection", "logits", 1, read_out, project), Measure("size", "logits", 1, read_out, size)]
 
 
 def projected_error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -114,9 +114,7 @@ class Engine:
             for job in self.jobs
             if job.entry == "inside" and any(_of_call(self._works[job.cell].edits[i]) for i in job.consumed)
         }
-        streams = frozenset({job.join for job in self.jobs} | {job.layer for job in self.jobs}) - {
-            len(layers)
-        }
+        streams = frozenset({job.join for job in self.jobs} | {job.layer for job in self.jobs}) - {len(layers)}
         keys = any(job.start > 0 or job.own_position for job in self.jobs)
         needs = Needs(streams, inside, frozenset(of_attention), keys)
         stop = max((self._reads(work)[1] for work in self._works), default=1)
@@ -209,10 +207,7 @@ class Engine:
         self, layer: int, present: Sequence[Job], batch: Batch, entries: EntryStreams
     ) -> list[SiteEdit | CallEdit]:
         """The edits of this layer: those of the base run in all rows, the cells' own in theirs."""
-        prompts, shared = (
-            len(self._setting.prompts),
-            [e for e in self._setting.base_edits if e.layer == layer],
-        )
+        prompts, shared = (len(self._setting.prompts), [e for e in self._setting.base_edits if e.layer == layer])
         blocks = []
         layout = None
         for index, job in enumerate(present):
@@ -226,9 +221,7 @@ class Engine:
                 blocks.append(Block(rows, [*shared, *own], layout))
         return stacked(blocks)
 
-    def _own_positions(
-        self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams
-    ) -> tuple[Tensor, int]:
+    def _own_positions(self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams) -> tuple[Tensor, int]:
         """As `_walk`, for jobs that each concern one position: all positions of a lane share a row.
 
         The query at a position sees the base run's keys before it and its own: no cell sees another.

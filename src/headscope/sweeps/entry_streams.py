@@ -74,10 +74,7 @@ class EntryStreams:
         """[job, prompt, position, model]"""
         streams = []
         for job in jobs:
-            value, layout = (
-                self._base.stream[layer][:, job.first : job.stop],
-                self.layout(job.first, job.stop),
-            )
+            value, layout = (self._base.stream[layer][:, job.first : job.stop], self.layout(job.first, job.stop))
             for edit in _in_order(self._consumed(job)):
                 assert isinstance(edit, SiteEdit)
                 value = edit.change(value, layout)

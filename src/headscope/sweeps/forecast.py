@@ -37,11 +37,7 @@ class Forecast:
     @property
     def sentence(self) -> str:
         """The forecast for people."""
-        how = (
-            f"{self.note}: full passes"
-            if self.note
-            else f"{self.share:.0%} of what full passes would compute"
-        )
+        how = f"{self.note}: full passes" if self.note else f"{self.share:.0%} of what full passes would compute"
         return (
             f"{self.cells} cells on {self.prompts} prompts ({self.unchanged} cannot differ from the base run), "
             f"{self.batches} batches, {how}; up to {self.memory_bytes / 2**20:.0f} MB beside the model, "
@@ -63,9 +59,7 @@ def forecast(model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Mea
     engine = Engine(model, setting, works, traits, costs_of(model, traits))
     full = traits.layers * some.longest
     walked = sum(
-        (traits.layers - job.join) * (batch.stop - batch.start)
-        for batch in engine.batches
-        for job in batch.jobs
+        (traits.layers - job.join) * (batch.stop - batch.start) for batch in engine.batches for job in batch.jobs
     )
     widest = max((len(batch.jobs) * (batch.stop - batch.start) for batch in engine.batches), default=0)
     memory = len(some) * (widest * 24 + full * 6) * model.d_model * model.dtype.itemsize

@@ -21,11 +21,7 @@ from headscope.tasks.prompts import PromptsLike
 
 
 def generate_many(
-    model: Model,
-    prompts: PromptsLike,
-    interventions: Sequence[Edit | Sequence[Edit]],
-    *,
-    max_new_tokens: int = 20,
+    model: Model, prompts: PromptsLike, interventions: Sequence[Edit | Sequence[Edit]], *, max_new_tokens: int = 20
 ) -> list[Generation]:
     """Generate greedily under each of several sets of interventions; one generation for each set, in order.
 
@@ -46,9 +42,7 @@ def generate_many(
     ]
 
 
-def _together(
-    model: Model, prompts: PromptsLike, sets: Sequence[Sequence[Edit]], count: int
-) -> list[Generation]:
+def _together(model: Model, prompts: PromptsLike, sets: Sequence[Sequence[Edit]], count: int) -> list[Generation]:
     checked = model.prompts(prompts)
     prompts_each = len(checked)
     blocks, followers = [], []

@@ -66,9 +66,7 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
     for name, axis in (("layers", layers), ("heads", heads), ("positions", positions)):
         _check_axis(name, axis)
     if template.is_template and layers is None:
-        raise BadArgument(
-            "cannot build a grid from a template without a layer: pass layers=, for example 'all'."
-        )
+        raise BadArgument("cannot build a grid from a template without a layer: pass layers=, for example 'all'.")
     if heads is not None and layers is None:
         raise BadArgument("cannot build a grid over heads without layers: pass layers=, for example 'all'.")
     named = [target for target in template.targets if target.layer is not None]
@@ -89,8 +87,7 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
 def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
     """One cell per head, for a template that names any head or `z`."""
     return [
-        Cell((template.at(layer=head.layer, head=head.index),), layer=head.layer, head=head.index)
-        for head in heads
+        Cell((template.at(layer=head.layer, head=head.index),), layer=head.layer, head=head.index) for head in heads
     ]
 
 
@@ -99,9 +96,7 @@ def _check_axis(name: str, given: object) -> None:
         return
     listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
     if not listed or not all(hasattr(index, "__index__") and not isinstance(index, bool) for index in given):  # type: ignore[attr-defined]
-        raise BadArgument(
-            f"cannot use {name}={given!r}: give a list of numbers, for example [0, 1], or 'all'."
-        )
+        raise BadArgument(f"cannot use {name}={given!r}: give a list of numbers, for example [0, 1], or 'all'.")
 
 
 def _axis(given: Axis, everything: Sequence[int]) -> Sequence[int | None]:

@@ -249,8 +249,6 @@ def _diagonal(jobs: Sequence[Job], prompts: int, costs: Costs) -> list[Batch]:
     stop = max(job.stop for job in jobs)
     size = max(1, costs.most_tokens // (prompts * stop))
     return [
-        Batch(
-            0, stop, tuple(job for lane in ordered[index : index + size] for job in lane), own_positions=True
-        )
+        Batch(0, stop, tuple(job for lane in ordered[index : index + size] for job in lane), own_positions=True)
         for index in range(0, len(ordered), size)
     ]

@@ -202,12 +202,9 @@ class _Damages:
         measure = self.options.measure
         cells = [Cell(self._edits(members)) for members in sets]
         return [
-            measure.damage(self.clean, row).numpy()
-            for row in cell_values(self.model, self.prompts, cells, measure)
+            measure.damage(self.clean, row).numpy() for row in cell_values(self.model, self.prompts, cells, measure)
         ]
 
     def _edits(self, members: Coalition) -> tuple[Intervention, ...]:
         template = self.options.ablation
-        return tuple(
-            template.at(layer=head.layer, head=head.index) for head in self.players if head in members
-        )
+        return tuple(template.at(layer=head.layer, head=head.index) for head in self.players if head in members)

@@ -30,9 +30,7 @@ INTERACTIONS = Schema(
         Column("damage_first", pl.Float64, "damage of ablating the first alone", _UNIT),
         Column("damage_second", pl.Float64, "damage of ablating the second alone", _UNIT),
         Column("damage_both", pl.Float64, "damage of ablating both together", _UNIT),
-        *_columns(
-            "interaction", "damage_both - damage_first - damage_second; positive: the two are redundant"
-        ),
+        *_columns("interaction", "damage_both - damage_first - damage_second; positive: the two are redundant"),
     ),
 )
 EFFECTS = Schema(
@@ -80,15 +78,11 @@ STEPS = Schema(
     "steps",
     (
         Column("kind", pl.String, "necessary or sufficient"),
-        Column(
-            "search", pl.String, "growing: from no head, then shrunk; shrinking: from all heads of the game"
-        ),
+        Column("search", pl.String, "growing: from no head, then shrunk; shrinking: from all heads of the game"),
         Column("step", pl.Int64, "from 1"),
         Column("action", pl.String, "add to the set, or leave out of it"),
         Column("head", pl.String, "which head"),
-        Column(
-            "tied", pl.Int64, "heads that were equally good, this one included; the first named was taken"
-        ),
+        Column("tied", pl.Int64, "heads that were equally good, this one included; the first named was taken"),
         Column("heads", pl.String, "the set after the step"),
         Column("size", pl.Int64, "how many heads"),
         *_columns("reached", "damage of ablating the set (necessary), or what keeping it restores"),

@@ -32,12 +32,7 @@ AXES = (
 
 
 def patched_residual(
-    model: Model,
-    clean: Prompts,
-    corrupted: Prompts,
-    positions: Iterable[int],
-    *,
-    progress: Progress = silent,
+    model: Model, clean: Prompts, corrupted: Prompts, positions: Iterable[int], *, progress: Progress = silent
 ) -> tuple[Samples, Samples]:
     """Shares recovered [pair, (layer, position, role)] at these positions and every layer, and the gap [pair]."""
     measure = logit_difference()

@@ -144,9 +144,7 @@ class _Scales:
         model = run.model
         unembedding = model.unembedding_matrix()
         stream = run["resid_post", model.n_layers - 1].nan_to_num()
-        direction = logit_direction(
-            FrozenNorm.at(model.anatomy.final_norm, stream), unembedding, _following(run)
-        )
+        direction = logit_direction(FrozenNorm.at(model.anatomy.final_norm, stream), unembedding, _following(run))
         attention = {}
         for index, layer in enumerate(model.anatomy.layers):
             if layer.heads and not layer.projection_is_term:

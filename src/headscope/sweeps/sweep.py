@@ -42,8 +42,7 @@ class Sweep:
         if rows == slice(0, len(self.prompts)):
             return self
         cells = [
-            replace(cell, interventions=tuple(edit.rows(rows) for edit in cell.interventions))
-            for cell in self.cells
+            replace(cell, interventions=tuple(edit.rows(rows) for edit in cell.interventions)) for cell in self.cells
         ]
         prompts, measure = self.prompts.rows(rows), self.measure.rows(rows)
         base = [edit.rows(rows) for edit in self.base_interventions]

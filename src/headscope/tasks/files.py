@@ -64,9 +64,7 @@ def _tokens(model: HasTokens, one: Mapping[str, Any], row: int, path: Path) -> t
     return tuple(given)
 
 
-def _roles(
-    examples: list[Mapping[str, Any]], tokens: tuple[tuple[int, ...], ...], path: Path
-) -> dict[str, Role]:
+def _roles(examples: list[Mapping[str, Any]], tokens: tuple[tuple[int, ...], ...], path: Path) -> dict[str, Role]:
     named = [one.get("roles", {}) for one in examples]
     for row, (roles, own) in enumerate(zip(named, tokens, strict=True)):
         if not isinstance(roles, dict):
@@ -74,9 +72,7 @@ def _roles(
         for role, marked in roles.items():
             listed = marked if isinstance(marked, list) else [marked]
             if not all(type(index) is int and -len(own) <= index < len(own) for index in listed):
-                raise _wrong(
-                    path, row, f"the role {role!r} has positions that its {len(own)} tokens do not have"
-                )
+                raise _wrong(path, row, f"the role {role!r} has positions that its {len(own)} tokens do not have")
     every = sorted({role for roles in named for role in roles})
 
     def positions(roles: Mapping[str, Any], role: str, length: int) -> tuple[int, ...]:
@@ -89,9 +85,7 @@ def _roles(
     }
 
 
-def _single_tokens(
-    model: HasTokens, examples: list[Mapping[str, Any]], what: str, path: Path
-) -> tuple[int, ...]:
+def _single_tokens(model: HasTokens, examples: list[Mapping[str, Any]], what: str, path: Path) -> tuple[int, ...]:
     """The answers or foils, one token each; empty where no example has one."""
     if not any(what in one for one in examples):
         return ()

@@ -144,8 +144,7 @@ class Functions:
         """
         form = _WRITTEN[self.family].format(modulus=self.modulus)
         ranges = ", ".join(
-            f"{name} in {low}..{high}"
-            for name, (low, high) in (("a", self.a), ("b", self.b), ("x", self.inputs))
+            f"{name} in {low}..{high}" for name, (low, high) in (("a", self.a), ("b", self.b), ("x", self.inputs))
         )
         n = len(self.grid)
         kept = f"{n - self.held_out} of {n} functions, {self.held_out} held out"
@@ -199,6 +198,4 @@ def check_noise(noise: float) -> None:
         BadArgument: if it is not from 0 to 1.
     """
     if not 0 <= noise <= 1:
-        raise BadArgument(
-            f"cannot corrupt a share of {noise} of the examples: expected a number from 0 to 1."
-        )
+        raise BadArgument(f"cannot corrupt a share of {noise} of the examples: expected a number from 0 to 1.")

@@ -46,10 +46,7 @@ class Language(Protocol):
         ...
 
 
-LANGUAGES: dict[str, type[PhraseLanguage] | type[PairLanguage]] = {
-    "phrases": PhraseLanguage,
-    "pairs": PairLanguage,
-}
+LANGUAGES: dict[str, type[PhraseLanguage] | type[PairLanguage]] = {"phrases": PhraseLanguage, "pairs": PairLanguage}
 """The languages that a recipe or a card can name."""
 
 

@@ -106,9 +106,7 @@ class PairLanguage(Functions):
         parameters, x, y = self.draw(n, generator)
         return self.write(x, y), parameters
 
-    def draw(
-        self, n: int, generator: np.random.Generator, which: Which = "training"
-    ) -> tuple[Ints, Ints, Ints]:
+    def draw(self, n: int, generator: np.random.Generator, which: Which = "training") -> tuple[Ints, Ints, Ints]:
         """`n` sequences as numbers: parameters [sequence, 2], x and y as shown [sequence, shot], all int64."""
         if n < 1:
             raise BadArgument(f"cannot sample {n} sequences: ask for at least 1.")

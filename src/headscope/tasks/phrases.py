@@ -78,9 +78,7 @@ class PhraseLanguage:
         for name in ("phrases", "phrase_length", "gap"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
-                raise BadArgument(
-                    f"cannot make a language with {name}=({low}, {high}): expected 1 <= low <= high."
-                )
+                raise BadArgument(f"cannot make a language with {name}=({low}, {high}): expected 1 <= low <= high.")
 
     @cached_property
     def successors(self) -> Tokens:

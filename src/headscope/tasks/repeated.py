@@ -92,9 +92,7 @@ def without_repeats(model: HasTokens, prompts: Prompts, *, seed: int = 0) -> Pro
     )
 
 
-def induction_pairs(
-    model: HasTokens, *, length: int = 8, n: int = 50, seed: int = 0
-) -> tuple[Prompts, Prompts]:
+def induction_pairs(model: HasTokens, *, length: int = 8, n: int = 50, seed: int = 0) -> tuple[Prompts, Prompts]:
     """Clean and corrupted prompts that differ in one token, for patching.
 
     Clean: `BOS s0 ... s(L-1) s0 ... sk` with answer s(k+1), known only from the first showing. Corrupted:

@@ -86,9 +86,7 @@ class Shots:
         """
         check_noise(noise)
         if n < 1 or shots < 0:
-            raise BadArgument(
-                f"cannot draw {n} examples of {shots} shots: ask for 1 example and 0 shots or more."
-            )
+            raise BadArgument(f"cannot draw {n} examples of {shots} shots: ask for 1 example and 0 shots or more.")
         generator = np.random.default_rng(seed)
         choices = functions.among(among)
         parameters = choices[generator.integers(0, len(choices), n)]
@@ -150,9 +148,7 @@ class Shots:
         if not 0 <= shots <= self.x.shape[1]:
             raise BadArgument(f"cannot take the first {shots} of {self.x.shape[1]} shots.")
         asked = np.concatenate((self.x, self.query[:, None]), axis=1)[:, shots]
-        return self.changed(
-            {"how": "first", "shots": shots}, x=self.x[:, :shots], y=self.y[:, :shots], query=asked
-        )
+        return self.changed({"how": "first", "shots": shots}, x=self.x[:, :shots], y=self.y[:, :shots], query=asked)
 
     def rows(self, chosen: slice | Sequence[int] | Ints) -> Self:
         """Some of the examples: a slice, or by number and in that order."""
@@ -180,9 +176,7 @@ class Shots:
             raise BadArgument(
                 f"cannot ask {len(given)} queries of {len(self)} examples: give one, or one per example."
             )
-        return self.changed(
-            {"how": "asking", "queries": given.tolist()}, query=np.broadcast_to(given, (len(self),))
-        )
+        return self.changed({"how": "asking", "queries": given.tolist()}, query=np.broadcast_to(given, (len(self),)))
 
     def asking_anew(self, seed: int) -> Self:
         """The same pairs with other queries, uniform over the inputs that an example neither shows nor asks.

@@ -57,9 +57,7 @@ def text(model: HasTokens, texts: str | Sequence[str]) -> Prompts:
     return Prompts(tokens, made_by={"task": "text", "sha256": _sha256("\0".join(listed)), "n": len(listed)})
 
 
-def windows(
-    model: HasTokens, source: str, *, length: int = 64, n: int = 50, named: str = "a given text"
-) -> Prompts:
+def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, named: str = "a given text") -> Prompts:
     """`n` windows of `length` tokens spread evenly over one long text, BOS in front of each.
 
     Windows do not overlap as long as the text has `n * length` tokens; where it is shorter there are
@@ -111,9 +109,7 @@ def sample_text() -> tuple[str, str]:
             continue  # left out of this Python's standard library
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        paragraphs += [
-            ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)
-        ]
+        paragraphs += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)]
     version = ".".join(map(str, sys.version_info[:3]))
     prose = "\n\n".join(paragraph for paragraph in paragraphs if len(paragraph) > 200)
     return prose, f"documentation strings of Python {version}"
@@ -131,12 +127,8 @@ def encode(model: HasTokens, source: str) -> list[int]:
         )
     try:
         ids: list[int] = model.tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
-    except (
-        Exception
-    ) as error:  # tokenizers raise bare exceptions, for example for a word that they do not know
-        raise PromptError(
-            f"cannot tokenise {source[:40]!r}: the tokenizer says {str(error)[:120]!r}."
-        ) from error
+    except Exception as error:  # tokenizers raise bare exceptions, for example for a word that they do not know
+        raise PromptError(f"cannot tokenise {source[:40]!r}: the tokenizer says {str(error)[:120]!r}.") from error
     return ids
 
 

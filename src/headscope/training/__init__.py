@@ -11,14 +11,4 @@ from headscope.training.loop import history, train
 from headscope.training.milestone import Milestone
 from headscope.training.pair_evaluation import PairEvaluation
 
-__all__ = [
-    "Evaluation",
-    "Milestone",
-    "PairEvaluation",
-    "Recipe",
-    "export",
-    "history",
-    "recipe",
-    "recipes",
-    "train",
-]
+__all__ = ["Evaluation", "Milestone", "PairEvaluation", "Recipe", "export", "history", "recipe", "recipes", "train"]

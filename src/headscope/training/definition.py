@@ -128,11 +128,7 @@ class Recipe:
     def digest(self) -> str:
         """The hash of everything that decides the weights: 16 hexadecimal digits of a SHA-256."""
         return digest(
-            {
-                key: value
-                for key, value in self.to_json().items()
-                if key not in ("name", "purpose", "selection")
-            }
+            {key: value for key, value in self.to_json().items() if key not in ("name", "purpose", "selection")}
         )
 
 

@@ -20,9 +20,7 @@ from headscope.architectures.attention import ToyAttention
 
 
 @contextmanager
-def attention_dropped(
-    model: ToyForCausalLM, share: float, n: int, generator: np.random.Generator
-) -> Iterator[None]:
+def attention_dropped(model: ToyForCausalLM, share: float, n: int, generator: np.random.Generator) -> Iterator[None]:
     """Leave attention layers out for a share of `n` examples, drawn from `generator`; 0 changes nothing."""
     if share == 0:
         yield

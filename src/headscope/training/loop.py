@@ -39,11 +39,7 @@ RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
 
 
 def train(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = True,
-    progress: Callable[[Milestone], None] | None = None,
+    recipe: Recipe, out: str | Path, *, resume: bool = True, progress: Callable[[Milestone], None] | None = None
 ) -> Path:
     """Train a model by `recipe` in the folder `out`, and return that folder.
 
@@ -154,9 +150,7 @@ def _losses_nats(
     return loss_nats, carried_loss_nats(model, language, layer, seen[0], parameters, generator)
 
 
-def _loss_nats(
-    recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator
-) -> Tensor:
+def _loss_nats(recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator) -> Tensor:
     tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
     with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
         loss_nats: Tensor = model(tokens, labels=labels).loss
@@ -167,10 +161,7 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices; biases, norm weights and smearing gates are not pulled to 0."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
@@ -185,9 +176,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     path = folder / RECIPE_FILE
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
-            raise OutputExists(
-                f"cannot train into {folder}: it holds other files. Pass an empty or new folder."
-            )
+            raise OutputExists(f"cannot train into {folder}: it holds other files. Pass an empty or new folder.")
         held = _recipe_in(folder)
         if not resume or held.digest() != recipe.digest():
             raise OutputExists(

@@ -25,9 +25,7 @@ def word_tokenizer(words: Sequence[str], n_ctx: int) -> PreTrainedTokenizerFast:
     bos = words[0]
     backend = Tokenizer(WordLevel({word: token for token, word in enumerate(words)}))
     backend.pre_tokenizer = WhitespaceSplit()
-    backend.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, 0)]
-    )
+    backend.post_processor = TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=bos,

@@ -110,8 +110,7 @@ def _state_dict(path: Path, held: Any) -> Mapping[str, Any]:
     if len(inside) > 1:
         keys = [str(key) for key, value in held.items() if any(value is one for one in inside)]
         raise ModelNotFound(
-            f"cannot import {str(path)!r}: it holds several state dicts ({', '.join(keys)}). Save one of them "
-            "alone."
+            f"cannot import {str(path)!r}: it holds several state dicts ({', '.join(keys)}). Save one of them alone."
         )
     if not isinstance(held, Mapping):
         has = f"it holds a {type(held).__name__}"

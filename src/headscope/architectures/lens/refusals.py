@@ -32,10 +32,7 @@ _SERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "relative_attention_max_distance": ((), "relative positional biases"),
 }
 # Settings that turn something off by any number that is not positive.
-_OFF_UNLESS_POSITIVE = {
-    "attn_scores_soft_cap": "soft-capped scores",
-    "output_logits_soft_cap": "soft-capped logits",
-}
+_OFF_UNLESS_POSITIVE = {"attn_scores_soft_cap": "soft-capped scores", "output_logits_soft_cap": "soft-capped logits"}
 # Settings of the MLP alone, in configs of the published SoLU and GELU models.
 _MLP_ONLY = {"neuron_scale": "a scaled MLP", "neuron_temp": "a temperature before the activation"}
 _SIZES = ("n_layers", "d_model", "n_heads", "d_head", "d_vocab", "d_mlp")

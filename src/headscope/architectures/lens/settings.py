@@ -18,13 +18,7 @@ from headscope.architectures.lens.shapes import POSITION_TABLE, Sizes, has_rotar
 from headscope.errors import BadArgument, UnknownName, UnservedModel
 
 # TransformerLens' names, and the toy's.
-NORMS = {
-    "LN": "layernorm",
-    "LNPre": "layernorm_no_weights",
-    "RMS": "rmsnorm",
-    "RMSPre": "rmsnorm",
-    "none": "none",
-}
+NORMS = {"LN": "layernorm", "LNPre": "layernorm_no_weights", "RMS": "rmsnorm", "RMSPre": "rmsnorm", "none": "none"}
 POSITIONS = {"standard": "learned", "shortformer": "shortformer", "rotary": "rotary", "none": "none"}
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "solu", "solu_ln")
 _DEFAULT_EPS = 1e-5
@@ -87,16 +81,12 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
             f"--eps (TransformerLens takes {_DEFAULT_EPS:g} by default)",
         )
     how = "standard or shortformer" if POSITION_TABLE in file.tensors else "rotary or none"
-    positions = settle(
-        "positions", _positions(file, stated), "how tokens know their positions", f"--positions {how}"
-    )
+    positions = settle("positions", _positions(file, stated), "how tokens know their positions", f"--positions {how}")
     context = settle("context", _context(file, sizes, stated), "how long its context is", "--context")
     if positions == "rotary":
         base = settle("rotary_base", _base(file, stated), "the base of its angles", "--rotary-base")
         pairs = _pairs(file, sizes, stated, base, context)
-        settle(
-            "rotary_pairs", pairs, "which dimensions turn together", f"--rotary-pairs {' or '.join(PAIRS)}"
-        )
+        settle("rotary_pairs", pairs, "which dimensions turn together", f"--rotary-pairs {' or '.join(PAIRS)}")
     if sizes.d_mlp:
         known = _activation(file, stated)
         settle("activation", known, "the activation of its MLPs", f"--activation {', '.join(ACTIVATIONS)}")
@@ -156,9 +146,7 @@ def _base(file: LensFile, stated: Stated) -> Setting | None:
     return _first((_default(file, DEFAULT_BASE), DEFAULT))
 
 
-def _pairs(
-    file: LensFile, sizes: Sizes, stated: Stated, base: float | None, context: int | None
-) -> Setting | None:
+def _pairs(file: LensFile, sizes: Sizes, stated: Stated, base: float | None, context: int | None) -> Setting | None:
     # No default here: releases of TransformerLens differ in it. Their stored angles show what was used.
     said = _said(file, ("rotary_adjacent_pairs",), lambda key, value: PAIRS[bool(value)])
     known = _known(file, "rotary_pairs", _first((stated.rotary_pairs, OPTION), (said, CONFIG)), PAIRS)
@@ -178,9 +166,7 @@ def _activation(file: LensFile, stated: Stated) -> Setting | None:
     return _known(file, "activation", known, ACTIVATIONS)
 
 
-def _said(
-    file: LensFile, keys: tuple[str, ...], read: Callable[[str, Any], Any] = lambda key, value: value
-) -> Any:
+def _said(file: LensFile, keys: tuple[str, ...], read: Callable[[str, Any], Any] = lambda key, value: value) -> Any:
     """What the config says under one of these names; None: nothing.
 
     Raises:
@@ -190,9 +176,7 @@ def _said(
     given = {key: config[key] for key in keys if key in config}
     words = " and ".join(f"{key}={value!r}" for key, value in given.items())
     if not all(value is None or isinstance(value, str | int | float) for value in given.values()):
-        raise BadArgument(
-            f"cannot import {file.name!r}: its config says {words}. Mend it, or give another one."
-        )
+        raise BadArgument(f"cannot import {file.name!r}: its config says {words}. Mend it, or give another one.")
     values = {read(key, value) for key, value in given.items()} - {None}
     if len(values) > 1:
         raise BadArgument(

@@ -31,10 +31,7 @@ _FOREIGN = (
     (r"attn\.[qk]_(norm|ln)", "norms of queries and keys"),
     (r"ln[12]_post", "norms after attention and MLP"),
     (r"^embed\.ln|^ln_embed", "a norm after the embedding"),
-    (
-        r"(^|\.)norm\d?\.",
-        "the naming of the oldest SoLU models, which also store matrices the other way around",
-    ),
+    (r"(^|\.)norm\d?\.", "the naming of the oldest SoLU models, which also store matrices the other way around"),
 )
 
 
@@ -96,9 +93,7 @@ def has_rotary_tables(file: LensFile) -> bool:
     return _any_ends(file.tensors, (f".attn.{table}" for table in ROTARY_TABLES))
 
 
-def expected_shapes(
-    sizes: Sizes, *, norm: str, positions: str, n_ctx: int, mlp_norm: bool
-) -> dict[str, Shape]:
+def expected_shapes(sizes: Sizes, *, norm: str, positions: str, n_ctx: int, mlp_norm: bool) -> dict[str, Shape]:
     """The shape of every weight of a model: its `norm` and `positions` by TransformerLens' names.
 
     `mlp_norm`: whether a norm with weights follows the activation.

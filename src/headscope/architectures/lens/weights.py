@@ -78,9 +78,7 @@ def _fields(sizes: Sizes, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return fields | {named[name]: value for name, value in chosen.items() if name in named}
 
 
-def _renamed(
-    tensors: Mapping[str, Tensor], sizes: Sizes, chosen: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
+def _renamed(tensors: Mapping[str, Tensor], sizes: Sizes, chosen: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Pairs of our name and tensor."""
     yield "model.embed_tokens.weight", tensors[EMBEDDING].float()
     yield "lm_head.weight", tensors["unembed.W_U"].float().T
@@ -97,9 +95,7 @@ def _renamed(
         if not sizes.d_mlp:
             continue
         yield from _mlp(tensors, f"{theirs}.mlp", f"{ours}.mlp", sizes, chosen)
-        yield from _norm(
-            tensors, f"{theirs}.ln2", f"{ours}.post_attention_layernorm", sizes.d_model, chosen["norm"]
-        )
+        yield from _norm(tensors, f"{theirs}.ln2", f"{ours}.post_attention_layernorm", sizes.d_model, chosen["norm"])
 
 
 def _attention(

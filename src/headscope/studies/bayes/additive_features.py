@@ -46,12 +46,8 @@ NULL = Quantity("null", "the same with prompts' signs flipped at random, mean")
 NULL_HIGH = Quantity("null_high", "95% of those with flipped signs lie below this")
 SLOPE = Quantity("slope", "rise of the answer's log-odds for each further dose", "nats")
 R2 = Quantity("r2", "share of the curve's variance that a straight line explains", within=(0.0, 1.0))
-COMPARED = Column(
-    "compared", pl.String, "increments of different examples, or one on two halves of its prompts"
-)
-DIRECTION = Column(
-    "direction", pl.String, "which vector is added; other answer: that to another input is read"
-)
+COMPARED = Column("compared", pl.String, "increments of different examples, or one on two halves of its prompts")
+DIRECTION = Column("direction", pl.String, "which vector is added; other answer: that to another input is read")
 DOSE = Column("dose", pl.Int64, "how many increments are added, or real examples shown")
 
 

@@ -43,9 +43,7 @@ def attention_growth(ctx: Context[PairsConfig]) -> Part:
     growth = attention.map(growth_of)
     last = max(attention.selection.coordinates("shots"))
     selected = attention.selection.at(shots=last)
-    attends = [
-        cell[1] for cell, mean in zip(selected.cells, selected.mean, strict=True) if mean >= LEAST_ATTENTION
-    ]
+    attends = [cell[1] for cell, mean in zip(selected.cells, selected.mean, strict=True) if mean >= LEAST_ATTENTION]
     listed = {cell: cell[1] in attends for cell in growth.estimation.cells}
     whole = attention.estimation.at(shots=last)
     order = np.argsort(-growth.selection.only(head=attends).mean)

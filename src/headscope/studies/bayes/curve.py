@@ -22,13 +22,9 @@ from headscope.tables import Quantity
 from headscope.tasks.linear import functions_of
 
 PROBABILITY = Quantity("probability", "mean probability of the function's value", within=(0.0, 1.0))
-ACCURACY = Quantity(
-    "accuracy", "prompts whose most likely number is the function's", "share", within=(0.0, 1.0)
-)
+ACCURACY = Quantity("accuracy", "prompts whose most likely number is the function's", "share", within=(0.0, 1.0))
 ERROR = Quantity("distance", "mean distance of the most likely number from the function's value")
-AGREEMENT = Quantity(
-    "agreement", "prompts in which the model's most likely number is the same", "share", (0.0, 1.0)
-)
+AGREEMENT = Quantity("agreement", "prompts in which the model's most likely number is the same", "share", (0.0, 1.0))
 EXACT_SHUFFLED = "exact posterior, labels shuffled"
 _NO_LINE, _NO_NUMBERS = "a line is undefined with so few pairs", "not every number is scored in text"
 
@@ -93,9 +89,7 @@ def answers(observed: Observations) -> tuple[Samples, Samples, Samples]:
     given = {MODEL: own, **{name: each.argmax(-1).double() for name, each in observed.exact.items()}}
     given |= {name: line.round() for name, line in observed.regressed.items()}
     accuracy = over_shots(ACCURACY, {who: _same(answer, right) for who, answer in given.items()})
-    accuracy = accuracy.because(_NO_NUMBERS, learner=MODEL).because(
-        _NO_LINE, learner=list(observed.regressed)
-    )
+    accuracy = accuracy.because(_NO_NUMBERS, learner=MODEL).because(_NO_LINE, learner=list(observed.regressed))
     error = over_shots(ERROR, {who: (answer - right).abs() for who, answer in given.items()})
     agreement = over_shots(AGREEMENT, {who: _same(answer, own) for who, answer in given.items()})
     return accuracy, error, agreement

@@ -38,9 +38,7 @@ MLP, ATTENTION = "MLP", "attention"
 SITES = {MLP: "mlp_out", ATTENTION: "attn_out"}
 EVERY_LAYER = "all layers"
 NAME = "mlps_at_y"
-STATEMENT = (
-    "The MLPs that matter act at the labels of the examples, more than at the final token or at the x."
-)
+STATEMENT = "The MLPs that matter act at the labels of the examples, more than at the final token or at the x."
 
 DAMAGE = Quantity("damage", "fall of the answer's log-odds when ablated", "nats")
 COMPONENT = Column("component", pl.String, "what is mean-ablated: MLPs, or attention for comparison")
@@ -105,16 +103,11 @@ def _cells(ctx: Context[PairsConfig], reference: Prompts) -> dict[tuple[str, str
         if not sites:
             continue
         ctx.progress(f"means of {component}", 0, 1)
-        values = {
-            site: each.double().cpu().numpy()
-            for site, each in ctx.model.activations(reference, sites).items()
-        }
+        values = {site: each.double().cpu().numpy() for site, each in ctx.model.activations(reference, sites).items()}
         for place in (*ROLES, FINAL_TOKEN):
             edits = [_to_mean(site, reference, place, values[site]) for site in sites]
             if place in (LABEL, FINAL_TOKEN):
-                cells |= {
-                    (component, place, f"layer {s[1]}"): Cell(e) for s, e in zip(sites, edits, strict=True)
-                }
+                cells |= {(component, place, f"layer {s[1]}"): Cell(e) for s, e in zip(sites, edits, strict=True)}
             cells[component, place, EVERY_LAYER] = Cell(tuple(chain(*edits)))
     return cells
 

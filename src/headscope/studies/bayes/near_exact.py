@@ -27,17 +27,12 @@ from headscope.tables import Column, Quantity
 AFTER = 8
 EXACT_MARGIN, ORDER_MARGIN = 0.1, 0.05
 DISTANCE, SIGNED = "distance of the model from the exact posterior", "model minus exact posterior"
-REORDERED, EXACT_REORDERED = (
-    "change of the model with the order",
-    "change of the exact posterior with the order",
-)
+REORDERED, EXACT_REORDERED = ("change of the model with the order", "change of the exact posterior with the order")
 NUMBERS, RIGHT = "all numbers", "right or not"
 
 REFERENCE = Column("reference", pl.String, "the exact posterior predictive, under which prior over functions")
 OUTCOMES = Column("outcomes", pl.String, "KL over all numbers, or over two outcomes, which is never more")
-COMPARISON = Column(
-    "comparison", pl.String, "what is compared: from 8 pairs on, or after all pairs in another order"
-)
+COMPARISON = Column("comparison", pl.String, "what is compared: from 8 pairs on, or after all pairs in another order")
 KL = Quantity("kl", "KL divergence of the model from the reference", "nats", within=(0.0, math.inf))
 APART = Quantity("difference", "of the right answer's probability, prompt by prompt", within=(-1.0, 1.0))
 

@@ -20,12 +20,7 @@ from headscope.measures import exact_predictive
 from headscope.measures.baselines import regression
 from headscope.measures.posterior import function_log_odds
 from headscope.measures.samples import Samples
-from headscope.studies.bayes.predictions import (
-    Predictions,
-    answer_log_probability,
-    function_values,
-    predictions,
-)
+from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
 from headscope.studies.bayes.settings import BayesSettings
 from headscope.studies.context import Context
 from headscope.tables import Column, Quantity
@@ -40,9 +35,7 @@ IMPOSSIBLE = "no function of the family allows what some prompts show"
 
 LEARNER = Column("learner", pl.String, "whose answer: the model, an exact posterior, or a regression")
 SHOTS = Column("shots", pl.Int64, "pairs shown before", "pairs")
-RISE = Quantity(
-    "rise", "probability of the function's value after all pairs minus without any", within=(-1.0, 1.0)
-)
+RISE = Quantity("rise", "probability of the function's value after all pairs minus without any", within=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,9 +64,7 @@ def pair_heads(ctx: Context[BayesSettings]) -> Part:
     flat = [flattens(kind, beside.get(kind), rise.measured_as(RISE)) for kind in STATED]
     damages = {kind: each.damage for kind, each in beside.items()}
     damage = Samples.of(DAMAGE, (KIND,), damages, units=rise.units)
-    more = {
-        column: {kind: _group(each)[i] for kind, each in beside.items()} for i, column in enumerate(GROUP)
-    }
+    more = {column: {kind: _group(each)[i] for kind, each in beside.items()} for i, column in enumerate(GROUP)}
     where = "position by position" if functions_of(ctx.model) else "over all positions"
     note = (
         "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
@@ -167,9 +165,7 @@ def mean_over_shuffled(ctx: Context[BayesSettings]) -> Mean:
     """A head's mean over other prompts with shuffled labels, where they align position by position."""
     settings, model = ctx.settings, ctx.model
     shuffled = settings.draw(model, n=_REFERENCES, seed=_OTHER_PROMPTS).with_shuffled_labels(settings.seed)
-    ablation = mean(
-        "z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None
-    )
+    ablation = mean("z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None)
     assert isinstance(ablation, Mean)
     return ablation
 

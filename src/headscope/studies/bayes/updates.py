@@ -38,20 +38,14 @@ STEP = Quantity("step", "log(c / (1 - c)): what an example adds to the log-odds 
 GAMMA = Quantity("gamma", "probability of the right answer where the task is followed", within=(0.0, 1.0))
 MISFIT = Quantity("misfit", "root mean squared error of the fitted curve over the curve's mean")
 PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {
-    Column("a_0", pl.Float64, "belief in the task before any example (often not identifiable)"): lambda u: (
-        u.prior
-    ),
+    Column("a_0", pl.Float64, "belief in the task before any example (often not identifiable)"): lambda u: u.prior,
     Column("c", pl.Float64, "how strongly an example speaks for the task"): lambda u: u.c,
-    Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: (
-        u.beta
-    ),
-    Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: (
-        u.line.slope
-    ),
+    Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: u.beta,
+    Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: u.line.slope,
     Column("line_r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
-    Column(
-        "line_bend", pl.Float64, "slope of the later half minus the earlier, over that of all"
-    ): lambda u: u.line.bend,
+    Column("line_bend", pl.Float64, "slope of the later half minus the earlier, over that of all"): lambda u: (
+        u.line.bend
+    ),
     Column("points", pl.Int64, "shots behind the line"): lambda u: u.line.points,
     Column("outside", pl.Int64, "shots left out, p not between beta and gamma"): lambda u: u.outside,
     Column("unresolved", pl.Int64, "shots left out, belief within .02 of 0 or 1"): lambda u: u.unresolved,
@@ -63,9 +57,7 @@ LOG_ODDS = Schema(
         seen.SHOTS,
         Column("probability", pl.Float64, "the curve of the mean log-odds of the right answer"),
         Column("fitted", pl.Float64, "the article's update fitted to it, as a probability"),
-        Column(
-            "task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"
-        ),
+        Column("task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"),
     ),
 )
 
@@ -76,13 +68,8 @@ def updates(ctx: Context[BayesSettings]) -> Part:
     """Is the model's curve one of Bayesian updates between two hypotheses?"""
     fits = ctx.once(fitted_updates)
     gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
-    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(
-        learner=[MODEL, EXACT]
-    )
-    more = {
-        column: {(learner,): read(fit) for learner, fit in fits.items()}
-        for column, read in PARAMETERS.items()
-    }
+    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(learner=[MODEL, EXACT])
+    more = {column: {(learner,): read(fit) for learner, fit in fits.items()} for column, read in PARAMETERS.items()}
     belief, answer = fits[BELIEF].line, fits[LOGIT_P].line
     bends = (
         f"The exact posterior's belief in the function gains {belief.slope:.2f} nats per example, on a line (r² "
@@ -121,12 +108,8 @@ def linear_log_odds(misfit: Statistic, needs: Sequence[Test]) -> Claim:
         "Each example adds the same to the log-odds of the task: a straight line fits the model as well as the exact "
         "posterior.",
         needs=needs,
-        positive_control=Test(
-            "misfit of the exact posterior", misfit.at(learner=EXACT), below=CONTROL_MISFIT
-        ),
-        tests=[
-            Test("misfit of the model minus the exact posterior's", worse_fit(misfit), below=MISFIT_MARGIN)
-        ],
+        positive_control=Test("misfit of the exact posterior", misfit.at(learner=EXACT), below=CONTROL_MISFIT),
+        tests=[Test("misfit of the model minus the exact posterior's", worse_fit(misfit), below=MISFIT_MARGIN)],
         tables=("misfits", "updates", "log_odds"),
     )
 
@@ -150,9 +133,7 @@ def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
             fits[learner] = Updates.undefined(log_odds.mean(0), seen.IMPOSSIBLE, **known)
     own = {BELIEF: observed.belief.numpy(), LOGIT_P: _logit(observed.learners[EXACT].numpy())}
     for learner, log_odds in own.items():
-        line = np.where(
-            np.isfinite(log_odds.mean(0)), log_odds.mean(0), math.nan
-        )  # who is sure of it has none
+        line = np.where(np.isfinite(log_odds.mean(0)), log_odds.mean(0), math.nan)  # who is sure of it has none
         unfitted = Updates.undefined(np.full(len(line), math.nan), "a line alone: nothing is fitted", **known)
         fits[learner] = replace(unfitted, log_odds=line, line=line_of(line))
     return fits
@@ -186,13 +167,7 @@ def _logit(probability: Array) -> Array:
 
 def _log_odds(fits: Fits) -> list[dict[str, Any]]:
     return [
-        {
-            "learner": learner,
-            "shots": shot,
-            "probability": float(p),
-            "fitted": float(f),
-            "task_log_odds": float(odds),
-        }
+        {"learner": learner, "shots": shot, "probability": float(p), "fitted": float(f), "task_log_odds": float(odds)}
         for learner, fit in fits.items()
         for shot, (p, f, odds) in enumerate(zip(fit.p, fit.fitted, fit.log_odds, strict=True))
     ]

@@ -104,9 +104,7 @@ def _others(shots: Shots, row: int, variable: str) -> Ints:
     return np.array([(*each, query) for each in same], np.int64).reshape(-1, 3)
 
 
-def _moved(
-    ctx: Context[PairsConfig], swap: tuple[Shots, Shots] | None, variable: str
-) -> tuple[Samples, float]:
+def _moved(ctx: Context[PairsConfig], swap: tuple[Shots, Shots] | None, variable: str) -> tuple[Samples, float]:
     """The share that each patch moves the answer, [prompt, layer], and the whole way in nats.
 
     The way is in the odds of the source's answer against the target's, or, where only the number of shots differs and
@@ -129,11 +127,7 @@ def _moved(
         unpatched = (evaluate(model, each.answered(), [measure])[0] for each in (target, source))
         read.append((patched, *unpatched))
     # Log-odds of one answer against everything else, or against one other.
-    odds = (
-        map(log_odds, read[0])
-        if len(read) == 1
-        else (ours - theirs for ours, theirs in zip(*read, strict=True))
-    )
+    odds = map(log_odds, read[0]) if len(read) == 1 else (ours - theirs for ours, theirs in zip(*read, strict=True))
     reached, start, end = (each.numpy() for each in odds)
     gap = Samples.one(MOVED, end - start).estimate()
     moved = Samples.grid(MOVED, layers, (reached - start).T)

@@ -56,9 +56,7 @@ def effects_of_adding(
     return {**means, ELSEWHERE: kept.reshape(len(layers), len(doses))}
 
 
-def with_examples(
-    model: Model, problems: Problems, functions: Ints, doses: Sequence[int], seed: int
-) -> Array:
+def with_examples(model: Model, problems: Problems, functions: Ints, doses: Sequence[int], seed: int) -> Array:
     """Mean log-odds of each function's answers after so many real examples, [function, dose]."""
     drawn = problems.about(np.repeat(functions, QUERIES, axis=0), shots=max(doses), seed=seed)
     values = [answer_log_odds(model, tasks.linear(model, truncated_context(drawn, dose))) for dose in doses]

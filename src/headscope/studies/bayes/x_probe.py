@@ -38,20 +38,14 @@ DECODABLE_MARGIN = 0.1
 OVERLAP_MARGIN = 0.1
 NEAR_BEST = 0.9
 NAME = "x_carried"
-STATEMENT = (
-    "At the label of a pair a linear probe decodes that pair's x, written outside the label's directions."
-)
+STATEMENT = "At the label of a pair a linear probe decodes that pair's x, written outside the label's directions."
 
 OWN, BEFORE, SHUFFLED = "its x, at the label", "the x before, at the label", "shuffled x, at the label"
 EARLIER, DUE = "its x, at the label before", "its x, one token before"
 TARGET = Column("target", pl.String, "what the probe is to decode, and where")
 R2 = Quantity("r2", "1 - squared error / variance, on functions that the probe has not seen")
-BEYOND = Quantity(
-    "r2_beyond", "r² of its x at the label, minus that of the control, or 0 where this is negative"
-)
-CONTROL = Column(
-    "control", pl.String, "what else might be decoded; nearest: the best of these, function by function"
-)
+BEYOND = Quantity("r2_beyond", "r² of its x at the label, minus that of the control, or 0 where this is negative")
+CONTROL = Column("control", pl.String, "what else might be decoded; nearest: the best of these, function by function")
 NEAREST = "nearest"
 OVERLAP = Quantity("overlap", "share of what x writes at the label that lies in the directions of y")
 RANDOM = Column("random", pl.Float64, "the share in as many random directions")

@@ -41,9 +41,7 @@ def patching(ctx: Ctx) -> Part:
         tables=[listed, table(split.selection, "patching_selection")],
         claims=[moves(split, gap)],
         figures=[grid],
-        notes=[
-            "A recovered share is of the mean gap between clean and corrupted runs, which is taken as known."
-        ],
+        notes=["A recovered share is of the mean gap between clean and corrupted runs, which is taken as known."],
     )
 
 
@@ -73,10 +71,7 @@ def recovery(ctx: Ctx) -> tuple[Split[Samples], Samples]:
     room = (ctx.model.context or 10**9) - 1
     length = max(5, min(8, room // 2))
     clean, corrupted = induction_pairs(ctx.model, length=length, n=2 * ctx.settings.n, seed=ctx.settings.seed)
-    half, stage = (
-        zip(halves(clean), halves(corrupted), strict=True),
-        ctx.stage("patching the residual stream"),
-    )
+    half, stage = (zip(halves(clean), halves(corrupted), strict=True), ctx.stage("patching the residual stream"))
     chosen, _ = patched_residual(ctx.model, *next(half), clean.roles["answer"][0], progress=stage)
     judged, gap = patched_residual(ctx.model, *next(half), range(clean.longest), progress=stage)
     return Split(chosen, judged), gap

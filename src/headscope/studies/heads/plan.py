@@ -65,15 +65,11 @@ def _damage(ctx: Ctx) -> str:
             f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
             f"first, changes the loss of {clean:.2f} by {in_words(damage)} when ablated."
         )
-    told = (
-        f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {in_words(damage)}"
-    )
+    told = f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {in_words(damage)}"
     if group is None or len(group.picked) < 2 or not group.sets:
         return f"{told}."
     together, usual = in_words(Samples.one(experiment.DAMAGE, group.damage)), float(group.means.mean())
-    return (
-        f"{told}, all {len(group.picked)} induction heads by {together}, as many random heads by {usual:.2f}."
-    )
+    return f"{told}, all {len(group.picked)} induction heads by {together}, as many random heads by {usual:.2f}."
 
 
 PLAN: Plan[experiment.HeadsSettings] = Plan(
@@ -85,9 +81,7 @@ PLAN: Plan[experiment.HeadsSettings] = Plan(
     shown_on="zoo:induction-2l",
     questions=(which_heads, single_ablations, induction_matters, joint_ablation, patching, self_repair),
     answer=answer,
-    prompts=lambda ctx: [
-        getattr(ctx.once(experiment.every_prompt), kind) for kind in ("natural", "repeated")
-    ],
+    prompts=lambda ctx: [getattr(ctx.once(experiment.every_prompt), kind) for kind in ("natural", "repeated")],
     lead="heads-score-by-heads",
     terms={
         "predictable tokens": "tokens of a repeated segment that its first showing determines",

@@ -15,10 +15,7 @@ from headscope.results.study import AttentionExample, Claim
 from headscope.studies.context import Part
 from headscope.studies.heads.experiment import Ctx, attention, every_prompt, named_heads, prompts
 
-WHERE = {
-    "previous_token": "the token before",
-    "induction": "the token after an earlier copy of the present one",
-}
+WHERE = {"previous_token": "the token before", "induction": "the token after an earlier copy of the present one"}
 
 
 def which_heads(ctx: Ctx) -> Part:
@@ -39,9 +36,7 @@ def which_heads(ctx: Ctx) -> Part:
     )
     return Part(
         tables=[table, heads_table(read.selection, "heads_selection")],
-        claims=[
-            presence(name, above_null(read.estimation[name])) for name in ("induction", "previous_token")
-        ],
+        claims=[presence(name, above_null(read.estimation[name])) for name in ("induction", "previous_token")],
         figures=[grid],
         attention=[_example(ctx)],
         notes=_notes(ctx),

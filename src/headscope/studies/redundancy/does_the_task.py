@@ -44,10 +44,7 @@ def does_the_task(ctx: Asked) -> Part:
     shares = {
         Column(name, pl.Float64, f"share of prompts whose predicted number is it, {name}"): {
             ("source", COPIED[0]): source.share(name),
-            **{
-                ("target", each): float(read(predicted, half.problems.numbers[each]).mean())
-                for each in ANSWERS
-            },
+            **{("target", each): float(read(predicted, half.problems.numbers[each]).mean()) for each in ANSWERS},
         }
         for name, read in READINGS.items()
     }

@@ -120,12 +120,7 @@ def _by_layer(made: Sequence[Round], name: str, answer: str, title: str) -> Figu
     """One line for each round, and the control with nothing ablated."""
     sources = [(each.patched, EXAMPLES, each.patched.name) for each in made]
     sources.append((made[0].patched, CONTROLS[0], f"nothing, {CONTROLS[0]} source"))
-    rows = [
-        each.probability.at(source=kind, answer=answer).labelled(ABLATED, what)
-        for each, kind, what in sources
-    ]
-    caption = (
-        f"Mean probability of {answer} over target prompts, patched before each layer (last: after all)."
-    )
+    rows = [each.probability.at(source=kind, answer=answer).labelled(ABLATED, what) for each, kind, what in sources]
+    caption = f"Mean probability of {answer} over target prompts, patched before each layer (last: after all)."
     figure = lines(rows, "layer", colour="ablated", name="transfer", title=title, caption=caption)
     return replace(figure, name=name)

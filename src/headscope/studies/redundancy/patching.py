@@ -27,15 +27,7 @@ from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
 from headscope.sweeps.predicted_numbers import NEAR, exact, near, predicted_numbers
 from headscope.tables import Column, Quantity
-from headscope.tasks.source_and_target import (
-    ANSWERS,
-    CONTROLS,
-    COPIED,
-    EXAMPLES,
-    TASK,
-    Source,
-    TransferPrompts,
-)
+from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED, EXAMPLES, TASK, Source, TransferPrompts
 
 # An answer is transferred if it is likelier than under both controls by more than this.
 MARGIN = 0.1
@@ -152,9 +144,7 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
         own_number,
         Samples.grid(PROBABILITY, by_answer, probability.movedim(-1, 0)),
         Samples.grid(ACCURACY, by_reading, torch.stack(accuracy).permute(4, 2, 0, 1, 3)),
-        Samples.grid(PARITY, {SOURCE: kinds, LAYER: layers}, as_odd.double().movedim(-1, 0))
-        if even.any()
-        else None,
+        Samples.grid(PARITY, {SOURCE: kinds, LAYER: layers}, as_odd.double().movedim(-1, 0)) if even.any() else None,
     )
 
 

@@ -43,10 +43,7 @@ def answer(ctx: Asked, claims: Mapping[str, Claim]) -> list[str]:
     right = f"{round(clean.share('exact') * n)} of {n} prompts right with {shots} examples"
     told = [f"{ctx.model.name} answers {right} (probability {in_words(clean.own)})."]
     if any(need.row("need").side != "yes" for need in source_answered(ctx)):
-        return [
-            *told,
-            "That is not clearly more than with shuffled labels: the rest cannot be judged on this model.",
-        ]
+        return [*told, "That is not clearly more than with shuffled labels: the rest cannot be judged on this model."]
     told += [_transfer(ctx), *_ablations(ctx)]
     layers, verdict = ctx.once(joint_layers), claims["layers_stand_in"].verdict
     if layers is not None:
@@ -77,8 +74,7 @@ def _span(each: Patched) -> str:
 def _ablations(ctx: Asked) -> list[str]:
     rest = [each.patched for each in ctx.once(rounds)[1:]]
     told = [
-        f"with {e.name} ablated, it is transferred at {_span(e)} (source's answer: {e.own.mean[0]:.2f})"
-        for e in rest
+        f"with {e.name} ablated, it is transferred at {_span(e)} (source's answer: {e.own.mean[0]:.2f})" for e in rest
     ]
     return ["; ".join(told).capitalize() + "."] if told else []
 

@@ -113,9 +113,7 @@ def reads_and_writes(tried: Experiment, half: TransferPrompts, heads: Heads) -> 
 
 def backups(growths: Mapping[str, Growth]) -> Claim:
     """Judged at the head, kind and ablation that grew most on the selection half, in units of its margin."""
-    statement = (
-        "Backup heads grow: once heads are ablated, a later one attends more to examples or writes more."
-    )
+    statement = "Backup heads grow: once heads are ablated, a later one attends more to examples or writes more."
     why = "nothing was ablated that a later head could answer to"
     test = Test("growth of a later head", None, above=KINDS[LABELS][1], reason=why)
     if growths:

@@ -20,8 +20,7 @@ from headscope.tasks.source_and_target import ANSWERS, CONTROLS, EXAMPLES, TASK
 from headscope.tasks.split import Split
 
 CONTROL_MEANS = {
-    each: Quantity(each.replace("-", "_").replace(" ", "_"), f"the same from {each} sources")
-    for each in CONTROLS
+    each: Quantity(each.replace("-", "_").replace(" ", "_"), f"the same from {each} sources") for each in CONTROLS
 }
 
 

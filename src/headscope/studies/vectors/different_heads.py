@@ -52,9 +52,7 @@ def different_heads(ctx: Ctx) -> Part:
         "Resampling adds noise to rankings of heads with like scores: the intervals of their common share and their "
         "rank correlation are biased downwards."
     )
-    return Part(
-        tables=[listed, table(rhos, "rank_correlations", more=p_values)], claims=claims, notes=[noisy]
-    )
+    return Part(tables=[listed, table(rhos, "rank_correlations", more=p_values)], claims=claims, notes=[noisy])
 
 
 def heads_differ(needs: Sequence[Test], judged: Agreement | None) -> Claim:

@@ -27,18 +27,14 @@ def does_the_task(ctx: Ctx) -> Part:
         f"others, with {len(half)} problems, give every number that is claimed. Intervals are 95% over functions."
     )
     table = effects.outcome_table("baselines", ctx.once(baselines))
-    return Part(
-        tables=[table], notes=[*filter(None, (drawn, attainable(ctx.model), zoo.standing(ctx.model.name)))]
-    )
+    return Part(tables=[table], notes=[*filter(None, (drawn, attainable(ctx.model), zoo.standing(ctx.model.name)))])
 
 
 def baselines(ctx: Ctx) -> Outcomes:
     """Outcomes of the estimating problems without any vector, by kind of prompt."""
     half = ctx.once(problems).estimation
     kinds = {ZERO: half.zero, FEW: half.few, SHUFFLED: half.shuffled}
-    values = {
-        kind: effects.plain_outcomes(ctx.model, linear(ctx.model, shots)) for kind, shots in kinds.items()
-    }
+    values = {kind: effects.plain_outcomes(ctx.model, linear(ctx.model, shots)) for kind, shots in kinds.items()}
     return Outcomes.of((effects.PROMPTS_KIND,), values, half.function)
 
 

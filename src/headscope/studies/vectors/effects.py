@@ -115,9 +115,7 @@ def outcomes_under(
     layers = range(ctx.model.n_layers)
     by_cell: dict[tuple[str, str, int], Tensor] = {}
     cells = [
-        Cell(
-            (set_values(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer
-        )
+        Cell((set_values(("resid_pre", layer), vectors[name][draw][layer], added=added, positions=-1),), layer)
         for name, draw in names
         for layer in layers
     ]

@@ -125,9 +125,7 @@ def function_vectors(ctx: Ctx, half: Transfer, means: Mapping[int, Tensor]) -> d
         OTHER_FUNCTION: [whole[half.partner]],
         ALL_HEADS: [everything[half.function]],
     }
-    return {
-        name: [draw.expand(model.n_layers, *draw.shape) for draw in draws] for name, draws in vectors.items()
-    }
+    return {name: [draw.expand(model.n_layers, *draw.shape) for draw in draws] for name, draws in vectors.items()}
 
 
 def random_like(vectors: Tensor, seed: int) -> Tensor:

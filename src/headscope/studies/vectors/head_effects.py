@@ -114,9 +114,7 @@ def induction(ctx: Ctx) -> dict[str, Split[KeyAttention] | str]:
         PREFIX: lambda: halves(default_prompts(model, n=n, seed=seed)).map(
             lambda shown: key_attention(model, prefix_matching, shown.repeated, shown.unrepeated)
         ),
-        EXAMPLES: lambda: drawn.map(
-            lambda half: key_attention(model, example_to_example, linear(model, half.few))
-        ),
+        EXAMPLES: lambda: drawn.map(lambda half: key_attention(model, example_to_example, linear(model, half.few))),
     }
     scores: dict[str, Split[KeyAttention] | str] = {}
     for kind, score in measured.items():

@@ -30,12 +30,8 @@ MARGIN = 0.05
 """Accuracy by which ablating one kind of heads must cost more."""
 FUNCTION_VECTOR, INDUCTION = "function-vector heads", "induction heads"
 LOST = Quantity("accuracy_lost", "few-shot accuracy lost when these heads are ablated", "share", (-1.0, 1.0))
-BEYOND = Quantity(
-    "beyond_random", "the same minus the mean over random sets of as many heads", "share", (-1.0, 1.0)
-)
-RANDOM = Quantity(
-    "random_sets_mean", "mean accuracy lost over random sets of as many heads", "share", (-1.0, 1.0)
-)
+BEYOND = Quantity("beyond_random", "the same minus the mean over random sets of as many heads", "share", (-1.0, 1.0))
+RANDOM = Quantity("random_sets_mean", "mean accuracy lost over random sets of as many heads", "share", (-1.0, 1.0))
 GROUP = Column("group", pl.String, "the top heads of one kind that are not top heads of the other")
 _MORE = (
     Column("ablated", pl.String, "heads that are mean-ablated together"),

@@ -65,11 +65,7 @@ def task_rather_than_answer(need: Test, judged: Transferred) -> Claim:
 
 def transferred(ctx: Ctx) -> Transferred:
     """The comparisons; the copy has a layer of its own, at which it is most frequent on the selecting functions."""
-    outcomes, task, half = (
-        ctx.once(task_vector_outcomes),
-        ctx.once(beyond_shuffled),
-        ctx.once(problems).estimation,
-    )
+    outcomes, task, half = (ctx.once(task_vector_outcomes), ctx.once(beyond_shuffled), ctx.once(problems).estimation)
     copying = outcomes.selection.best_layer(vector=TASK, answer=DUMMYS)
     own, others = (outcomes.estimation.accuracy.at(vector=vector).by("answer") for vector in (TASK, OTHER))
     chosen = outcomes.selection.accuracy.at(vector=TASK)

@@ -66,9 +66,7 @@ def single_vector(need: Test, share: Chosen, beyond: Chosen) -> Claim:
         "The final-token residual stream of one few-shot prompt transfers the task to a zero-shot prompt.",
         needs=[need],
         tests=[
-            share.exceeds(
-                "share of the gain from examples that the task vector recovers", effects.RECOVERED_MARGIN
-            ),
+            share.exceeds("share of the gain from examples that the task vector recovers", effects.RECOVERED_MARGIN),
             beyond.exceeds("accuracy with the task vector minus a label-shuffled one", effects.MARGIN),
         ],
         tables=["task_vectors", "task_vector_shares", "task_vector_differences", "baselines"],
