@@ -348,7 +348,7 @@ def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kin
         (judged,) = [claim for claim in study.claims if claim.name == "backup"]
         assert "direct effects are not served here" in judged.because
         assert "direct_effects" not in study.tables
-        assert any("no plain sum of the stream" in note for note in study.notes)
+        assert any("no plain sum of the residual stream" in note for note in study.notes)
 
 
 def test_detectors_refuse_a_pattern_that_the_certificate_refuses():

@@ -7,31 +7,35 @@ from collections import defaultdict
 import pytest
 
 import headscope
-from headscope.tables import Schema
+from headscope.tables import Column, Quantity, Schema
 
 # What a mean and its bounds are in is said by the quantity that they belong to.
-OF_THE_QUANTITY = ("value", "low", "high")
-# Studies are being moved to these columns one by one; a study that is done leaves this list.
-NOT_YET = ("headscope.studies",)
+OF_THE_QUANTITY = ("value", "low", "high", "estimate")
 
 
-def schemas():
-    """Every table that is declared anywhere, by where that is."""
-    found = {}
+def columns():
+    """Every column that is declared anywhere, by where that is: in a table, as an axis, or as a quantity."""
+    found = []
     for module in pkgutil.walk_packages(headscope.__path__, "headscope."):
-        if not module.name.startswith(NOT_YET):
-            for name, value in vars(importlib.import_module(module.name)).items():
-                if isinstance(value, Schema):
-                    found[f"{module.name}.{name}"] = value
+        for name, value in vars(importlib.import_module(module.name)).items():
+            place = f"{module.name}.{name}"
+            listed = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            for each in listed:
+                if isinstance(each, Schema):
+                    found += [(place, column) for column in each.columns]
+                elif isinstance(each, Column | Quantity):
+                    found.append((place, each if isinstance(each, Column) else each.column))
     return found
 
 
 @pytest.mark.parametrize("of", ["dtype", "unit"])
 def test_a_column_name_has_one_type_and_one_unit(of):
-    kinds = defaultdict(lambda: defaultdict(list))
-    for place, schema in schemas().items():
-        for column in schema.columns:
-            if of == "dtype" or column.name not in OF_THE_QUANTITY:
-                kinds[column.name][getattr(column, of)].append(place)
-    assert {"layer", "head", "detector", "damage"} <= set(kinds)
+    kinds = defaultdict(lambda: defaultdict(set))
+    for place, column in columns():
+        if of == "dtype" or column.name not in OF_THE_QUANTITY:
+            kinds[column.name][getattr(column, of)].add(place)
+    assert {"layer", "head", "detector", "damage", "recovered", "shots"} <= set(kinds)
     assert {name: dict(places) for name, places in kinds.items() if len(places) > 1} == {}
+    assert "p" not in kinds
