@@ -8,7 +8,7 @@ Depth on Demand with Structured Dropout"; here for the attention of single examp
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,10 @@ def attention_dropped(model: ToyForCausalLM, share: float, n: int, generator: np
     attentions = [module for module in model.modules() if isinstance(module, ToyAttention)]
     drawn = generator.random((len(attentions), n)) >= share
     scales = torch.from_numpy(drawn / (1 - share)).float()
-    hooks = [
-        attention.register_forward_hook(_scaled_by(scale))
-        for attention, scale in zip(attentions, scales, strict=True)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for attention, scale in zip(attentions, scales, strict=True):
+            hooks.enter_context(attention.register_forward_hook(_scaled_by(scale)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _scaled_by(scale: Tensor) -> Any:

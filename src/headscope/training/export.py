@@ -13,10 +13,9 @@ from headscope.architectures import ToyConfig
 from headscope.errors import BadArgument, OutputExists
 from headscope.training.card import make_card, readme
 from headscope.training.definition import Recipe
-from headscope.training.loop import RECIPE_FILE, history
+from headscope.training.loop import RECIPE_FILE, history, recipe_in
 
 CARD_FILE, README_FILE = "card.json", "README.md"
-_BOOKKEEPING = ("transformers_version", "architectures", "dtype", "model_type")
 
 
 def export(run: str | Path, folder: str | Path) -> Path:
@@ -33,20 +32,16 @@ def export(run: str | Path, folder: str | Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for file in (source / f"step-{recipe.steps}").iterdir():
         shutil.copyfile(file, target / file.name)
-    config = ToyConfig.from_pretrained(target).to_diff_dict()
-    architecture = {name: value for name, value in config.items() if name not in _BOOKKEEPING}
-    card = make_card(recipe, history(source), architecture)
+    card = make_card(recipe, history(source), ToyConfig.from_pretrained(target).choices())
     (target / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (target / README_FILE).write_text(readme(card), encoding="utf-8")
     return target
 
 
 def _finished(run: Path) -> Recipe:
-    path = run / RECIPE_FILE
-    if not path.exists():
+    if not (run / RECIPE_FILE).exists():
         raise BadArgument(f"cannot export {run}: it holds no run of headscope train. Pass the folder of one.")
-    recipe = Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-    rows = history(run)
+    recipe, rows = recipe_in(run), history(run)
     taken = rows[-1].step if rows else 0
     if taken < recipe.steps:
         raise BadArgument(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.architectures.saving import save_quietly
 from headscope.errors import OutputExists
-from headscope.tasks.language import Tokens
+from headscope.tasks.functions import Ints
 from headscope.tasks.pairs import PairLanguage
 from headscope.training.carrying import carried_loss_nats, entering
 from headscope.training.definition import Recipe
@@ -55,9 +55,11 @@ def train(
         model = untrained(recipe)
         optimizer = _optimizer(recipe, model)
         stage = saved_stage(folder)
-        if stage is not None:
+        if stage is None:
+            stage = Stage(step=-1, cpu_seconds=0.0, recipe_digest=recipe.digest())
+        else:
             load_state(folder, model, optimizer)
-        _keep_log_until(folder, -1 if stage is None else stage.step)
+        _keep_log_until(folder, stage.step)
         _run(recipe, folder, model, optimizer, stage, progress)
     return folder
 
@@ -76,11 +78,12 @@ def history(folder: str | Path) -> list[Milestone]:
     log = Path(folder) / LOG_FILE
     if not log.exists():
         return []
-    row = watch(_recipe_in(Path(folder)).data).row
+    row = watch(recipe_in(Path(folder)).data).row
     return [row(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def _recipe_in(folder: Path) -> Recipe:
+def recipe_in(folder: Path) -> Recipe:
+    """The recipe of the run in a folder."""
     return Recipe.from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
 
 
@@ -89,20 +92,19 @@ def _run(
     folder: Path,
     model: ToyForCausalLM,
     optimizer: torch.optim.Optimizer,
-    stage: Stage | None,
+    stage: Stage,
     progress: Callable[[Milestone], None] | None,
 ) -> None:
     """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
     watching = watch(recipe.data)
     probes = watching.probes(recipe.data, recipe.seed)
-    spent = 0.0 if stage is None else stage.cpu_seconds
-    began = time.process_time()
-    for step in range(0 if stage is None else stage.step + 1, recipe.steps + 1):
+    began = time.process_time() - stage.cpu_seconds
+    for step in range(stage.step + 1, recipe.steps + 1):
         train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
         if step not in recipe.milestones:
             continue
         metrics = watching.measure(model, probes)
-        cpu_seconds = spent + time.process_time() - began
+        cpu_seconds = time.process_time() - began
         if step in recipe.checkpoint_steps or step == recipe.steps:
             _checkpoint(model, recipe, folder / f"step-{step}")
         row = watching.row(
@@ -150,7 +152,7 @@ def _losses_nats(
     return loss_nats, carried_loss_nats(model, language, layer, seen[0], parameters, generator)
 
 
-def _loss_nats(recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator) -> Tensor:
+def _loss_nats(recipe: Recipe, model: ToyForCausalLM, drawn: Ints, generator: np.random.Generator) -> Tensor:
     tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
     with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
         loss_nats: Tensor = model(tokens, labels=labels).loss
@@ -177,7 +179,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
             raise OutputExists(f"cannot train into {folder}: it holds other files. Pass an empty or new folder.")
-        held = _recipe_in(folder)
+        held = recipe_in(folder)
         if not resume or held.digest() != recipe.digest():
             raise OutputExists(
                 f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "
