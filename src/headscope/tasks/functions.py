@@ -162,11 +162,12 @@ class Functions:
         order = generator.random((n, rounds, n_inputs)).argsort(axis=-1).reshape(n, -1)
         return np.asarray(self.inputs[0] + order[:, :count], np.int64)
 
-    def corrupt(self, y: Ints, noise: float, generator: np.random.Generator) -> Ints:
-        """`y` with a share `noise` of its entries drawn anew, uniformly from all numbers.
+    def shown_values(self, parameters: Ints, x: Ints, noise: float, generator: np.random.Generator) -> Ints:
+        """Values of the functions `parameters` [example, 2] at `x` [example, shot], a share `noise` drawn anew.
 
-        A number drawn anew may be the right one by chance; the posterior counts that in.
+        Drawn uniformly from all numbers: one may be the right one by chance, and the posterior counts that in.
         """
+        y = self.values(parameters[:, None], x)
         struck = generator.random(y.shape) < noise
         return np.where(struck, generator.integers(0, self.n_numbers, y.shape), y)
 
@@ -192,10 +193,6 @@ class Functions:
 
 
 def check_noise(noise: float) -> None:
-    """Raise unless `noise` is a share.
-
-    Raises:
-        BadArgument: if it is not from 0 to 1.
-    """
+    """Raise `BadArgument` unless `noise` is a share."""
     if not 0 <= noise <= 1:
         raise BadArgument(f"cannot corrupt a share of {noise} of the examples: expected a number from 0 to 1.")

@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 
 from headscope.errors import PromptError
-from headscope.tasks.functions import Functions, Ints
+from headscope.tasks.functions import Ints
 from headscope.tasks.language import language_of
 from headscope.tasks.natural import HasLanguage
 from headscope.tasks.pairs import BOS, PairLanguage
 from headscope.tasks.prompts import Prompts
-from headscope.tasks.shots import Shots
-
-# What is drawn for a model that was trained on no functions in particular: inputs as in the article.
-EVERYDAY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
+from headscope.tasks.shots import EVERYDAY, Shots
 
 _Marked = tuple[str, tuple[int, int]]
 

@@ -18,27 +18,8 @@ from headscope.tasks.prompts import HasTokens, Prompts
 
 # Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
 _DOCUMENTED = (
-    "argparse",
-    "calendar",
-    "configparser",
-    "csv",
-    "datetime",
-    "decimal",
-    "difflib",
-    "fractions",
-    "heapq",
-    "inspect",
-    "mailbox",
-    "optparse",
-    "pathlib",
-    "random",
-    "statistics",
-    "string",
-    "tarfile",
-    "threading",
-    "turtle",
-    "typing",
-    "zipfile",
+    "argparse calendar configparser csv datetime decimal difflib fractions heapq inspect mailbox optparse pathlib "
+    "random statistics string tarfile threading turtle typing zipfile"
 )
 
 
@@ -103,7 +84,7 @@ def read_text(path: Path) -> str:
 def sample_text() -> tuple[str, str]:
     """English prose from this Python's own documentation strings, and a name that says which."""
     paragraphs = []
-    for name in _DOCUMENTED:
+    for name in _DOCUMENTED.split():
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             continue  # left out of this Python's standard library

@@ -50,7 +50,7 @@ def carried_loss_nats(
     rows = np.arange(n)[:, None]
     handed = stream[rows, Y_OFFSET - 1 + WIDTH * chosen].flatten(0, 1)
     x = language.draw_inputs(n, chosen.shape[1], generator)
-    y = language.corrupt(language.values(parameters[:, None], x), language.noise, generator)
+    y = language.shown_values(parameters, x, language.noise, generator)
     prompts = np.stack(
         (np.full(x.size, BOS), language.number_tokens(x).ravel(), np.full(x.size, language.comma)), axis=1
     )
