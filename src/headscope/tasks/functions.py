@@ -172,14 +172,11 @@ class Functions:
         return np.where(struck, generator.integers(0, self.n_numbers, y.shape), y)
 
     def _mask(self, which: Which) -> Bools:
-        match which:
-            case "training":
-                return ~self.is_held_out
-            case "held_out":
-                return self.is_held_out
-            case "grid":
-                return np.ones(len(self.grid), bool)
-        raise UnknownName.among("set of functions", which, get_args(Which))
+        held_out = self.is_held_out
+        masks = {"grid": np.full_like(held_out, True), "training": ~held_out, "held_out": held_out}
+        if which not in masks:
+            raise UnknownName.among("set of functions", which, masks)
+        return masks[which]
 
     @cached_property
     def _all_parameters(self) -> Ints:

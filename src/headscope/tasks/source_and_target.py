@@ -135,16 +135,13 @@ def _of_another(source: Shots, target: Shots, seed: int) -> Shots:
     """
     generator = np.random.default_rng(seed)
     grid, own = source.functions.grid, np.stack(list(_numbers(source, target).values()), axis=-1)
-    slope = grid * np.array([1, 0])
+    forms = np.stack((grid, grid * np.array([1, 0])))[:, :, None]  # whole and slope alone, [form, function, 1, 2]
     chosen = []
     for row, parameters in enumerate(source.parameters):
-        asked = (source.query[row], target.query[row])
-        answers = np.stack(
-            [source.functions.values(each, query) for each in (grid, slope) for query in asked], axis=-1
-        )
+        answers = source.functions.values(forms, np.array([source.query[row], target.query[row]]))
         another = (grid != parameters).any(1)
         steeper = another & (grid[:, 0] != parameters[0])
-        apart = ~(answers[:, :, None] == own[row]).any((1, 2))
+        apart = ~np.isin(answers, own[row]).any((0, 2))
         choices = next((each for each in (steeper & apart, steeper, another) if each.any()), ~another)
         chosen.append(grid[generator.choice(np.flatnonzero(choices))])
     parameters = np.array(chosen)

@@ -44,11 +44,7 @@ class LensFile:
         return {} if self.config is None else self.config
 
     def shape(self, tensor: str, n_axes: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there.
-
-        Raises:
-            BrokenWeights: if it is not, or has another number of axes.
-        """
+        """The shape of a tensor that must be there, with that many axes."""
         if tensor not in self.tensors:
             raise BrokenWeights.importing(self.name, f"it has no tensor {tensor!r}.")
         sizes = tuple(self.tensors[tensor].shape)
@@ -109,21 +105,18 @@ def _pickled(path: Path) -> Any:
 
 def _state_dict(path: Path, held: Any) -> Mapping[str, Any]:
     """The state dict itself, or the only one inside a checkpoint."""
-    inside = [held] if isinstance(held, Mapping) else []
-    if inside and EMBEDDING not in held:
-        inside = [value for value in held.values() if isinstance(value, Mapping) and EMBEDDING in value]
+    inside: dict[str, Mapping[str, Any]] = {}
+    if isinstance(held, Mapping):
+        every = {"": held} if EMBEDDING in held else held
+        inside = {str(key): one for key, one in every.items() if isinstance(one, Mapping) and EMBEDDING in one}
     if len(inside) == 1:
-        state: Mapping[str, Any] = inside[0]
-        return state
-    if len(inside) > 1:
-        keys = [str(key) for key, value in held.items() if any(value is one for one in inside)]
-        why = f"it holds several state dicts ({', '.join(keys)}). Save one of them alone."
+        return next(iter(inside.values()))
+    if inside:
+        why = f"it holds several state dicts ({', '.join(inside)}). Save one of them alone."
         raise ModelNotFound.importing(path, why)
-    if not isinstance(held, Mapping):
-        has = f"it holds a {type(held).__name__}"
-    else:
-        first = next(iter(held), None)
-        has = "it is empty" if first is None else f"its first entry is {str(first)!r}"
+    has = f"it holds a {type(held).__name__}"
+    if isinstance(held, Mapping):
+        has = f"its first entry is {str(next(iter(held)))!r}" if held else "it is empty"
     why = (
         f"it is no state dict in TransformerLens' naming ({EMBEDDING!r} is missing; {has}). A model of transformers "
         "is opened as it is, with headscope.load."

@@ -39,12 +39,7 @@ _SIZES = ("n_layers", "d_model", "n_heads", "d_head", "d_vocab", "d_mlp")
 
 
 def check_config(file: LensFile, sizes: Sizes) -> None:
-    """The config asks for nothing that we lack, and its sizes are those of the tensors.
-
-    Raises:
-        UnservedModel: naming the setting and what it means.
-        BadArgument: if config and tensors disagree.
-    """
+    """The config asks for nothing that we lack, and its sizes are those of the tensors."""
     if file.config is None:
         return
     for setting, value in file.config.items():

@@ -24,10 +24,6 @@ def pairs_in(file: LensFile, sizes: Sizes, *, base: float, n_ctx: int) -> list[s
     """The kinds of pairs whose angles, with this base, are those of the tables in all blocks; never empty.
 
     Both kinds fit where a head has two dimensions.
-
-    Raises:
-        UnservedModel: if only a part of each head turns, or heads have an odd size.
-        BadArgument: if no kind fits, so that the base is another one.
     """
     fitting = list(PAIRS)
     for layer in range(sizes.n_layers):

@@ -58,12 +58,7 @@ class Setting:
 
 
 def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setting]:
-    """Every choice that the model has, by the names of `Stated`; what does not apply is left out.
-
-    Raises:
-        BadArgument: naming everything that is still open, and how to say it.
-        UnknownName, UnservedModel: for a choice that our architecture does not have.
-    """
+    """Every choice that the model has, by the names of `Stated`; what does not apply is left out."""
     settings: dict[str, Setting] = {}
     wanted: list[tuple[str, str]] = []
 
@@ -77,13 +72,11 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
     def known(name: str, *keys: str, **others: Any) -> Setting | None:
         return _known(file, name, getattr(stated, name), keys, **others)
 
-    def normalisation(key: str, value: Any) -> Any:
-        return "none" if value is None else value
-
     def kind_of_positions(key: str, value: Any) -> Any:
         return ("shortformer" if value else "standard") if key == "shortformer_pos" else value
 
-    norm = known("norm", "normalization", "normalization_type", read=normalisation, shown=norms_in(file))
+    keys = ("normalization", "normalization_type")
+    norm = known("norm", *keys, read=lambda key, value: "none" if value is None else value, shown=norms_in(file))
     if settle("norm", norm, "what its norms are", "--norm LNPre, RMSPre or none") != "none":
         how = f"--eps (TransformerLens takes {_DEFAULT_EPS:g} by default)"
         settle("eps", known("eps", "eps", "ln_eps", default=_DEFAULT_EPS), "the epsilon of its norms", how)
@@ -169,11 +162,7 @@ def _confirmed(file: LensFile, told: Setting | None, shown: Sequence[str]) -> Se
 
 
 def _said(file: LensFile, keys: tuple[str, ...], read: Callable[[str, Any], Any]) -> Any:
-    """What the config says under one of these names; None: nothing.
-
-    Raises:
-        BadArgument: if it says different things under two of them.
-    """
+    """What the config says under these names, under two of them the same; None: nothing."""
     given = {key: file.told[key] for key in keys if key in file.told}
     words = " and ".join(f"{key}={value!r}" for key, value in given.items())
     if not all(value is None or isinstance(value, str | int | float) for value in given.values()):

@@ -52,12 +52,7 @@ class Sizes:
 
 
 def sizes_of(file: LensFile) -> Sizes:
-    """The sizes that the shapes of a few tensors give.
-
-    Raises:
-        BrokenWeights: if one of these tensors is missing or has the wrong number of axes.
-        UnservedModel: if all matrices are stored the other way around.
-    """
+    """The sizes that the shapes of a few tensors give."""
     d_vocab, d_model = file.shape(EMBEDDING, 2)
     n_layers = _layers(file)
     n_heads, width, d_head = file.shape("blocks.0.attn.W_Q", 3)
@@ -98,10 +93,6 @@ def check_tensors(file: LensFile, expected: Mapping[str, Shape], *, rotary: bool
     """Every expected tensor is there with its shape, and no other one is but buffers.
 
     `rotary`: whether tables of angles are among them. `taken` is what the model is taken for, in words.
-
-    Raises:
-        BrokenWeights: for a missing or mis-shaped tensor.
-        UnservedModel: for a tensor that has no place.
     """
     for name in sorted(set(file.tensors) - set(expected)):
         buffer = re.fullmatch(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)", name)
@@ -119,11 +110,7 @@ def check_tensors(file: LensFile, expected: Mapping[str, Shape], *, rotary: bool
 
 
 def check_masks(file: LensFile, n_ctx: int) -> None:
-    """Stored masks hide the future and nothing else.
-
-    Raises:
-        UnservedModel: for a mask that hides more, as local attention does, or less.
-    """
+    """Stored masks hide the future and nothing else."""
     for name, mask in file.tensors.items():
         if not name.endswith(".attn.mask"):
             continue
