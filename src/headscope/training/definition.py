@@ -95,10 +95,6 @@ class Recipe:
         kept = (step for step in self.checkpoint_steps if step <= self.steps)
         return frozenset((*regular, *kept, self.steps))
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.data.length
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, from which `from_json` makes an equal recipe."""
         plain = asdict(self)

@@ -106,10 +106,12 @@ def _run(
         metrics = watching.measure(model, probes)
         cpu_seconds = time.process_time() - began
         if step in recipe.checkpoint_steps or step == recipe.steps:
-            _checkpoint(model, recipe, folder / f"step-{step}")
+            # A folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+            save_quietly(model, folder / f"step-{step}")
+            word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder / f"step-{step}")
         row = watching.row(
             step=step,
-            tokens=step * recipe.tokens_per_step,
+            tokens=step * recipe.batch_size * recipe.data.length,
             learning_rate=learning_rate(recipe, step),
             train_loss_nats=train_loss_nats,
             cpu_seconds=cpu_seconds,
@@ -165,12 +167,6 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
-
-
-def _checkpoint(model: ToyForCausalLM, recipe: Recipe, folder: Path) -> None:
-    """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
-    save_quietly(model, folder)
-    word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder)
 
 
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
