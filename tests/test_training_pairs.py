@@ -144,7 +144,7 @@ def test_the_carried_loss_is_that_of_patched_prompts_without_context():
     generator = np.random.default_rng(7)
     shots = generator.random((3, 5)).argsort(axis=1)[:, :4]
     x = LANGUAGE.draw_inputs(3, 4, generator)
-    y = LANGUAGE.corrupt(LANGUAGE.values(parameters[:, None], x), 0.2, generator)
+    y = LANGUAGE.shown_values(parameters, x, 0.2, generator)
     opened, losses = load(model), []
     for row, column in np.ndindex(3, 4):
         source = opened.run([tokens[row].tolist()], capture=["resid_pre"])

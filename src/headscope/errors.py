@@ -16,6 +16,11 @@ class HeadscopeError(Exception):
 
     exit_code = 2
 
+    @classmethod
+    def importing(cls, file: object, why: str) -> Self:
+        """The file at this path cannot be imported as a model."""
+        return cls(f"cannot import {str(file)!r}: {why}")
+
 
 class UnknownName(HeadscopeError):
     """A name that is not in a known list."""

@@ -115,6 +115,11 @@ class ToyConfig(PretrainedConfig):  # type: ignore[misc]
         self.tie_word_embeddings = tie_word_embeddings
         self.bos_token_id = bos_token_id
 
+    def choices(self) -> dict[str, Any]:
+        """What differs from the defaults, without the bookkeeping of transformers."""
+        bookkeeping = ("transformers_version", "architectures", "dtype", "model_type")
+        return {name: value for name, value in self.to_diff_dict().items() if name not in bookkeeping}
+
     def __eq__(self, other: object) -> bool:
         """Equal configs say the same; the base class compares only the fields that it declares itself."""
         return isinstance(other, ToyConfig) and bool(self.to_dict() == other.to_dict())

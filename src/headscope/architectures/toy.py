@@ -194,16 +194,13 @@ class ToyModel(ToyPreTrainedModel):
 
     def _locate(self, stream: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """The residual stream with positions added where they belong in it, and what only q and k shall see."""
-        match self.config.positions:
-            case "learned":
-                check_positions(self.config, position_ids)
-                return stream + self.embed_positions(position_ids), None
-            case "sinusoidal":
-                return stream + sinusoidal(position_ids, self.config.d_model).to(stream), None
-            case "shortformer":
-                check_positions(self.config, position_ids)
-                return stream, self.embed_positions(position_ids)
-        return stream, None
+        if self.config.positions == "sinusoidal":
+            return stream + sinusoidal(position_ids, self.config.d_model).to(stream), None
+        if self.config.positions not in ("learned", "shortformer"):
+            return stream, None
+        check_positions(self.config, position_ids)
+        embedded = self.embed_positions(position_ids)
+        return (stream + embedded, None) if self.config.positions == "learned" else (stream, embedded)
 
 
 class ToyForCausalLM(ToyPreTrainedModel, GenerationMixin):  # type: ignore[misc]

@@ -28,7 +28,7 @@ from headscope.architectures.saving import save_quietly
 from headscope.errors import BadArgument, ModelNotFound
 from headscope.models.certificate import versions
 from headscope.results.folder import Kind, check_free, place_folder
-from headscope.training.card import markdown_table
+from headscope.training.card import markdown_page, markdown_table
 
 CARD = "card.json"
 IMPORTED = Kind(
@@ -39,7 +39,6 @@ IMPORTED = Kind(
         r"|(tokenizer|special_tokens|added_tokens|vocab|merges|spiece|sentencepiece|chat_template)[^/]*"
     ),
 )
-_BOOKKEEPING = ("transformers_version", "architectures", "dtype", "model_type")
 # True of every model of this architecture, and in no tensor: a file without a config is taken so.
 _TAKEN = "causal attention, scores divided by sqrt(d_head), attention before the MLP, no soft caps"
 
@@ -119,19 +118,17 @@ def _card(
 ) -> dict[str, Any]:
     """The record of an import as plain JSON data."""
     source = Path(opened.name)
-    fields = model.config.to_diff_dict()
-    told = {} if opened.config is None else opened.config
     place = opened.config_path
     return {
         "headscope": "import",
         "name": source.stem,
         "source": {"file": str(source), "sha256": _sha256(source), "bytes": source.stat().st_size},
         "config": None if place is None else {"file": str(place), "sha256": _sha256(place)},
-        "architecture": {name: value for name, value in fields.items() if name not in _BOOKKEEPING},
+        "architecture": model.config.choices(),
         "settings": {name: asdict(setting) for name, setting in settings.items()},
         "taken_for_granted": _TAKEN if opened.config is None else None,
         "tokenizer": tokenizer,
-        "tokenizer_named_by_config": told.get("tokenizer_name"),
+        "tokenizer_named_by_config": opened.told.get("tokenizer_name"),
         "command": command,
         "versions": {**versions(), "python": platform.python_version()},
     }
@@ -156,38 +153,26 @@ def _page(card: Mapping[str, Any]) -> str:
     )
     granted = card["taken_for_granted"]
     reordered = card["settings"].get("rotary_pairs", {}).get("value") == "adjacent"
-    return "\n".join(
-        [
-            f"# {card['name']}",
-            "",
-            "A state dict in TransformerLens' naming, written as a model that headscope and transformers open. "
-            "Weights are as in the file, in float32; nothing is folded or centred. "
-            f"{_REORDERED if reordered else ''}Its licence is that of the file.",
-            "",
-            "This page is written from `card.json`.",
-            "",
-            f"- file: `{source['file']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`",
-            f"- config: `{config['file']}`, sha256 `{config['sha256']}`" if config else "- config: none",
-            *([f"- taken for granted without one: {granted}"] if granted else []),
-            "",
-            words,
-            "",
-            "## What it is",
-            "",
-            *markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
-            "",
-            *markdown_table(
-                ("choice", "value", "known from"),
-                [(name, known["value"], known["known_from"]) for name, known in card["settings"].items()],
-            ),
-            "",
-            "## How to make it again",
-            "",
-            f"    {card['command']}",
-            "",
-            f"With {', '.join(f'{name} {number}' for name, number in card['versions'].items())}.",
-            "",
-        ]
+    where = [
+        f"- file: `{source['file']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`",
+        f"- config: `{config['file']}`, sha256 `{config['sha256']}`" if config else "- config: none",
+        *([f"- taken for granted without one: {granted}"] if granted else []),
+    ]
+    choices = [(name, known["value"], known["known_from"]) for name, known in card["settings"].items()]
+    return markdown_page(
+        f"# {card['name']}",
+        "A state dict in TransformerLens' naming, written as a model that headscope and transformers open. "
+        "Weights are as in the file, in float32; nothing is folded or centred. "
+        f"{_REORDERED if reordered else ''}Its licence is that of the file.",
+        "This page is written from `card.json`.",
+        "\n".join(where),
+        words,
+        "## What it is",
+        markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
+        markdown_table(("choice", "value", "known from"), choices),
+        "## How to make it again",
+        f"    {card['command']}",
+        f"With {', '.join(f'{name} {number}' for name, number in card['versions'].items())}.",
     )
 
 

@@ -2,7 +2,7 @@
 
 In: a model and settings. Out: `Shots`. A model that was trained on a language of pairs is asked about its own
 functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other
-model gets `tasks.linear.EVERYDAY`, twelve clean pairs. `article` asks for the twelve pairs of the article on
+model gets `tasks.shots.EVERYDAY`, twelve clean pairs. `article` asks for the twelve pairs of the article on
 redundant heads themselves, whose prompts then differ in the query alone.
 """
 
@@ -17,8 +17,8 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.studies.context import Settings, setting
 from headscope.tasks.functions import Functions, Which
-from headscope.tasks.linear import EVERYDAY, functions_of
-from headscope.tasks.shots import ARTICLE_PAIRS, Shots
+from headscope.tasks.linear import functions_of
+from headscope.tasks.shots import ARTICLE_PAIRS, EVERYDAY, Shots
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _EVERYDAY_SHOTS = 12

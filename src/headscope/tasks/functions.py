@@ -162,23 +162,21 @@ class Functions:
         order = generator.random((n, rounds, n_inputs)).argsort(axis=-1).reshape(n, -1)
         return np.asarray(self.inputs[0] + order[:, :count], np.int64)
 
-    def corrupt(self, y: Ints, noise: float, generator: np.random.Generator) -> Ints:
-        """`y` with a share `noise` of its entries drawn anew, uniformly from all numbers.
+    def shown_values(self, parameters: Ints, x: Ints, noise: float, generator: np.random.Generator) -> Ints:
+        """Values of the functions `parameters` [example, 2] at `x` [example, shot], a share `noise` drawn anew.
 
-        A number drawn anew may be the right one by chance; the posterior counts that in.
+        Drawn uniformly from all numbers: one may be the right one by chance, and the posterior counts that in.
         """
+        y = self.values(parameters[:, None], x)
         struck = generator.random(y.shape) < noise
         return np.where(struck, generator.integers(0, self.n_numbers, y.shape), y)
 
     def _mask(self, which: Which) -> Bools:
-        match which:
-            case "training":
-                return ~self.is_held_out
-            case "held_out":
-                return self.is_held_out
-            case "grid":
-                return np.ones(len(self.grid), bool)
-        raise UnknownName.among("set of functions", which, get_args(Which))
+        held_out = self.is_held_out
+        masks = {"grid": np.full_like(held_out, True), "training": ~held_out, "held_out": held_out}
+        if which not in masks:
+            raise UnknownName.among("set of functions", which, masks)
+        return masks[which]
 
     @cached_property
     def _all_parameters(self) -> Ints:
@@ -192,10 +190,6 @@ class Functions:
 
 
 def check_noise(noise: float) -> None:
-    """Raise unless `noise` is a share.
-
-    Raises:
-        BadArgument: if it is not from 0 to 1.
-    """
+    """Raise `BadArgument` unless `noise` is a share."""
     if not 0 <= noise <= 1:
         raise BadArgument(f"cannot corrupt a share of {noise} of the examples: expected a number from 0 to 1.")

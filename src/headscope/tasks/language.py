@@ -1,56 +1,24 @@
-"""What a language must tell whoever trains a model on it or writes prompts in it.
+"""What a model is trained on: the languages that exist, by the name that recipes and the cards of models give them.
 
-A language is frozen plain data: its fields go to JSON and back, and two with equal fields are the same. Here
-is also the list of those that exist, by the name that recipes and the cards of models give them.
+A language gives sequences of token ids, drawn at will; token 0 is BOS and begins every sequence. It is frozen
+plain data: its fields go to JSON and back, and two with equal fields are the same. It has a `vocab_size`, the
+`length` of its sequences in tokens and a word for each token id (`words`); `sample` draws sequences, `labels` says
+which of their tokens are worth a loss (-100: none), and `resized` is the same language in shorter or longer ones.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from headscope.errors import UnknownName
 from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.phrases import PhraseLanguage
 
-Tokens = NDArray[np.int64]
-
-
-class Language(Protocol):
-    """Sequences of token ids, drawn at will. Token 0 is BOS and begins every sequence."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def length(self) -> int:
-        """Tokens of a sequence."""
-        ...
-
-    @property
-    def words(self) -> list[str]:
-        """The word of each token id, for a tokenizer that splits at spaces."""
-        ...
-
-    def sample(self, n: int, generator: np.random.Generator) -> Tokens:
-        """`n` sequences, int64 [sequence, position]."""
-        ...
-
-    def labels(self, tokens: Tokens) -> Tokens:
-        """The tokens themselves where predicting them is worth a loss, -100 elsewhere."""
-        ...
-
-    def resized(self, length: int) -> Self:
-        """The same language in sequences of at most `length` tokens."""
-        ...
-
-
-LANGUAGES: dict[str, type[PhraseLanguage] | type[PairLanguage]] = {"phrases": PhraseLanguage, "pairs": PairLanguage}
+Language = PhraseLanguage | PairLanguage
+LANGUAGES: dict[str, type[Language]] = {"phrases": PhraseLanguage, "pairs": PairLanguage}
 """The languages that a recipe or a card can name."""
 
 
-def language_of(name: object, parameters: Mapping[str, Any]) -> PhraseLanguage | PairLanguage:
+def language_of(name: object, parameters: Mapping[str, Any]) -> Language:
     """The language of that name with these fields, as JSON has them (lists for tuples).
 
     Raises:
@@ -59,10 +27,12 @@ def language_of(name: object, parameters: Mapping[str, Any]) -> PhraseLanguage |
     """
     if not isinstance(name, str) or name not in LANGUAGES:
         raise UnknownName.among("language", name, LANGUAGES)
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()
-    }
-    return LANGUAGES[name](**fields)
+    return LANGUAGES[name](**with_tuples(parameters))
+
+
+def with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as a frozen value has them, from JSON, which has lists for tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def name_of(language: Language) -> str:

@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 
 from headscope.errors import PromptError
-from headscope.tasks.functions import Functions, Ints
+from headscope.tasks.functions import Ints
 from headscope.tasks.language import language_of
 from headscope.tasks.natural import HasLanguage
-from headscope.tasks.pairs import BOS, PairLanguage
+from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.prompts import Prompts
-from headscope.tasks.shots import Shots
-
-# What is drawn for a model that was trained on no functions in particular: inputs as in the article.
-EVERYDAY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
+from headscope.tasks.shots import EVERYDAY, Shots
 
 _Marked = tuple[str, tuple[int, int]]
 
@@ -87,12 +84,9 @@ def functions_of(model: HasLanguage) -> PairLanguage | None:
 
 def _in_tokens(language: PairLanguage, shots: Shots, answers: Ints) -> Prompts:
     """Number tokens; every example has the same roles, since every number is one token."""
-    x, y, query = (language.number_tokens(numbers) for numbers in (shots.x, shots.y, shots.query[:, None]))
-    comma, semicolon = (np.full_like(x, mark) for mark in (language.comma, language.semicolon))
-    pairs = np.stack((x, comma, y, semicolon), axis=-1).reshape(len(shots), -1)
-    start, last_comma = np.full_like(query, BOS), np.full_like(query, language.comma)
-    tokens = np.concatenate((start, pairs, query, last_comma), axis=1)
-    names = ["x", "separator", "y", "separator"] * x.shape[1] + ["query", "separator"]
+    # The query and its answer are one more pair, of which the answer is left out.
+    tokens = language.write(shots.inputs, np.concatenate((shots.y, answers[:, None]), axis=1))[:, :-1]
+    names = ["x", "separator", "y", "separator"] * shots.x.shape[1] + ["query", "separator"]
     positions = _roles(dict(enumerate(names, start=1)), tokens.shape[1])
     firsts = tuple(language.number_tokens(answers).tolist())
     return Prompts(

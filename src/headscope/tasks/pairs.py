@@ -98,8 +98,7 @@ class PairLanguage(Functions):
 
     def sample(self, n: int, generator: np.random.Generator) -> Ints:
         """`n` sequences about training functions, int64 [sequence, position], BOS first."""
-        _, x, y = self.draw(n, generator)
-        return self.write(x, y)
+        return self.sample_with_functions(n, generator)[0]
 
     def sample_with_functions(self, n: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
         """Sequences as from `sample`, and the parameters of each one's function, int64 [sequence, 2]."""
@@ -113,8 +112,7 @@ class PairLanguage(Functions):
         functions = self.among(which)
         parameters = functions[generator.integers(0, len(functions), n)]
         x = self.draw_inputs(n, self.shots, generator)
-        y = self.corrupt(self.values(parameters[:, None], x), self.noise, generator)
-        return parameters, x, y
+        return parameters, x, self.shown_values(parameters, x, self.noise, generator)
 
     def write(self, x: Ints, y: Ints) -> Ints:
         """Token ids of pairs x, y [sequence, shot], int64 [sequence, position]."""

@@ -17,12 +17,9 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headscope.errors import BadArgument
-
-Tokens = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from headscope.tasks.functions import Floats, Ints
 
 BOS = 0
 _ONSETS = "bdfghjklmnprstvwyz"
@@ -81,7 +78,7 @@ class PhraseLanguage:
                 raise BadArgument(f"cannot make a language with {name}=({low}, {high}): expected 1 <= low <= high.")
 
     @cached_property
-    def successors(self) -> Tokens:
+    def successors(self) -> Ints:
         """The tokens that may follow each token in the background, most likely first [token, rank]."""
         generator = np.random.default_rng(self.seed)
         return generator.integers(1, self.vocab_size, (self.vocab_size, self.n_successors))
@@ -91,7 +88,7 @@ class PhraseLanguage:
         """The word of each token id."""
         return syllables(self.vocab_size)
 
-    def labels(self, tokens: Tokens) -> Tokens:
+    def labels(self, tokens: Ints) -> Ints:
         """What is worth a loss: every token."""
         return tokens
 
@@ -99,11 +96,11 @@ class PhraseLanguage:
         """The same language in sequences of `length` tokens."""
         return replace(self, length=length)
 
-    def sample(self, n: int, generator: np.random.Generator) -> Tokens:
+    def sample(self, n: int, generator: np.random.Generator) -> Ints:
         """`n` sequences of token ids, int64 [sequence, position], BOS first."""
         return self.sample_with_showings(n, generator)[0]
 
-    def sample_with_showings(self, n: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
+    def sample_with_showings(self, n: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
         """Sequences as from `sample`, and for each token how often its phrase has been shown by then.
 
         Both int64 [sequence, position]. A showing of 0 is background, 1 the first time a phrase appears, 2
@@ -114,16 +111,16 @@ class PhraseLanguage:
         pasted, showings = self._phrases(n, generator)
         return self._background(pasted, generator), showings
 
-    def _phrases(self, n: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
+    def _phrases(self, n: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
         """Phrase tokens laid out over [sequence, position], 0 where there is none, and their showings.
 
         Segment by segment, for all sequences at once: choose one of the sequence's phrases, write it, leave
         a gap. The last one is cut off by the end.
         """
         longest = self.phrase_length[1]
-        counts = generator.integers(*_closed(self.phrases), n)
+        counts = generator.integers(*self.phrases, n, endpoint=True)
         bank_shape = (n, self.phrases[1])
-        lengths = generator.integers(*_closed(self.phrase_length), bank_shape)
+        lengths = generator.integers(*self.phrase_length, bank_shape, endpoint=True)
         # Different tokens, so that the one token before decides what comes next within the phrases.
         order = generator.random((n, self.vocab_size - 1)).argsort(axis=1)
         bank = 1 + order[:, : bank_shape[1] * longest].reshape(*bank_shape, longest)
@@ -141,10 +138,10 @@ class PhraseLanguage:
             row, column = np.nonzero(inside & (at < self.length))
             tokens[row, at[row, column]] = bank[row, chosen[row], column]
             showings[row, at[row, column]] = seen[row, chosen[row]]
-            start = start + lengths[rows, chosen] + generator.integers(*_closed(self.gap), n)
+            start = start + lengths[rows, chosen] + generator.integers(*self.gap, n, endpoint=True)
         return tokens, showings
 
-    def _background(self, pasted: Tokens, generator: np.random.Generator) -> Tokens:
+    def _background(self, pasted: Ints, generator: np.random.Generator) -> Ints:
         """Fill the cells where `pasted` is 0: position 0 with BOS, the others after the token before them."""
         n, length = pasted.shape
         opening = _cumulative(np.arange(1.0, self.vocab_size) ** -self.zipf_exponent)
@@ -153,16 +150,9 @@ class PhraseLanguage:
         rank = _draw(ranks, generator.random((n, length)))
         tokens = pasted.copy()
         for position in range(1, length):
-            recompute_each_token = (
-                first if position == 1 else self.successors[tokens[:, position - 1], rank[:, position]]
-            )
-            tokens[:, position] = np.where(pasted[:, position] > 0, pasted[:, position], recompute_each_token)
+            following = first if position == 1 else self.successors[tokens[:, position - 1], rank[:, position]]
+            tokens[:, position] = np.where(pasted[:, position] > 0, pasted[:, position], following)
         return tokens
-
-
-def _closed(bounds: tuple[int, int]) -> tuple[int, int]:
-    """Inclusive bounds as numpy's half-open ones."""
-    return bounds[0], bounds[1] + 1
 
 
 def _cumulative(weights: Floats) -> Floats:
@@ -170,7 +160,7 @@ def _cumulative(weights: Floats) -> Floats:
     return total
 
 
-def _draw(cumulative: Floats, uniform: Floats) -> Tokens:
+def _draw(cumulative: Floats, uniform: Floats) -> Ints:
     """Indices with the given cumulative probabilities; the minimum guards the last one against rounding."""
-    index: Tokens = np.minimum(np.searchsorted(cumulative, uniform, side="right"), len(cumulative) - 1)
+    index: Ints = np.minimum(np.searchsorted(cumulative, uniform, side="right"), len(cumulative) - 1)
     return index

@@ -20,6 +20,9 @@ from headscope.vocabulary import Positions, PositionsLike
 
 Role = tuple[tuple[int, ...], ...]
 
+PER_EXAMPLE = ("tokens", "answers", "foils", "prompt_lengths", "answer_tokens")
+"""Fields of prompts with one entry for each example, as each role has; all but the first may be empty."""
+
 
 class HasTokens(Protocol):
     """What a task needs to know of a model to write prompts for it; every loaded model is one."""
@@ -61,9 +64,7 @@ class Prompts:
     def __post_init__(self) -> None:
         if not self.tokens or not all(self.tokens):
             raise PromptError("cannot use empty prompts: every example needs at least one token.")
-        fields = ("answers", "foils", "prompt_lengths", "answer_tokens")
-        counted = tuple((name, getattr(self, name)) for name in fields)
-        for name, given in (*counted, *self.roles.items()):
+        for name, given in (*((name, getattr(self, name)) for name in PER_EXAMPLE), *self.roles.items()):
             if given and len(given) != len(self.tokens):
                 raise PromptError(
                     f"cannot build prompts: {name!r} has {len(given)} entries for {len(self.tokens)} examples."
@@ -212,28 +213,16 @@ class Prompts:
         def pick(values: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(values[row] for row in order) if values else ()
 
-        return replace(
-            self,
-            tokens=pick(self.tokens),
-            roles={name: pick(marked) for name, marked in self.roles.items()},
-            answers=pick(self.answers),
-            foils=pick(self.foils),
-            prompt_lengths=pick(self.prompt_lengths),
-            answer_tokens=pick(self.answer_tokens),
-            made_by={**self.made_by, "rows": list(order)},
-        )
+        picked: dict[str, Any] = {name: pick(getattr(self, name)) for name in PER_EXAMPLE}
+        picked["roles"] = {name: pick(marked) for name, marked in self.roles.items()}
+        return replace(self, **picked, made_by={**self.made_by, "rows": list(order)})
 
     def recipe(self) -> Mapping[str, Any]:
         """What identifies these prompts: the tokens themselves, and how they were made."""
-        return {
-            "kind": "Prompts",
-            "tokens": self.tokens,
-            "roles": self.roles,
-            "answers": self.answers,
-            "foils": self.foils,
-            "made_by": self.made_by,
-            "prompt_lengths": self.prompt_lengths,
-        } | ({"answer_tokens": self.answer_tokens} if self.answer_tokens else {})
+        names: tuple[str, ...] = ("tokens", "roles", "answers", "foils", "made_by", "prompt_lengths")
+        # Prompts whose answers are single tokens keep the hash that they had before there were others.
+        names += ("answer_tokens",) if self.answer_tokens else ()
+        return {"kind": "Prompts", **{name: getattr(self, name) for name in names}}
 
 
 def _token(given: Any) -> int:

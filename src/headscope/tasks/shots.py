@@ -16,25 +16,13 @@ import numpy as np
 from headscope.errors import BadArgument
 from headscope.tasks.functions import Bools, Functions, Ints, Which, check_noise
 
+# What is drawn for a model that was trained on no functions in particular: inputs as in the article.
+EVERYDAY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
 # The twelve pairs of the article "Redundant Attention Heads in Large Language Models For In Context
 # Learning" (2024), its function, and the queries of its prompts with and without context.
-ARTICLE_PAIRS = (
-    (28, 59),
-    (86, 175),
-    (13, 29),
-    (55, 113),
-    (84, 171),
-    (66, 135),
-    (85, 173),
-    (27, 57),
-    (15, 33),
-    (94, 191),
-    (37, 77),
-    (14, 31),
-)
 ARTICLE_FUNCTION = (2, 3)
+ARTICLE_PAIRS = tuple((x, 2 * x + 3) for x in (28, 86, 13, 55, 84, 66, 85, 27, 15, 94, 37, 14))
 ARTICLE_QUERIES = (42, 15)
-_ARTICLE_FAMILY = Functions(a=(1, 5), b=(0, 9), inputs=(1, 99))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +79,18 @@ class Shots:
         choices = functions.among(among)
         parameters = choices[generator.integers(0, len(choices), n)]
         inputs = functions.draw_inputs(n, shots + 1, generator)
-        y = functions.corrupt(functions.values(parameters[:, None], inputs[:, :-1]), noise, generator)
+        y = functions.shown_values(parameters, inputs[:, :-1], noise, generator)
         made_by = {"shots": shots, "n": n, "noise": noise, "among": among, "seed": seed}
         return cls(functions, parameters, inputs[:, :-1], y, inputs[:, -1], noise, made_by)
 
     @classmethod
     def article(cls, queries: Sequence[int] = ARTICLE_QUERIES[:1]) -> Self:
         """The twelve pairs of the article, y = 2x + 3, once for each query."""
-        n = len(queries)
-        pairs = np.tile(np.array(ARTICLE_PAIRS), (n, 1, 1))
-        parameters = np.tile(np.array(ARTICLE_FUNCTION), (n, 1))
         query = np.array(queries, np.int64)
+        pairs = np.tile(np.array(ARTICLE_PAIRS), (len(query), 1, 1))
+        parameters = np.tile(np.array(ARTICLE_FUNCTION), (len(query), 1))
         made_by = {"pairs": "article", "queries": query.tolist()}
-        return cls(_ARTICLE_FAMILY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by)
+        return cls(EVERYDAY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by)
 
     def __len__(self) -> int:
         return len(self.query)
@@ -124,13 +111,14 @@ class Shots:
         return np.asarray(self.y != self.true_y, np.bool_)
 
     @property
-    def hypotheses(self) -> Ints:
-        """What every function of the family says at the shown inputs and at the query, in that order.
+    def inputs(self) -> Ints:
+        """The shown inputs and then the query, int64 [example, shot + 1]."""
+        return np.concatenate((self.x, self.query[:, None]), axis=1)
 
-        int64 [function, example, shot + 1], functions as in `functions.grid`.
-        """
-        inputs = np.concatenate((self.x, self.query[:, None]), axis=1)
-        return self.functions.values(self.functions.grid[:, None, None], inputs)
+    @property
+    def hypotheses(self) -> Ints:
+        """Values of every function of `functions.grid` at `inputs`, int64 [function, example, shot + 1]."""
+        return self.functions.values(self.functions.grid[:, None, None], self.inputs)
 
     def without_context(self) -> Self:
         """The same queries about the same functions, with no pairs before them."""
@@ -147,8 +135,8 @@ class Shots:
         """
         if not 0 <= shots <= self.x.shape[1]:
             raise BadArgument(f"cannot take the first {shots} of {self.x.shape[1]} shots.")
-        asked = np.concatenate((self.x, self.query[:, None]), axis=1)[:, shots]
-        return self.changed({"how": "first", "shots": shots}, x=self.x[:, :shots], y=self.y[:, :shots], query=asked)
+        x, y, query = self.x[:, :shots], self.y[:, :shots], self.inputs[:, shots]
+        return self.changed({"how": "first", "shots": shots}, x=x, y=y, query=query)
 
     def rows(self, chosen: slice | Sequence[int] | Ints) -> Self:
         """Some of the examples: a slice, or by number and in that order."""
@@ -187,8 +175,7 @@ class Shots:
             BadArgument: if an example shows every input.
         """
         inputs = np.arange(self.functions.inputs[0], self.functions.inputs[1] + 1)
-        used = np.concatenate((self.x, self.query[:, None]), axis=1)
-        free = ~(inputs == used[..., None]).any(1)
+        free = ~(inputs == self.inputs[..., None]).any(1)
         if not free.any(1).all():
             raise BadArgument(
                 "cannot draw other queries: an example already has every input. Use fewer shots, or name the "
@@ -252,12 +239,10 @@ def regimes(context: Shots, bare: Shots) -> dict[str, Ints]:
         raise BadArgument(
             f"cannot pair {len(context)} examples with context and {len(bare)} without: give as many of both."
         )
-    whole = context.parameters
-    slope = whole * np.array([1, 0])
+    forms = {"f({})": context.parameters, "a {}": context.parameters * np.array([1, 0])}
     asked = {"x_B": bare.query, "x_A": context.query}
-    values = context.functions.values
     return {
-        form.format(name): values(parameters, x)
+        form.format(name): context.functions.values(parameters, x)
         for name, x in asked.items()
-        for form, parameters in (("f({})", whole), ("a {}", slope))
+        for form, parameters in forms.items()
     }

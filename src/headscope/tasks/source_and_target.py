@@ -15,7 +15,9 @@ and after it for others.) Not done here: patching.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from itertools import chain
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from headscope.errors import BadArgument
 from headscope.tasks.functions import Bools, Ints
 from headscope.tasks.linear import linear
 from headscope.tasks.natural import HasLanguage
-from headscope.tasks.prompts import Prompts
+from headscope.tasks.prompts import PER_EXAMPLE, Prompts
 from headscope.tasks.shots import Shots, regimes
 
 TASK = ("f(target x)", "a · target x")
@@ -35,16 +37,12 @@ _FEWEST = 10
 
 @dataclass(frozen=True, eq=False)
 class SourceAndTarget:
-    """Sources with examples, with their labels shuffled and with another function's; zero-shot targets.
-
-    `numbers` [problem] are the four answers, by name.
-    """
+    """Sources with examples, with their labels shuffled and with another function's; zero-shot targets."""
 
     source: Shots
     target: Shots
     shuffled: Shots
     other: Shots
-    numbers: Mapping[str, Ints]
 
     @classmethod
     def of(cls, source: Shots, *, wanted: int, seed: int) -> Self:
@@ -62,18 +60,19 @@ class SourceAndTarget:
                 f"{_FEWEST} are needed. Choose other ranges of a, b or x, or another family."
             )
         source, target = source.rows(kept), target.rows(kept)
-        numbers, shuffled = _numbers(source, target), source.with_shuffled_labels(seed + 2)
-        return cls(source, target, shuffled, _of_another(source, target, numbers, seed + 3), numbers)
+        return cls(source, target, source.with_shuffled_labels(seed + 2), _of_another(source, target, seed + 3))
+
+    @cached_property
+    def numbers(self) -> dict[str, Ints]:
+        """The four answers [problem], by name."""
+        return _numbers(self.source, self.target)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def rows(self, chosen: slice) -> Self:
         """Some of the problems."""
-        index = list(range(len(self))[chosen])
-        source, target = self.source.rows(index), self.target.rows(index)
-        numbers = {name: values[index] for name, values in self.numbers.items()}
-        return type(self)(source, target, self.shuffled.rows(index), self.other.rows(index), numbers)
+        return type(self)(*(shots.rows(chosen) for shots in (self.source, self.target, self.shuffled, self.other)))
 
     @property
     def even_slope(self) -> Bools:
@@ -129,28 +128,24 @@ def _numbers(source: Shots, target: Shots) -> dict[str, Ints]:
     return dict(zip(ANSWERS, regimes(source, target).values(), strict=True))
 
 
-def _of_another(source: Shots, target: Shots, numbers: Mapping[str, Ints], seed: int) -> Shots:
+def _of_another(source: Shots, target: Shots, seed: int) -> Shots:
     """The same inputs and queries with pairs of another function, corrupted as often.
 
-    It has another `a` where there is one, and its answers are none of `numbers` where that is possible.
+    It has another `a` where there is one, and its answers are none of the four where that is possible.
     """
     generator = np.random.default_rng(seed)
-    grid, own = source.functions.grid, np.stack(list(numbers.values()), axis=-1)
-    slope = grid * np.array([1, 0])
+    grid, own = source.functions.grid, np.stack(list(_numbers(source, target).values()), axis=-1)
+    forms = np.stack((grid, grid * np.array([1, 0])))[:, :, None]  # whole and slope alone, [form, function, 1, 2]
     chosen = []
     for row, parameters in enumerate(source.parameters):
-        asked = (source.query[row], target.query[row])
-        answers = np.stack(
-            [source.functions.values(each, query) for each in (grid, slope) for query in asked], axis=-1
-        )
+        answers = source.functions.values(forms, np.array([source.query[row], target.query[row]]))
         another = (grid != parameters).any(1)
         steeper = another & (grid[:, 0] != parameters[0])
-        apart = ~(answers[:, :, None] == own[row]).any((1, 2))
+        apart = ~np.isin(answers, own[row]).any((0, 2))
         choices = next((each for each in (steeper & apart, steeper, another) if each.any()), ~another)
         chosen.append(grid[generator.choice(np.flatnonzero(choices))])
     parameters = np.array(chosen)
-    clean = source.functions.values(parameters[:, None], source.x)
-    y = source.functions.corrupt(clean, source.noise, generator)
+    y = source.functions.shown_values(parameters, source.x, source.noise, generator)
     return source.changed({"how": "about_another", "seed": seed}, parameters=parameters, y=y)
 
 
@@ -166,20 +161,12 @@ def _telling(source: Shots, numbers: Mapping[str, Ints]) -> Bools:
 
 
 def _source(model: HasLanguage, shots: Shots, problems: SourceAndTarget) -> Source:
-    known: dict[tuple[int, ...], int] = {}
-    index = []
-    for name in ANSWERS:
-        for tokens in linear(model, shots, answers=problems.numbers[name]).tokens:
-            index.append(known.setdefault(tokens, len(known)))
-    return Source(Prompts(tuple(known)), tuple(index))
+    rows = [row for name in ANSWERS for row in linear(model, shots, answers=problems.numbers[name]).tokens]
+    known = {tokens: number for number, tokens in enumerate(dict.fromkeys(rows))}
+    return Source(Prompts(tuple(known)), tuple(known[tokens] for tokens in rows))
 
 
 def _one_below_the_other(parts: Sequence[Prompts]) -> Prompts:
     """Prompts with answers; of the roles, the one that is scored."""
-    return Prompts(
-        tuple(tokens for part in parts for tokens in part.tokens),
-        roles={"answering": tuple(marked for part in parts for marked in part.roles["answering"])},
-        answers=tuple(answer for part in parts for answer in part.answers),
-        prompt_lengths=tuple(length for part in parts for length in part.prompt_lengths),
-        answer_tokens=tuple(answer for part in parts for answer in part.answer_tokens),
-    )
+    joined: dict[str, Any] = {name: tuple(chain(*(getattr(part, name) for part in parts))) for name in PER_EXAMPLE}
+    return Prompts(**joined, roles={"answering": tuple(chain(*(part.roles["answering"] for part in parts)))})

@@ -18,27 +18,8 @@ from headscope.tasks.prompts import HasTokens, Prompts
 
 # Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
 _DOCUMENTED = (
-    "argparse",
-    "calendar",
-    "configparser",
-    "csv",
-    "datetime",
-    "decimal",
-    "difflib",
-    "fractions",
-    "heapq",
-    "inspect",
-    "mailbox",
-    "optparse",
-    "pathlib",
-    "random",
-    "statistics",
-    "string",
-    "tarfile",
-    "threading",
-    "turtle",
-    "typing",
-    "zipfile",
+    "argparse calendar configparser csv datetime decimal difflib fractions heapq inspect mailbox optparse pathlib "
+    "random statistics string tarfile threading turtle typing zipfile"
 )
 
 
@@ -54,7 +35,7 @@ def text(model: HasTokens, texts: str | Sequence[str]) -> Prompts:
     tokens = tuple(tuple(_with_bos(model, encode(model, one))) for one in listed)
     if not tokens or not all(listed):
         raise PromptError("cannot use empty prompts: every text needs at least one character.")
-    return Prompts(tokens, made_by={"task": "text", "sha256": _sha256("\0".join(listed)), "n": len(listed)})
+    return Prompts(tokens, made_by={"task": "text", "sha256": sha256("\0".join(listed)), "n": len(listed)})
 
 
 def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, named: str = "a given text") -> Prompts:
@@ -84,7 +65,7 @@ def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, nam
     count = min(n, available)
     starts = [index * (available // count) * body for index in range(count)]
     tokens = tuple(tuple(_with_bos(model, ids[start : start + body])) for start in starts)
-    recipe: dict[str, Any] = {"task": "windows", "text": named, "sha256": _sha256(source), "length": length}
+    recipe: dict[str, Any] = {"task": "windows", "text": named, "sha256": sha256(source), "length": length}
     return Prompts(tokens, made_by={**recipe, "n": count})
 
 
@@ -103,7 +84,7 @@ def read_text(path: Path) -> str:
 def sample_text() -> tuple[str, str]:
     """English prose from this Python's own documentation strings, and a name that says which."""
     paragraphs = []
-    for name in _DOCUMENTED:
+    for name in _DOCUMENTED.split():
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             continue  # left out of this Python's standard library
@@ -116,11 +97,7 @@ def sample_text() -> tuple[str, str]:
 
 
 def encode(model: HasTokens, source: str) -> list[int]:
-    """The tokens of a text, nothing added.
-
-    Raises:
-        PromptError: if the model has no tokenizer.
-    """
+    """The tokens of a text, nothing added."""
     if model.tokenizer is None:
         raise PromptError(
             "cannot tokenise text: this model was loaded without a tokenizer. Pass tokenizer=, or token ids."
@@ -137,5 +114,6 @@ def _with_bos(model: HasTokens, ids: Sequence[int]) -> list[int]:
     return list(ids) if bos is None or list(ids[:1]) == [bos] else [bos, *ids]
 
 
-def _sha256(source: str) -> str:
+def sha256(source: str) -> str:
+    """The hash by which a recipe names a text."""
     return hashlib.sha256(source.encode()).hexdigest()[:16]

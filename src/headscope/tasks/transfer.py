@@ -77,68 +77,48 @@ def transfer_halves(
     Raises:
         BadArgument: for too few functions, shots or inputs.
     """
-    generator = np.random.default_rng(seed)
-    parameters = generator.permutation(usual.functions.among(among))
+    functions, shots, generator = usual.functions, usual.x.shape[1], np.random.default_rng(seed)
+    parameters = generator.permutation(functions.among(among))
     count = min(n // each, len(parameters) // 2)
     if count < FEWEST_FUNCTIONS:
         raise BadArgument(
             f"cannot split {n} problems of {len(parameters)} functions: each half needs at least "
             f"{FEWEST_FUNCTIONS} functions, got {count}. Use a larger --n or a wider family."
         )
-    inputs = generator.permutation(np.arange(usual.functions.inputs[0], usual.functions.inputs[1] + 1))
-    shots = usual.x.shape[1]
+    inputs = generator.permutation(np.arange(functions.inputs[0], functions.inputs[1] + 1))
     if shots < 2 or len(inputs) < shots + 2:
         raise BadArgument(
             f"cannot transfer functions with {shots} shots of {len(inputs)} inputs: use 2 shots or more, and 2 "
             "inputs more than shots, since a problem has two queries that it does not show."
         )
-    drawer = _Drawer(usual, inputs, -(-n // count), sources, generator)
-    # In this order: both halves draw from one generator.
-    selection = drawer.problems(parameters[:count], 2 * seed)
-    return Split(selection, drawer.problems(parameters[count : 2 * count], 2 * seed + 1))
 
-
-@dataclass
-class _Drawer:
-    usual: Shots
-    inputs: Ints
-    each: int
-    sources: int
-    generator: np.random.Generator
-
-    def problems(self, parameters: Ints, seed: int) -> Transfer:
-        """Problems of these functions, function by function."""
-        function = np.repeat(np.arange(len(parameters)), self.each)
-        x, dummy, asked = self._inputs(len(function))
-        partner = _partners(self.usual.functions, parameters, function, asked)
-        source_function = np.repeat(np.arange(len(parameters)), self.sources)
-        shown, query, _ = self._inputs(len(source_function))
-        return Transfer(
-            self._shots(parameters[function], x, dummy),
-            self._shots(parameters[partner], x, dummy),
-            asked,
-            function,
-            partner,
-            self._shots(parameters[source_function], shown, query),
-            source_function,
-            seed,
-        )
-
-    def _inputs(self, n: int) -> tuple[Ints, Ints, Ints]:
+    def draw_inputs(n: int) -> tuple[Ints, Ints, Ints]:
         """Shown inputs [n, shot], a dummy query and one that is asked: none of them twice in a problem."""
-        split, rows = len(self.inputs) // 2, np.arange(n)
-        dummy = self.generator.integers(0, split, n)
-        asked = self.generator.integers(split, len(self.inputs), n)
-        order = self.generator.random((n, len(self.inputs)))
+        split, rows = len(inputs) // 2, np.arange(n)
+        dummy = generator.integers(0, split, n)
+        asked = generator.integers(split, len(inputs), n)
+        order = generator.random((n, len(inputs)))
         order[rows, dummy] = order[rows, asked] = 2.0
-        shown = order.argsort(axis=1)[:, : self.usual.x.shape[1]]
-        return self.inputs[shown], self.inputs[dummy], self.inputs[asked]
+        return inputs[order.argsort(axis=1)[:, :shots]], inputs[dummy], inputs[asked]
 
-    def _shots(self, parameters: Ints, x: Ints, query: Ints) -> Shots:
-        functions, noise = self.usual.functions, self.usual.noise
-        y = functions.corrupt(functions.values(parameters[:, None], x), noise, self.generator)
-        made_by = {**self.usual.made_by, "n": len(x), "drawn_for": "vectors"}
-        return replace(self.usual, parameters=parameters, x=x, y=y, query=query, made_by=made_by)
+    def about(parameters: Ints, x: Ints, query: Ints) -> Shots:
+        y = functions.shown_values(parameters, x, usual.noise, generator)
+        made_by = {**usual.made_by, "n": len(x), "drawn_for": "vectors"}
+        return replace(usual, parameters=parameters, x=x, y=y, query=query, made_by=made_by)
+
+    def half(own: Ints, seed: int) -> Transfer:
+        """Problems of these functions, function by function."""
+        function, source_function = (np.repeat(np.arange(count), times) for times in (-(-n // count), sources))
+        x, dummy, asked = draw_inputs(len(function))
+        partner = _partners(functions, own, function, asked)
+        shown, query, _ = draw_inputs(len(source_function))
+        problems, others = about(own[function], x, dummy), about(own[partner], x, dummy)
+        further = about(own[source_function], shown, query)
+        return Transfer(problems, others, asked, function, partner, further, source_function, seed)
+
+    # In this order: both halves draw from one generator.
+    selection = half(parameters[:count], 2 * seed)
+    return Split(selection, half(parameters[count : 2 * count], 2 * seed + 1))
 
 
 def _partners(functions: Functions, parameters: Ints, function: Ints, asked: Ints) -> Ints:

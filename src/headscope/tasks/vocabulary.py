@@ -38,11 +38,7 @@ def ordinary_tokens(model: HasTokens, frequencies: Sequence[float] | None = None
 
 
 def distinct_tokens(choices: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
-    """`count` different tokens drawn uniformly.
-
-    Raises:
-        PromptError: if there are fewer choices than that.
-    """
+    """`count` different tokens drawn uniformly."""
     if count > len(choices):
         raise PromptError(
             f"cannot draw {count} distinct tokens: the vocabulary has {len(choices)} ordinary ones. "

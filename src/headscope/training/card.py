@@ -22,6 +22,7 @@ def make_card(recipe: Recipe, history: Sequence[Milestone], config: Mapping[str,
     last, watch = history[-1], WATCHES[name_of(recipe.data)]
     plain = recipe.to_json()
     parameters = dict(plain["data"])
+    curves = {name: [round(value, 4) for value in getattr(last, name)] for name in watch.curves}
     return {
         "name": recipe.name,
         "purpose": recipe.purpose,
@@ -36,7 +37,7 @@ def make_card(recipe: Recipe, history: Sequence[Milestone], config: Mapping[str,
         "cpu_seconds": round(last.cpu_seconds),
         "metrics": {name: round(getattr(last, name), 4) for name in watch.meanings}
         | {name: getattr(last, name) for name in watch.heads},
-        **_curves(last, watch.curves),
+        **({"curves": curves} if curves else {}),
         "history": [{name: round(getattr(row, name), 4) for name in watch.history} for row in history],
         "versions": {
             "python": platform.python_version(),
@@ -52,76 +53,43 @@ def readme(card: Mapping[str, Any]) -> str:
     """The card as a page for people, in Markdown."""
     metrics, recipe, prompts = card["metrics"], card["recipe"], card["prompts"]
     watch = WATCHES[prompts["generator"]]
-    heads = {name: metrics.get(f"{name}_head", "") for name in watch.meanings}
-    reached = [
-        (f"{name} ({heads[name]})" if heads[name] else name, metrics[name], meaning)
-        for name, meaning in watch.meanings.items()
-    ]
+    heads = {name: f" ({metrics[f'{name}_head']})" for name in watch.meanings if f"{name}_head" in metrics}
+    reached = [(name + heads.get(name, ""), metrics[name], meaning) for name, meaning in watch.meanings.items()]
     curves = card.get("curves", {})
-    shots = [tuple(row) for row in zip(*curves.values(), strict=True)]
-    return "\n".join(
-        [
-            f"# {card['name']}",
-            "",
-            card["purpose"],
-            "",
-            "This page is written from `card.json`.",
-            "",
-            "## What it reached",
-            "",
-            *markdown_table(("metric", "value", "meaning"), reached),
-            "",
-            *(
-                [*markdown_table(("shots before", *curves), [(k, *row) for k, row in enumerate(shots)]), ""]
-                if shots
-                else []
-            ),
-            f"After {card['tokens_seen']:,} tokens in {card['steps']:,} steps, {card['cpu_seconds']} "
-            f"CPU-seconds. One seed: nothing is claimed beyond this model. {card['selection']}".strip(),
-            "",
-            "## How it came about",
-            "",
-            *markdown_table(watch.history, [tuple(row.values()) for row in _thinned(card["history"])]),
-            "",
-            "## How to make it again",
-            "",
-            f"    {card['command']}",
-            "",
-            f"Recipe `{card['recipe_digest']}`, seed {card['seed']}, batches of {recipe['batch_size']}, "
-            f"with {_listed(card['versions'])}. The same versions on the same kind of machine give the same "
-            "weights; others differ in the last bits, and training amplifies them.",
-            "",
-            "## What it is",
-            "",
-            *markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
-            "",
-            f"It has only ever seen the language of `headscope.tasks.{prompts['generator']}`, with:",
-            "",
-            *markdown_table(("parameter", "value"), sorted(prompts["parameters"].items())),
-            "",
-            f"Licence: {card['license']}. The text is generated: no data of anyone went into the weights.",
-            "",
-        ]
+    shots = [(k, *row) for k, row in enumerate(zip(*curves.values(), strict=True))]
+    # At most 16 evenly chosen milestones, the last one always among them.
+    milestones = card["history"][::-1][:: -(-len(card["history"]) // 16)][::-1]
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    return markdown_page(
+        f"# {card['name']}",
+        card["purpose"],
+        "This page is written from `card.json`.",
+        "## What it reached",
+        markdown_table(("metric", "value", "meaning"), reached),
+        markdown_table(("shots before", *curves), shots) if shots else "",
+        f"After {card['tokens_seen']:,} tokens in {card['steps']:,} steps, {card['cpu_seconds']} "
+        f"CPU-seconds. One seed: nothing is claimed beyond this model. {card['selection']}".strip(),
+        "## How it came about",
+        markdown_table(watch.history, [tuple(row.values()) for row in milestones]),
+        "## How to make it again",
+        f"    {card['command']}",
+        f"Recipe `{card['recipe_digest']}`, seed {card['seed']}, batches of {recipe['batch_size']}, "
+        f"with {versions}. The same versions on the same kind of machine give the same "
+        "weights; others differ in the last bits, and training amplifies them.",
+        "## What it is",
+        markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
+        f"It has only ever seen the language of `headscope.tasks.{prompts['generator']}`, with:",
+        markdown_table(("parameter", "value"), sorted(prompts["parameters"].items())),
+        f"Licence: {card['license']}. The text is generated: no data of anyone went into the weights.",
     )
 
 
-def _curves(row: Milestone, names: Sequence[str]) -> dict[str, Any]:
-    """The curves of a milestone under one key, or nothing where its language has none."""
-    curves = {name: [round(value, 4) for value in getattr(row, name)] for name in names}
-    return {"curves": curves} if curves else {}
+def markdown_page(*blocks: str) -> str:
+    """Headings, paragraphs and tables with an empty line between them; empty ones are left out."""
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a table in Markdown."""
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
-
-
-def _thinned(rows: Sequence[Any], at_most: int = 16) -> Sequence[Any]:
-    """Evenly chosen rows, the last one always among them."""
-    stride = -(-len(rows) // at_most)
-    return rows[::-1][::stride][::-1]
-
-
-def _listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

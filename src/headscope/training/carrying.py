@@ -28,11 +28,8 @@ PER_SEQUENCE = 4
 def entering(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What enters `layer` while the context is open: one stream [batch, position, model] per call."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    try:
+    with layer.register_forward_pre_hook(lambda module, given: seen.append(given[0])):
         yield seen
-    finally:
-        hook.remove()
 
 
 def carried_loss_nats(
@@ -53,7 +50,7 @@ def carried_loss_nats(
     rows = np.arange(n)[:, None]
     handed = stream[rows, Y_OFFSET - 1 + WIDTH * chosen].flatten(0, 1)
     x = language.draw_inputs(n, chosen.shape[1], generator)
-    y = language.corrupt(language.values(parameters[:, None], x), language.noise, generator)
+    y = language.shown_values(parameters, x, language.noise, generator)
     prompts = np.stack(
         (np.full(x.size, BOS), language.number_tokens(x).ravel(), np.full(x.size, language.comma)), axis=1
     )
@@ -61,10 +58,7 @@ def carried_loss_nats(
     def hand_over(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return torch.cat((given[0][:, :-1], handed[:, None]), dim=1), *given[1:]
 
-    hook = model.model.layers[layer].register_forward_pre_hook(hand_over)
-    try:
+    with model.model.layers[layer].register_forward_pre_hook(hand_over):
         logits = model(torch.from_numpy(prompts)).logits[:, -1]
-    finally:
-        hook.remove()
     wanted = torch.from_numpy(language.number_tokens(y).ravel())
     return nn.functional.cross_entropy(logits, wanted)

@@ -38,7 +38,7 @@ _INDUCTION_2L = Recipe(
 _PAIRS = PairLanguage(shots=16)
 
 
-def _linear(n_layers: int, purpose: str, *, mlp: Mapping[str, Any], **choices: Any) -> Recipe:
+def _linear(n_layers: int, purpose: str, *, mlp: Mapping[str, Any], steps: int, **choices: Any) -> Recipe:
     """A model of the language of pairs: what its siblings share; `mlp` are the fields of its MLPs."""
     return Recipe(
         name=f"linear-{n_layers}l",
@@ -55,10 +55,12 @@ def _linear(n_layers: int, purpose: str, *, mlp: Mapping[str, Any], **choices: A
         },
         data=_PAIRS,
         batch_size=64,
+        steps=steps,
         weight_decay=0.05,
         warmup_steps=200,
         decay="cosine",
         evaluate_every=250,
+        checkpoint_steps=powers_of_two_and_every(1000, steps=steps),
         **choices,
     )
 
@@ -69,7 +71,6 @@ _LINEAR_4L = _linear(
     mlp={"d_mlp": 168, "gated_mlp": True, "activation": "silu"},
     steps=10_000,
     learning_rate=3e-3,
-    checkpoint_steps=powers_of_two_and_every(1000, steps=10_000),
     selection=(
         "A variant without gates (256 wide, gelu) reached .47 on held-out functions instead of what this card says, "
         "and .69 on those of training; one with a weight decay of .4 learned more slowly and was stopped."
@@ -81,7 +82,6 @@ _LINEAR_6L = _linear(
     mlp={"d_mlp": 256},
     steps=9000,
     learning_rate=2.5e-3,
-    checkpoint_steps=powers_of_two_and_every(1000, steps=9000),
 )
 _LINEAR_8L = _linear(
     8,
@@ -93,7 +93,6 @@ _LINEAR_8L = _linear(
     learning_rate=2.5e-3,
     attention_drop=0.1,
     carried_at=(4, 5),
-    checkpoint_steps=powers_of_two_and_every(1000, steps=6000),
     selection=(
         "An earlier variant, which only left attention layers out, was stopped after 1,500 steps: patched into a "
         "prompt without context, none of its layers carried the function."

@@ -6,20 +6,20 @@ does not decide the weights (folders, progress, the sentence that says what the 
 hash. Nothing runs here; `loop` does.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from headscope.errors import BadArgument
 from headscope.hashing import digest
-from headscope.tasks.language import Language, language_of, name_of
+from headscope.tasks.language import Language, language_of, name_of, with_tuples
 from headscope.tasks.pairs import PairLanguage
 
 Decay = Literal["constant", "linear", "cosine"]
 
 # Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
 _ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": ()}
-_NEVER = object()
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,13 @@ class Recipe:
         kept = (step for step in self.checkpoint_steps if step <= self.steps)
         return frozenset((*regular, *kept, self.steps))
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.data.length
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, from which `from_json` makes an equal recipe."""
         plain = asdict(self)
         plain["data"] = {"generator": name_of(self.data), **plain["data"]}
-        kept = {key: value for key, value in plain.items() if _ADDED_LATER.get(key, _NEVER) != value}
-        return {key: _with_lists(value) for key, value in kept.items()}
+        kept = {key: value for key, value in plain.items() if key not in _ADDED_LATER or _ADDED_LATER[key] != value}
+        listed: dict[str, Any] = json.loads(json.dumps(kept))
+        return listed
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
@@ -119,7 +116,7 @@ class Recipe:
         try:
             language = language_of(generator, data)
             architecture = dict(given["architecture"])
-            return cls(**_with_tuples(given) | {"data": language, "architecture": architecture})
+            return cls(**with_tuples(given) | {"data": language, "architecture": architecture})
         except (TypeError, KeyError) as error:
             raise BadArgument(
                 f"cannot read a recipe from JSON: {error}. Compare with one that to_json wrote."
@@ -127,9 +124,8 @@ class Recipe:
 
     def digest(self) -> str:
         """The hash of everything that decides the weights: 16 hexadecimal digits of a SHA-256."""
-        return digest(
-            {key: value for key, value in self.to_json().items() if key not in ("name", "purpose", "selection")}
-        )
+        plain, words = self.to_json(), ("name", "purpose", "selection")
+        return digest({key: value for key, value in plain.items() if key not in words})
 
 
 def powers_of_two_and_every(every: int, *, steps: int) -> tuple[int, ...]:
@@ -142,13 +138,3 @@ def powers_of_two_and_every(every: int, *, steps: int) -> tuple[int, ...]:
     """
     powers = (2**exponent for exponent in range(every.bit_length()) if 2**exponent < every)
     return tuple(sorted({0, *powers, *range(every, steps + 1, every), steps}))
-
-
-def _with_lists(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_lists(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}

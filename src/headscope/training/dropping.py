@@ -8,7 +8,8 @@ Depth on Demand with Structured Dropout"; here for the attention of single examp
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,21 +29,11 @@ def attention_dropped(model: ToyForCausalLM, share: float, n: int, generator: np
     attentions = [module for module in model.modules() if isinstance(module, ToyAttention)]
     drawn = generator.random((len(attentions), n)) >= share
     scales = torch.from_numpy(drawn / (1 - share)).float()
-    hooks = [
-        attention.register_forward_hook(_scaled_by(scale))
-        for attention, scale in zip(attentions, scales, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
-
-def _scaled_by(scale: Tensor) -> Any:
-    """A hook that scales what attention adds, [example, position, model], by one number per example."""
-
-    def hook(module: nn.Module, given: Any, result: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+    def scaled(scale: Tensor, module: nn.Module, given: Any, result: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         return result[0] * scale[:, None, None], result[1]
 
-    return hook
+    with ExitStack() as hooks:
+        for attention, scale in zip(attentions, scales, strict=True):
+            hooks.enter_context(attention.register_forward_hook(partial(scaled, scale)))
+        yield

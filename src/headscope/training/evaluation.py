@@ -36,15 +36,10 @@ HISTORY = ("step", "loss_nats", "icl_nats", "prefix_matching", "previous_token",
 
 @dataclass(frozen=True)
 class Evaluation(Milestone):
-    """A model of a language of phrases. Losses in nats; scores are attention mass, 0 to 1.
+    """A model of a language of phrases; see `MEANINGS`.
 
-    - `icl_nats`: loss over the last fifth of the context minus loss over its second tenth; negative means
-      that context helps.
-    - `prefix_matching`: how much the best head attends, in later showings of repeated random tokens, to
-      the tokens after earlier copies of the current one. `previous_token`: how much the best head attends to
-      the token before, on held-out text.
-    - `first_copy_nats`, `second_copy_nats`: loss on the first and second showing of repeated random
-      tokens, without the first token of each.
+    Late in the context is its last fifth, early its second tenth. `prefix_matching` is read on later showings of
+    repeated random tokens, `previous_token` on held-out text; the losses of copies leave out the first token of each.
     """
 
     loss_nats: float
@@ -105,8 +100,7 @@ def measure(model: ToyForCausalLM, probes: Probes) -> dict[str, Any]:
 def _eager_twin(model: ToyForCausalLM) -> ToyForCausalLM:
     """A copy, its config included, with attention written out, so that patterns can be read."""
     twin = copy.deepcopy(model)
-    twin.set_attn_implementation("eager")
-    twin.eval()
+    twin.eval().set_attn_implementation("eager")
     return twin
 
 

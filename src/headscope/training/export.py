@@ -12,11 +12,9 @@ from pathlib import Path
 from headscope.architectures import ToyConfig
 from headscope.errors import BadArgument, OutputExists
 from headscope.training.card import make_card, readme
-from headscope.training.definition import Recipe
-from headscope.training.loop import RECIPE_FILE, history
+from headscope.training.loop import RECIPE_FILE, history, recipe_in
 
 CARD_FILE, README_FILE = "card.json", "README.md"
-_BOOKKEEPING = ("transformers_version", "architectures", "dtype", "model_type")
 
 
 def export(run: str | Path, folder: str | Path) -> Path:
@@ -27,29 +25,20 @@ def export(run: str | Path, folder: str | Path) -> Path:
         OutputExists: if the folder holds something that is not a model exported before.
     """
     source, target = Path(run), Path(folder)
-    recipe = _finished(source)
-    if target.exists() and any(target.iterdir()) and not (target / CARD_FILE).exists():
-        raise OutputExists(f"cannot export to {target}: it holds other files. Pass an empty or new folder.")
-    target.mkdir(parents=True, exist_ok=True)
-    for file in (source / f"step-{recipe.steps}").iterdir():
-        shutil.copyfile(file, target / file.name)
-    config = ToyConfig.from_pretrained(target).to_diff_dict()
-    architecture = {name: value for name, value in config.items() if name not in _BOOKKEEPING}
-    card = make_card(recipe, history(source), architecture)
-    (target / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    (target / README_FILE).write_text(readme(card), encoding="utf-8")
-    return target
-
-
-def _finished(run: Path) -> Recipe:
-    path = run / RECIPE_FILE
-    if not path.exists():
+    if not (source / RECIPE_FILE).exists():
         raise BadArgument(f"cannot export {run}: it holds no run of headscope train. Pass the folder of one.")
-    recipe = Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-    rows = history(run)
+    recipe, rows = recipe_in(source), history(source)
     taken = rows[-1].step if rows else 0
     if taken < recipe.steps:
         raise BadArgument(
             f"cannot export {run}: {taken} of {recipe.steps} steps are done. Finish it with the same command."
         )
-    return recipe
+    if target.exists() and any(target.iterdir()) and not (target / CARD_FILE).exists():
+        raise OutputExists(f"cannot export to {target}: it holds other files. Pass an empty or new folder.")
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (source / f"step-{recipe.steps}").iterdir():
+        shutil.copyfile(file, target / file.name)
+    card = make_card(recipe, rows, ToyConfig.from_pretrained(target).choices())
+    (target / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (target / README_FILE).write_text(readme(card), encoding="utf-8")
+    return target

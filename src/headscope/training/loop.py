@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.architectures.saving import save_quietly
 from headscope.errors import OutputExists
-from headscope.tasks.language import Tokens
+from headscope.tasks.functions import Ints
 from headscope.tasks.pairs import PairLanguage
 from headscope.training.carrying import carried_loss_nats, entering
 from headscope.training.definition import Recipe
@@ -55,9 +55,11 @@ def train(
         model = untrained(recipe)
         optimizer = _optimizer(recipe, model)
         stage = saved_stage(folder)
-        if stage is not None:
+        if stage is None:
+            stage = Stage(step=-1, cpu_seconds=0.0, recipe_digest=recipe.digest())
+        else:
             load_state(folder, model, optimizer)
-        _keep_log_until(folder, -1 if stage is None else stage.step)
+        _keep_log_until(folder, stage.step)
         _run(recipe, folder, model, optimizer, stage, progress)
     return folder
 
@@ -76,11 +78,12 @@ def history(folder: str | Path) -> list[Milestone]:
     log = Path(folder) / LOG_FILE
     if not log.exists():
         return []
-    row = watch(_recipe_in(Path(folder)).data).row
+    row = watch(recipe_in(Path(folder)).data).row
     return [row(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def _recipe_in(folder: Path) -> Recipe:
+def recipe_in(folder: Path) -> Recipe:
+    """The recipe of the run in a folder."""
     return Recipe.from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
 
 
@@ -89,25 +92,26 @@ def _run(
     folder: Path,
     model: ToyForCausalLM,
     optimizer: torch.optim.Optimizer,
-    stage: Stage | None,
+    stage: Stage,
     progress: Callable[[Milestone], None] | None,
 ) -> None:
     """Take the steps that are left. Step 0 takes none: it is the milestone of the untrained model."""
     watching = watch(recipe.data)
     probes = watching.probes(recipe.data, recipe.seed)
-    spent = 0.0 if stage is None else stage.cpu_seconds
-    began = time.process_time()
-    for step in range(0 if stage is None else stage.step + 1, recipe.steps + 1):
+    began = time.process_time() - stage.cpu_seconds
+    for step in range(stage.step + 1, recipe.steps + 1):
         train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
         if step not in recipe.milestones:
             continue
         metrics = watching.measure(model, probes)
-        cpu_seconds = spent + time.process_time() - began
+        cpu_seconds = time.process_time() - began
         if step in recipe.checkpoint_steps or step == recipe.steps:
-            _checkpoint(model, recipe, folder / f"step-{step}")
+            # A folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+            save_quietly(model, folder / f"step-{step}")
+            word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder / f"step-{step}")
         row = watching.row(
             step=step,
-            tokens=step * recipe.tokens_per_step,
+            tokens=step * recipe.batch_size * recipe.data.length,
             learning_rate=learning_rate(recipe, step),
             train_loss_nats=train_loss_nats,
             cpu_seconds=cpu_seconds,
@@ -150,7 +154,7 @@ def _losses_nats(
     return loss_nats, carried_loss_nats(model, language, layer, seen[0], parameters, generator)
 
 
-def _loss_nats(recipe: Recipe, model: ToyForCausalLM, drawn: Tokens, generator: np.random.Generator) -> Tensor:
+def _loss_nats(recipe: Recipe, model: ToyForCausalLM, drawn: Ints, generator: np.random.Generator) -> Tensor:
     tokens, labels = torch.from_numpy(drawn), torch.from_numpy(recipe.data.labels(drawn))
     with attention_dropped(model, recipe.attention_drop, len(tokens), generator):
         loss_nats: Tensor = model(tokens, labels=labels).loss
@@ -165,19 +169,13 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
-def _checkpoint(model: ToyForCausalLM, recipe: Recipe, folder: Path) -> None:
-    """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
-    save_quietly(model, folder)
-    word_tokenizer(recipe.data.words, model.config.n_ctx).save_pretrained(folder)
-
-
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Make the folder this run's own, or say why it cannot be."""
     path = folder / RECIPE_FILE
     if folder.exists() and any(folder.iterdir()):
         if not path.exists():
             raise OutputExists(f"cannot train into {folder}: it holds other files. Pass an empty or new folder.")
-        held = _recipe_in(folder)
+        held = recipe_in(folder)
         if not resume or held.digest() != recipe.digest():
             raise OutputExists(
                 f"cannot train {recipe.name!r} (recipe {recipe.digest()}) into {folder}: it holds a run of "

@@ -54,12 +54,10 @@ def saved_stage(folder: Path) -> Stage | None:
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Set weights and optimiser to what `save_state` wrote, bit for bit."""
-    stage = saved_stage(folder)
-    steps_taken = 0 if stage is None else stage.step
     with safe_open(folder / STATE_FILE, framework="pt") as file, torch.no_grad():
-        kept = set(file.keys())
+        kept, steps_taken = set(file.keys()), float(Stage(**json.loads(file.metadata()["stage"])).step)
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(f"weight.{name}"))
             if f"{_MOMENTS[0]}.{name}" in kept:
                 moments = {moment: file.get_tensor(f"{moment}.{name}") for moment in _MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(steps_taken)), **moments}
+                optimizer.state[parameter] = {"step": torch.tensor(steps_taken), **moments}

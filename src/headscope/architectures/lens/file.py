@@ -38,21 +38,27 @@ class LensFile:
     config: Mapping[str, Any] | None = None
     config_path: Path | None = None
 
-    def shape(self, tensor: str, n_axes: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there.
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What the config says; nothing where there is none."""
+        return {} if self.config is None else self.config
 
-        Raises:
-            BrokenWeights: if it is not, or has another number of axes.
-        """
+    def shape(self, tensor: str, n_axes: int) -> tuple[int, ...]:
+        """The shape of a tensor that must be there, with that many axes."""
         if tensor not in self.tensors:
-            raise BrokenWeights(f"cannot import {self.name!r}: it has no tensor {tensor!r}.")
+            raise BrokenWeights.importing(self.name, f"it has no tensor {tensor!r}.")
         sizes = tuple(self.tensors[tensor].shape)
         if len(sizes) != n_axes:
-            raise BrokenWeights(
-                f"cannot import {self.name!r}: its tensor {tensor!r} should have {n_axes} axes, and its shape "
-                f"is {list(sizes)}."
-            )
+            why = f"its tensor {tensor!r} should have {n_axes} axes, and its shape is {list(sizes)}."
+            raise BrokenWeights.importing(self.name, why)
         return sizes
+
+    def require_shape(self, tensor: str, wanted: tuple[int, ...]) -> None:
+        """Raise `BrokenWeights` if a tensor that is there has another shape."""
+        actual = list(self.tensors[tensor].shape)
+        if actual != list(wanted):
+            why = f"its tensor {tensor!r} should have the shape {list(wanted)}, and has {actual}."
+            raise BrokenWeights.importing(self.name, why)
 
 
 def read(path: Path, config: Path | None = None) -> LensFile:
@@ -65,9 +71,7 @@ def read(path: Path, config: Path | None = None) -> LensFile:
     """
     if not path.is_file():
         what = "it is a folder" if path.is_dir() else "there is no such file"
-        raise ModelNotFound(
-            f"cannot import {str(path)!r}: {what}. Give the file of a state dict (.pth, .pt, .safetensors)."
-        )
+        raise ModelNotFound.importing(path, f"{what}. Give the file of a state dict (.pth, .pt, .safetensors).")
     held = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     tensors = _tensors(path, _state_dict(path, held))
     beside = path.parent / "config.json"
@@ -79,7 +83,7 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
     try:
         held: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BrokenWeights(f"cannot import {str(path)!r}: it is no whole safetensors file.") from error
+        raise BrokenWeights.importing(path, "it is no whole safetensors file.") from error
     return held
 
 
@@ -90,55 +94,49 @@ def _pickled(path: Path) -> Any:
             return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a reader of pickles raises on bytes that are none
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
-            raise UnsafeWeights(
-                f"cannot import {str(path)!r}: it holds more than tensors and plain values, which can run code "
-                "when opened. Save the state dict alone (torch.save(model.state_dict(), FILE)), or as safetensors."
-            ) from error
-        raise BrokenWeights(
-            f"cannot import {str(path)!r}: it is no whole file of torch.save. Fetch it again, or give another one."
-        ) from error
+            why = (
+                "it holds more than tensors and plain values, which can run code when opened. Save the state dict "
+                "alone (torch.save(model.state_dict(), FILE)), or as safetensors."
+            )
+            raise UnsafeWeights.importing(path, why) from error
+        why = "it is no whole file of torch.save. Fetch it again, or give another one."
+        raise BrokenWeights.importing(path, why) from error
 
 
 def _state_dict(path: Path, held: Any) -> Mapping[str, Any]:
     """The state dict itself, or the only one inside a checkpoint."""
-    inside = [held] if isinstance(held, Mapping) else []
-    if inside and EMBEDDING not in held:
-        inside = [value for value in held.values() if isinstance(value, Mapping) and EMBEDDING in value]
+    inside: dict[str, Mapping[str, Any]] = {}
+    if isinstance(held, Mapping):
+        every = {"": held} if EMBEDDING in held else held
+        inside = {str(key): one for key, one in every.items() if isinstance(one, Mapping) and EMBEDDING in one}
     if len(inside) == 1:
-        state: Mapping[str, Any] = inside[0]
-        return state
-    if len(inside) > 1:
-        keys = [str(key) for key, value in held.items() if any(value is one for one in inside)]
-        raise ModelNotFound(
-            f"cannot import {str(path)!r}: it holds several state dicts ({', '.join(keys)}). Save one of them alone."
-        )
-    if not isinstance(held, Mapping):
-        has = f"it holds a {type(held).__name__}"
-    else:
-        first = next(iter(held), None)
-        has = "it is empty" if first is None else f"its first entry is {str(first)!r}"
-    raise ModelNotFound(
-        f"cannot import {str(path)!r}: it is no state dict in TransformerLens' naming ({EMBEDDING!r} is missing; "
-        f"{has}). A model of transformers is opened as it is, with headscope.load."
+        return next(iter(inside.values()))
+    if inside:
+        why = f"it holds several state dicts ({', '.join(inside)}). Save one of them alone."
+        raise ModelNotFound.importing(path, why)
+    has = f"it holds a {type(held).__name__}"
+    if isinstance(held, Mapping):
+        has = f"its first entry is {str(next(iter(held)))!r}" if held else "it is empty"
+    why = (
+        f"it is no state dict in TransformerLens' naming ({EMBEDDING!r} is missing; {has}). A model of transformers "
+        "is opened as it is, with headscope.load."
     )
+    raise ModelNotFound.importing(path, why)
 
 
 def _tensors(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise BrokenWeights(
-                f"cannot import {str(path)!r}: its entry {str(name)!r} is a {type(value).__name__} and no tensor."
-            )
+            why = f"its entry {str(name)!r} is a {type(value).__name__} and no tensor."
+            raise BrokenWeights.importing(path, why)
         is_buffer = re.fullmatch(r"blocks\.\d+\.attn\.(mask|IGNORE)", str(name)) is not None
         if not is_buffer and not value.is_floating_point():
-            raise UnservedModel(
-                f"cannot import {str(path)!r}: its tensor {str(name)!r} is of type "
-                f"{str(value.dtype).removeprefix('torch.')}, and only floating-point weights are read."
-            )
+            kind = str(value.dtype).removeprefix("torch.")
+            why = f"its tensor {str(name)!r} is of type {kind}, and only floating-point weights are read."
+            raise UnservedModel.importing(path, why)
         if not is_buffer and not bool(torch.isfinite(value.float()).all()):
-            raise BrokenWeights(
-                f"cannot import {str(path)!r}: its tensor {str(name)!r} holds values that are not finite numbers."
-            )
+            why = f"its tensor {str(name)!r} holds values that are not finite numbers."
+            raise BrokenWeights.importing(path, why)
     return {str(name): value.detach() for name, value in state.items()}
 
 

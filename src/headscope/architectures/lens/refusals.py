@@ -39,16 +39,10 @@ _SIZES = ("n_layers", "d_model", "n_heads", "d_head", "d_vocab", "d_mlp")
 
 
 def check_config(file: LensFile, sizes: Sizes) -> None:
-    """The config asks for nothing that we lack, and its sizes are those of the tensors.
-
-    Raises:
-        UnservedModel: naming the setting and what it means.
-        BadArgument: if config and tensors disagree.
-    """
-    config = file.config
-    if config is None:
+    """The config asks for nothing that we lack, and its sizes are those of the tensors."""
+    if file.config is None:
         return
-    for setting, value in config.items():
+    for setting, value in file.config.items():
         if setting in _SERVED and value is not None and value not in _SERVED[setting][0]:
             raise _unserved(file, setting, _SERVED[setting][1])
         if setting in _OFF_UNLESS_POSITIVE and _number(file, setting) > 0:
@@ -61,7 +55,7 @@ def check_config(file: LensFile, sizes: Sizes) -> None:
 
 def check_final_norm(file: LensFile, norm: str) -> None:
     """Our architecture has one kind of norm; `final_rms` is a second one where the others are LayerNorms."""
-    if file.config is not None and file.config.get("final_rms") and norm in ("LN", "LNPre"):
+    if file.told.get("final_rms") and norm in ("LN", "LNPre"):
         raise _unserved(file, "final_rms", "a final norm that differs from the others")
 
 
@@ -71,51 +65,41 @@ def _check_attention(file: LensFile, sizes: Sizes) -> None:
         raise _unserved(file, "attn_scale", "attention scores that are not divided by sqrt(d_head)")
     if _number(file, "n_key_value_heads", unset=sizes.n_heads) != sizes.n_heads:
         raise _unserved(file, "n_key_value_heads", "keys and values shared by several heads")
-    if _number(file, "rotary_dim", unset=sizes.d_head) != sizes.d_head and _is_rotary(file):
+    is_rotary = file.told.get("positional_embedding_type") == "rotary"
+    if _number(file, "rotary_dim", unset=sizes.d_head) != sizes.d_head and is_rotary:
         raise _unserved(file, "rotary_dim", "rotary positions in a part of each head")
     if _number(file, "d_vocab_out", unset=-1) not in (-1, sizes.d_vocab):
         raise _unserved(file, "d_vocab_out", "another vocabulary for its output than for its input")
 
 
 def _check_sizes(file: LensFile, sizes: Sizes) -> None:
-    assert file.config is not None
-    attention_only = file.config.get("attn_only")
+    attention_only = file.told.get("attn_only")
     if attention_only is not None and bool(attention_only) != (sizes.d_mlp == 0):
         has = "MLPs" if sizes.d_mlp else "none"
-        raise BadArgument(
-            f"cannot import {file.name!r}: its config says attn_only={attention_only}, and its tensors have {has}. "
-            "Give the config that belongs to it with --config."
-        )
+        raise _disagreeing(file, "attn_only", has)
     for setting in _SIZES:
         if setting == "d_mlp" and not sizes.d_mlp:
             continue
-        told, actual = _number(file, setting, unset=-1), getattr(sizes, setting)
-        if told not in (-1, actual):
-            raise BadArgument(
-                f"cannot import {file.name!r}: its config says {setting}={file.config[setting]}, and its tensors "
-                f"have {actual}. Give the config that belongs to it with --config."
-            )
-
-
-def _is_rotary(file: LensFile) -> bool:
-    return file.config is not None and file.config.get("positional_embedding_type") == "rotary"
+        actual = getattr(sizes, setting)
+        if _number(file, setting, unset=-1) not in (-1, actual):
+            raise _disagreeing(file, setting, actual)
 
 
 def _number(file: LensFile, setting: str, unset: float = 0.0) -> float:
-    value = None if file.config is None else file.config.get(setting)
+    value = file.told.get(setting)
     if value is None:
         return unset
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadArgument(
-            f"cannot import {file.name!r}: its config says {setting}={value!r}, which is no number. Mend it, or "
-            "give another one with --config."
-        )
+        why = f"its config says {setting}={value!r}, which is no number. Mend it, or give another one with --config."
+        raise BadArgument.importing(file.name, why)
     return float(value)
 
 
+def _disagreeing(file: LensFile, setting: str, actual: object) -> BadArgument:
+    why = f"its config says {setting}={file.told[setting]}, and its tensors have {actual}."
+    return BadArgument.importing(file.name, f"{why} Give the config that belongs to it with --config.")
+
+
 def _unserved(file: LensFile, setting: str, meaning: str) -> UnservedModel:
-    assert file.config is not None
-    return UnservedModel(
-        f"cannot import {file.name!r}: its config says {setting}={file.config[setting]!r}, that is {meaning}, and "
-        "our architecture has no such thing."
-    )
+    why = f"its config says {setting}={file.told[setting]!r}, that is {meaning}"
+    return UnservedModel.importing(file.name, f"{why}, and our architecture has no such thing.")

@@ -24,25 +24,15 @@ def pairs_in(file: LensFile, sizes: Sizes, *, base: float, n_ctx: int) -> list[s
     """The kinds of pairs whose angles, with this base, are those of the tables in all blocks; never empty.
 
     Both kinds fit where a head has two dimensions.
-
-    Raises:
-        UnservedModel: if only a part of each head turns, or heads have an odd size.
-        BadArgument: if no kind fits, so that the base is another one.
     """
     fitting = list(PAIRS)
     for layer in range(sizes.n_layers):
         sines, cosines = (_table(file, f"blocks.{layer}.attn.{name}", sizes, n_ctx) for name in ROTARY_TABLES)
-        fitting = [
-            kind
-            for kind in fitting
-            if _same(sines, angles(kind, sizes.d_head, base, n_ctx).sin())
-            and _same(cosines, angles(kind, sizes.d_head, base, n_ctx).cos())
-        ]
+        turned = {kind: angles(kind, sizes.d_head, base, n_ctx) for kind in fitting}
+        fitting = [kind for kind, by in turned.items() if _same(sines, by.sin()) and _same(cosines, by.cos())]
     if not fitting:
-        raise BadArgument(
-            f"cannot import {file.name!r}: its stored rotary angles are not those of the base {base:g}. Give "
-            "another one with --rotary-base."
-        )
+        why = f"its stored rotary angles are not those of the base {base:g}. Give another one with --rotary-base."
+        raise BadArgument.importing(file.name, why)
     return fitting
 
 
@@ -65,14 +55,12 @@ def halves_order(d_head: int) -> Tensor:
 def _table(file: LensFile, name: str, sizes: Sizes, n_ctx: int) -> Tensor:
     positions, turned = file.shape(name, 2)
     if turned != sizes.d_head or turned % 2:
-        raise UnservedModel(
-            f"cannot import {file.name!r}: its rotary positions turn {turned} of the {sizes.d_head} dimensions of "
-            "each head (rotary_dim), and our architecture turns all of them, in pairs."
-        )
+        part = f"{turned} of the {sizes.d_head} dimensions of each head (rotary_dim)"
+        why = f"its rotary positions turn {part}, and our architecture turns all of them, in pairs."
+        raise UnservedModel.importing(file.name, why)
     if positions != n_ctx:
-        raise BrokenWeights(
-            f"cannot import {file.name!r}: its tensor {name!r} has {positions} positions, and its context {n_ctx}."
-        )
+        why = f"its tensor {name!r} has {positions} positions, and its context {n_ctx}."
+        raise BrokenWeights.importing(file.name, why)
     return file.tensors[name]
 
 

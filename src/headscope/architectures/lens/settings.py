@@ -8,7 +8,7 @@ to the residual stream like positions added to queries and keys.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from headscope.errors import BadArgument, UnknownName, UnservedModel
 NORMS = {"LN": "layernorm", "LNPre": "layernorm_no_weights", "RMS": "rmsnorm", "RMSPre": "rmsnorm", "none": "none"}
 POSITIONS = {"standard": "learned", "shortformer": "shortformer", "rotary": "rotary", "none": "none"}
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "solu", "solu_ln")
+_CHOICES = {"norm": NORMS, "positions": POSITIONS, "activation": ACTIVATIONS, "rotary_pairs": PAIRS}
+_RANGES = {"eps": (0.0, 1.0), "context": (1, 2**31), "rotary_base": (1e-6, 1e12)}
 _DEFAULT_EPS = 1e-5
 
 OPTION, CONFIG, TENSORS, DEFAULT = "option", "config", "tensors", "default of TransformerLens"
@@ -56,12 +58,7 @@ class Setting:
 
 
 def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setting]:
-    """Every choice that the model has, by the names of `Stated`; what does not apply is left out.
-
-    Raises:
-        BadArgument: naming everything that is still open, and how to say it.
-        UnknownName, UnservedModel: for a choice that our architecture does not have.
-    """
+    """Every choice that the model has, by the names of `Stated`; what does not apply is left out."""
     settings: dict[str, Setting] = {}
     wanted: list[tuple[str, str]] = []
 
@@ -72,24 +69,43 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
         settings[name] = known
         return known.value
 
-    norm = settle("norm", _norm(file, stated), "what its norms are", "--norm LNPre, RMSPre or none")
-    if norm != "none":
-        settle(
-            "eps",
-            _eps(file, stated),
-            "the epsilon of its norms",
-            f"--eps (TransformerLens takes {_DEFAULT_EPS:g} by default)",
-        )
+    def known(name: str, *keys: str, **others: Any) -> Setting | None:
+        return _known(file, name, getattr(stated, name), keys, **others)
+
+    def kind_of_positions(key: str, value: Any) -> Any:
+        return ("shortformer" if value else "standard") if key == "shortformer_pos" else value
+
+    keys = ("normalization", "normalization_type")
+    norm = known("norm", *keys, read=lambda key, value: "none" if value is None else value, shown=norms_in(file))
+    if settle("norm", norm, "what its norms are", "--norm LNPre, RMSPre or none") != "none":
+        how = f"--eps (TransformerLens takes {_DEFAULT_EPS:g} by default)"
+        settle("eps", known("eps", "eps", "ln_eps", default=_DEFAULT_EPS), "the epsilon of its norms", how)
+    has_tables = has_rotary_tables(file)
+    placed = known(
+        "positions",
+        "positional_embedding_type",
+        "shortformer_pos",
+        read=kind_of_positions,
+        shown="rotary" if has_tables else None,
+        default="standard",
+    )
     how = "standard or shortformer" if POSITION_TABLE in file.tensors else "rotary or none"
-    positions = settle("positions", _positions(file, stated), "how tokens know their positions", f"--positions {how}")
-    context = settle("context", _context(file, sizes, stated), "how long its context is", "--context")
+    positions = settle("positions", placed, "how tokens know their positions", f"--positions {how}")
+    length = _context(file, sizes, known("context", "n_ctx"))
+    context = settle("context", length, "how long its context is", "--context")
     if positions == "rotary":
-        base = settle("rotary_base", _base(file, stated), "the base of its angles", "--rotary-base")
-        pairs = _pairs(file, sizes, stated, base, context)
+        # Whatever is taken here is compared with the stored angles, where there are any.
+        shown = DEFAULT_BASE if has_tables else None
+        base = known("rotary_base", "rotary_base", shown=shown, default=DEFAULT_BASE)
+        base = settle("rotary_base", base, "the base of its angles", "--rotary-base")
+        # No default here: releases of TransformerLens differ in it. Their stored angles show what was used.
+        pairs = known("rotary_pairs", "rotary_adjacent_pairs", read=lambda key, value: PAIRS[bool(value)])
+        if has_tables and base is not None and context is not None:
+            pairs = _confirmed(file, pairs, pairs_in(file, sizes, base=base, n_ctx=context))
         settle("rotary_pairs", pairs, "which dimensions turn together", f"--rotary-pairs {' or '.join(PAIRS)}")
     if sizes.d_mlp:
-        known = _activation(file, stated)
-        settle("activation", known, "the activation of its MLPs", f"--activation {', '.join(ACTIVATIONS)}")
+        how = f"--activation {', '.join(ACTIVATIONS)}"
+        settle("activation", known("activation", "act_fn"), "the activation of its MLPs", how)
     if stated.bos is not None:
         settings["bos"] = Setting(_in_range(stated.bos, "bos", 0, sizes.d_vocab - 1), OPTION)
     if wanted:
@@ -97,112 +113,64 @@ def settings_of(file: LensFile, sizes: Sizes, stated: Stated) -> dict[str, Setti
     return settings
 
 
-def _norm(file: LensFile, stated: Stated) -> Setting | None:
-    keys = ("normalization", "normalization_type")
-    said = _said(file, keys, lambda key, value: "none" if value is None else value)
-    known = _first((stated.norm, OPTION), (said, CONFIG), (norms_in(file), TENSORS))
-    return _known(file, "norm", known, NORMS)
+def _known(
+    file: LensFile,
+    name: str,
+    stated: Any,
+    keys: tuple[str, ...],
+    *,
+    read: Callable[[str, Any], Any] = lambda key, value: value,
+    shown: Any = None,
+    default: Any = None,
+) -> Setting | None:
+    """The choice `name` as it is stated, as the config says it under `keys`, as tensors show it, or by default.
+
+    `default` is what TransformerLens takes where a config is silent; without a config nothing is taken.
+    """
+    said = _said(file, keys, read)
+    candidates = {OPTION: stated, CONFIG: said, TENSORS: shown, DEFAULT: default if file.config is not None else None}
+    known = next((Setting(value, source) for source, value in candidates.items() if value is not None), None)
+    if known is None or name in _RANGES:
+        return known and Setting(_in_range(known.value, name, *_RANGES[name]), known.known_from)
+    if known.value in _CHOICES[name]:
+        return known
+    if known.known_from == OPTION:
+        raise UnknownName.among(f"choice for --{name.replace('_', '-')}", known.value, _CHOICES[name])
+    has = f"our architecture has {', '.join(_CHOICES[name])}."
+    raise UnservedModel.importing(file.name, f"its config says {known.value!r} for {name}, and {has}")
 
 
-def _eps(file: LensFile, stated: Stated) -> Setting | None:
-    said = _said(file, ("eps", "ln_eps"))
-    known = _first((stated.eps, OPTION), (said, CONFIG), (_default(file, _DEFAULT_EPS), DEFAULT))
-    return None if known is None else Setting(_in_range(known.value, "eps", 0.0, 1.0), known.known_from)
-
-
-def _positions(file: LensFile, stated: Stated) -> Setting | None:
-    def read(key: str, value: Any) -> Any:
-        return ("shortformer" if value else "standard") if key == "shortformer_pos" else value
-
-    said = _said(file, ("positional_embedding_type", "shortformer_pos"), read)
-    shown = "rotary" if has_rotary_tables(file) else None
-    known = _first(
-        (stated.positions, OPTION), (said, CONFIG), (shown, TENSORS), (_default(file, "standard"), DEFAULT)
-    )
-    return _known(file, "positions", known, POSITIONS)
-
-
-def _context(file: LensFile, sizes: Sizes, stated: Stated) -> Setting | None:
-    told = _first((stated.context, OPTION), (_said(file, ("n_ctx",)), CONFIG))
-    if told is not None:
-        told = Setting(_in_range(told.value, "context", 1, 2**31), told.known_from)
-    if sizes.n_ctx is None or told is None:
-        return told if sizes.n_ctx is None else Setting(sizes.n_ctx, TENSORS)
-    if told.value != sizes.n_ctx:
-        raise BadArgument(
-            f"cannot import {file.name!r}: its {told.known_from} says a context of {told.value} tokens, and its "
-            f"tensors have {sizes.n_ctx}. Leave --context out, or give the config that belongs to it."
+def _context(file: LensFile, sizes: Sizes, told: Setting | None) -> Setting | None:
+    """The context that the tensors have, which must be the one that is told."""
+    if sizes.n_ctx is None:
+        return told
+    if told is not None and told.value != sizes.n_ctx:
+        why = (
+            f"its {told.known_from} says a context of {told.value} tokens, and its tensors have {sizes.n_ctx}. Leave "
+            "--context out, or give the config that belongs to it."
         )
+        raise BadArgument.importing(file.name, why)
     return Setting(sizes.n_ctx, TENSORS)
 
 
-def _base(file: LensFile, stated: Stated) -> Setting | None:
-    # Whatever is taken here is compared with the stored angles, where there are any.
-    known = _first((stated.rotary_base, OPTION), (_said(file, ("rotary_base",)), CONFIG))
-    if known is not None:
-        return Setting(_in_range(known.value, "rotary_base", 1e-6, 1e12), known.known_from)
-    if has_rotary_tables(file):
-        return Setting(DEFAULT_BASE, TENSORS)
-    return _first((_default(file, DEFAULT_BASE), DEFAULT))
+def _confirmed(file: LensFile, told: Setting | None, shown: Sequence[str]) -> Setting:
+    """The kind of pairs that is told, if the stored angles are of that kind; else the one that they are of."""
+    if told is not None and told.value not in shown:
+        why = f"its {told.known_from} says that rotary pairs are {told.value}, and its stored angles are those of"
+        raise BadArgument.importing(file.name, f"{why} {shown[0]} pairs.")
+    return told or Setting(shown[0], TENSORS)
 
 
-def _pairs(file: LensFile, sizes: Sizes, stated: Stated, base: float | None, context: int | None) -> Setting | None:
-    # No default here: releases of TransformerLens differ in it. Their stored angles show what was used.
-    said = _said(file, ("rotary_adjacent_pairs",), lambda key, value: PAIRS[bool(value)])
-    known = _known(file, "rotary_pairs", _first((stated.rotary_pairs, OPTION), (said, CONFIG)), PAIRS)
-    if not has_rotary_tables(file) or base is None or context is None:
-        return known
-    shown = pairs_in(file, sizes, base=base, n_ctx=context)
-    if known is not None and known.value not in shown:
-        raise BadArgument(
-            f"cannot import {file.name!r}: its {known.known_from} says that rotary pairs are {known.value}, and its "
-            f"stored angles are those of {shown[0]} pairs."
-        )
-    return known or Setting(shown[0], TENSORS)
-
-
-def _activation(file: LensFile, stated: Stated) -> Setting | None:
-    known = _first((stated.activation, OPTION), (_said(file, ("act_fn",)), CONFIG))
-    return _known(file, "activation", known, ACTIVATIONS)
-
-
-def _said(file: LensFile, keys: tuple[str, ...], read: Callable[[str, Any], Any] = lambda key, value: value) -> Any:
-    """What the config says under one of these names; None: nothing.
-
-    Raises:
-        BadArgument: if it says different things under two of them.
-    """
-    config: Mapping[str, Any] = {} if file.config is None else file.config
-    given = {key: config[key] for key in keys if key in config}
+def _said(file: LensFile, keys: tuple[str, ...], read: Callable[[str, Any], Any]) -> Any:
+    """What the config says under these names, under two of them the same; None: nothing."""
+    given = {key: file.told[key] for key in keys if key in file.told}
     words = " and ".join(f"{key}={value!r}" for key, value in given.items())
     if not all(value is None or isinstance(value, str | int | float) for value in given.values()):
-        raise BadArgument(f"cannot import {file.name!r}: its config says {words}. Mend it, or give another one.")
+        raise BadArgument.importing(file.name, f"its config says {words}. Mend it, or give another one.")
     values = {read(key, value) for key, value in given.items()} - {None}
     if len(values) > 1:
-        raise BadArgument(
-            f"cannot import {file.name!r}: its config says both {words}. Give another one with --config."
-        )
+        raise BadArgument.importing(file.name, f"its config says both {words}. Give another one with --config.")
     return next(iter(values), None)
-
-
-def _default(file: LensFile, value: Any) -> Any:
-    """What TransformerLens takes where a config is silent; without a config nothing is taken."""
-    return None if file.config is None else value
-
-
-def _first(*candidates: tuple[Any, str]) -> Setting | None:
-    return next((Setting(value, source) for value, source in candidates if value is not None), None)
-
-
-def _known(file: LensFile, what: str, known: Setting | None, ours: Any) -> Setting | None:
-    if known is None or known.value in ours:
-        return known
-    if known.known_from == OPTION:
-        raise UnknownName.among(f"choice for --{what.replace('_', '-')}", known.value, ours)
-    raise UnservedModel(
-        f"cannot import {file.name!r}: its config says {known.value!r} for {what}, and our architecture has "
-        f"{', '.join(ours)}."
-    )
 
 
 def _in_range(value: Any, what: str, low: float, high: float) -> Any:
@@ -215,7 +183,5 @@ def _in_range(value: Any, what: str, low: float, high: float) -> Any:
 def _open_questions(file: LensFile, wanted: list[tuple[str, str]]) -> BadArgument:
     has = "it has no config" if file.config is None else "its config does not say all"
     questions, options = (list(dict.fromkeys(words)) for words in zip(*wanted, strict=True))
-    return BadArgument(
-        f"cannot import {file.name!r}: {has}, and its tensors do not show {', nor '.join(questions)}. Give "
-        f"--config FILE, or {'; '.join(options)}."
-    )
+    why = f"{has}, and its tensors do not show {', nor '.join(questions)}."
+    return BadArgument.importing(file.name, f"{why} Give --config FILE, or {'; '.join(options)}.")

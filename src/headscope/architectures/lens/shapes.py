@@ -1,7 +1,7 @@
 """What the tensors alone decide: sizes, layers, which biases exist; and whether each tensor fits.
 
-In: a `LensFile`. Out: its `Sizes`, and the shape of every tensor that a model of these sizes has. A tensor
-that is missing, has another shape, or has no place in our architecture is refused by name.
+In: a `LensFile`. Out: its `Sizes`. A tensor that is missing, has another shape, or has no place in our
+architecture is refused by name.
 
 Conventions of TransformerLens: row vectors times matrices, so that W_E is [vocab, model], W_Q, W_K and W_V
 are [head, model, head_dim], W_O [head, head_dim, model], W_in [model, mlp], W_out [mlp, model], W_U [model,
@@ -9,7 +9,7 @@ vocab]; b_Q, b_K, b_V [head, head_dim]. Causal masks and rotary tables come alon
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 POSITION_TABLE = "pos_embed.W_pos"
 ROTARY_TABLES = ("rotary_sin", "rotary_cos")
-_ATTENTION_BIASES, _MLP_BIASES, _UNEMBED_BIAS = ("b_Q", "b_K", "b_V", "b_O"), ("b_in", "b_out"), "unembed.b_U"
+UNEMBED_BIAS = "unembed.b_U"
 
 # Names that other architectures have, and what they mean.
 _FOREIGN = (
@@ -52,20 +52,16 @@ class Sizes:
 
 
 def sizes_of(file: LensFile) -> Sizes:
-    """The sizes that the shapes of a few tensors give.
-
-    Raises:
-        BrokenWeights: if one of these tensors is missing or has the wrong number of axes.
-        UnservedModel: if all matrices are stored the other way around.
-    """
+    """The sizes that the shapes of a few tensors give."""
     d_vocab, d_model = file.shape(EMBEDDING, 2)
     n_layers = _layers(file)
     n_heads, width, d_head = file.shape("blocks.0.attn.W_Q", 3)
     if width != d_model and d_head == d_vocab:
-        raise UnservedModel(
-            f"cannot import {file.name!r}: its matrices are stored the other way around, as [out, in], which only "
-            "the oldest files do. Swap the last two axes of every W_ tensor and save it again."
+        why = (
+            "its matrices are stored the other way around, as [out, in], which only the oldest files do. Swap the "
+            "last two axes of every W_ tensor and save it again."
         )
+        raise UnservedModel.importing(file.name, why)
     has_mlp = any(".mlp." in name for name in file.tensors)
     return Sizes(
         n_layers=n_layers,
@@ -75,9 +71,9 @@ def sizes_of(file: LensFile) -> Sizes:
         d_vocab=d_vocab,
         d_mlp=file.shape("blocks.0.mlp.W_in", 2)[1] if has_mlp else 0,
         n_ctx=_context(file),
-        attention_bias=_any_ends(file.tensors, (f".attn.{bias}" for bias in _ATTENTION_BIASES)),
-        mlp_bias=_any_ends(file.tensors, (f".mlp.{bias}" for bias in _MLP_BIASES)),
-        unembed_bias=_UNEMBED_BIAS in file.tensors,
+        attention_bias=_any_ends(file, ".attn.b_Q", ".attn.b_K", ".attn.b_V", ".attn.b_O"),
+        mlp_bias=_any_ends(file, ".mlp.b_in", ".mlp.b_out"),
+        unembed_bias=UNEMBED_BIAS in file.tensors,
     )
 
 
@@ -90,111 +86,55 @@ def norms_in(file: LensFile) -> str | None:
 
 def has_rotary_tables(file: LensFile) -> bool:
     """Whether the angles of rotary positions are stored in the file."""
-    return _any_ends(file.tensors, (f".attn.{table}" for table in ROTARY_TABLES))
-
-
-def expected_shapes(sizes: Sizes, *, norm: str, positions: str, n_ctx: int, mlp_norm: bool) -> dict[str, Shape]:
-    """The shape of every weight of a model: its `norm` and `positions` by TransformerLens' names.
-
-    `mlp_norm`: whether a norm with weights follows the activation.
-    """
-    heads, model, head_dim, mlp = sizes.n_heads, sizes.d_model, sizes.d_head, sizes.d_mlp
-    norm_weights = {"LN": ("w", "b"), "RMS": ("w",)}.get(norm, ())
-    shapes: dict[str, Shape] = {EMBEDDING: (sizes.d_vocab, model), "unembed.W_U": (model, sizes.d_vocab)}
-    if positions in ("standard", "shortformer"):
-        shapes[POSITION_TABLE] = (n_ctx, model)
-    if sizes.unembed_bias:
-        shapes[_UNEMBED_BIAS] = (sizes.d_vocab,)
-    shapes |= {f"ln_final.{weight}": (model,) for weight in norm_weights}
-    for layer in range(sizes.n_layers):
-        block = f"blocks.{layer}"
-        shapes |= {f"{block}.attn.{name}": (heads, model, head_dim) for name in ("W_Q", "W_K", "W_V")}
-        shapes[f"{block}.attn.W_O"] = (heads, head_dim, model)
-        if sizes.attention_bias:
-            shapes |= {f"{block}.attn.{name}": (heads, head_dim) for name in ("b_Q", "b_K", "b_V")}
-            shapes[f"{block}.attn.b_O"] = (model,)
-        shapes |= {f"{block}.ln1.{weight}": (model,) for weight in norm_weights}
-        if not mlp:
-            continue
-        shapes |= {f"{block}.mlp.W_in": (model, mlp), f"{block}.mlp.W_out": (mlp, model)}
-        if sizes.mlp_bias:
-            shapes |= {f"{block}.mlp.b_in": (mlp,), f"{block}.mlp.b_out": (model,)}
-        shapes |= {f"{block}.ln2.{weight}": (model,) for weight in norm_weights}
-        if mlp_norm:
-            shapes |= {f"{block}.mlp.ln.w": (mlp,), f"{block}.mlp.ln.b": (mlp,)}
-    return shapes
+    return _any_ends(file, *(f".attn.{table}" for table in ROTARY_TABLES))
 
 
 def check_tensors(file: LensFile, expected: Mapping[str, Shape], *, rotary: bool, taken: str) -> None:
     """Every expected tensor is there with its shape, and no other one is but buffers.
 
     `rotary`: whether tables of angles are among them. `taken` is what the model is taken for, in words.
-
-    Raises:
-        BrokenWeights: for a missing or mis-shaped tensor.
-        UnservedModel: for a tensor that has no place.
     """
     for name in sorted(set(file.tensors) - set(expected)):
         buffer = re.fullmatch(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)", name)
         if buffer is None or (buffer[1] in ROTARY_TABLES and not rotary):
             means = next((f" ({word})" for pattern, word in _FOREIGN if re.search(pattern, name)), "")
-            raise UnservedModel(
-                f"cannot import {file.name!r}: its tensor {name!r} has no place{means} in a model taken for {taken}."
-            )
+            why = f"its tensor {name!r} has no place{means} in a model taken for {taken}."
+            raise UnservedModel.importing(file.name, why)
     missing = sorted(set(expected) - set(file.tensors))
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise BrokenWeights(
-            f"cannot import {file.name!r}: it has no tensor {missing[0]!r}{others}, which a model taken for {taken} "
-            "needs."
-        )
+        why = f"it has no tensor {missing[0]!r}{others}, which a model taken for {taken} needs."
+        raise BrokenWeights.importing(file.name, why)
     for name, shape in expected.items():
-        actual = tuple(file.tensors[name].shape)
-        if actual != shape:
-            raise BrokenWeights(
-                f"cannot import {file.name!r}: its tensor {name!r} should have the shape {list(shape)}, and has "
-                f"{list(actual)}."
-            )
+        file.require_shape(name, shape)
 
 
 def check_masks(file: LensFile, n_ctx: int) -> None:
-    """Stored masks hide the future and nothing else.
-
-    Raises:
-        UnservedModel: for a mask that hides more, as local attention does, or less.
-    """
+    """Stored masks hide the future and nothing else."""
     for name, mask in file.tensors.items():
         if not name.endswith(".attn.mask"):
             continue
-        if tuple(mask.shape) != (n_ctx, n_ctx):
-            raise BrokenWeights(
-                f"cannot import {file.name!r}: its tensor {name!r} should have the shape {[n_ctx, n_ctx]}, and has "
-                f"{list(mask.shape)}."
-            )
+        file.require_shape(name, (n_ctx, n_ctx))
         if not torch.equal(mask.bool(), torch.ones(n_ctx, n_ctx, dtype=torch.bool).tril()):
-            raise UnservedModel(
-                f"cannot import {file.name!r}: {name!r} is no plain causal mask, so a query sees fewer keys than all "
-                "before it (local attention) or more, and our architecture has neither."
+            why = (
+                f"{name!r} is no plain causal mask, so a query sees fewer keys than all before it (local attention) "
+                "or more, and our architecture has neither."
             )
+            raise UnservedModel.importing(file.name, why)
 
 
 def _layers(file: LensFile) -> int:
     numbers = {int(match[1]) for name in file.tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     for layer in range(max(numbers, default=0) + 1):
         if layer not in numbers:
-            raise BrokenWeights(f"cannot import {file.name!r}: it has no tensors of block {layer}.")
+            raise BrokenWeights.importing(file.name, f"it has no tensors of block {layer}.")
     return len(numbers)
 
 
 def _context(file: LensFile) -> int | None:
-    if POSITION_TABLE in file.tensors:
-        return file.shape(POSITION_TABLE, 2)[0]
-    for name in ("mask", *ROTARY_TABLES):
-        if f"blocks.0.attn.{name}" in file.tensors:
-            return file.shape(f"blocks.0.attn.{name}", 2)[0]
-    return None
+    telling = (POSITION_TABLE, *(f"blocks.0.attn.{name}" for name in ("mask", *ROTARY_TABLES)))
+    return next((file.shape(name, 2)[0] for name in telling if name in file.tensors), None)
 
 
-def _any_ends(names: Iterable[str], endings: Iterable[str]) -> bool:
-    ends = tuple(endings)
-    return any(name.endswith(ends) for name in names)
+def _any_ends(file: LensFile, *endings: str) -> bool:
+    return any(name.endswith(endings) for name in file.tensors)

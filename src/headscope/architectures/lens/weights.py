@@ -6,8 +6,10 @@ pairs of neighbouring dimensions are brought into halves by reordering each head
 way, which no score sees. RMS norms without weights become RMS norms with weights of one.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +21,10 @@ from headscope.architectures.lens.rotary import halves_order
 from headscope.architectures.lens.settings import NORMS, NOTHING, POSITIONS, Setting, Stated, settings_of
 from headscope.architectures.lens.shapes import (
     POSITION_TABLE,
+    UNEMBED_BIAS,
     Sizes,
     check_masks,
     check_tensors,
-    expected_shapes,
     sizes_of,
 )
 from headscope.architectures.toy import ToyForCausalLM
@@ -41,98 +43,91 @@ def to_toy(file: LensFile, stated: Stated = NOTHING) -> tuple[ToyForCausalLM, di
     settings = settings_of(file, sizes, stated)
     chosen = {name: setting.value for name, setting in settings.items()}
     check_final_norm(file, chosen["norm"])
-    expected = expected_shapes(
-        sizes,
-        norm=chosen["norm"],
-        positions=chosen["positions"],
-        n_ctx=chosen["context"],
-        mlp_norm=chosen.get("activation") == "solu_ln" and chosen["norm"] == "LN",
-    )
-    rotary = chosen["positions"] == "rotary"
-    check_tensors(file, expected, rotary=rotary, taken=_in_words(sizes, chosen))
+    places = _places(sizes, chosen)
+    expected = {name: place.shape for name, place in places.items()}
+    check_tensors(file, expected, rotary=chosen["positions"] == "rotary", taken=_in_words(sizes, chosen))
     check_masks(file, chosen["context"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
         model = ToyForCausalLM(ToyConfig(**_fields(sizes, chosen)))
-    model.load_state_dict(dict(_renamed(file.tensors, sizes, chosen)), strict=True)
+    state = {place.ours: place.turned(file.tensors[name].float()) for name, place in places.items()}
+    if chosen["norm"] == "RMSPre":  # ours have weights, and start as ones
+        state |= {name: weight for name, weight in model.state_dict().items() if "norm" in name}
+    model.load_state_dict(state, strict=True)
     return model.eval(), settings
 
 
 def _fields(sizes: Sizes, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the toy's config."""
-    fields: dict[str, Any] = {
-        "vocab_size": sizes.d_vocab,
-        "n_layers": sizes.n_layers,
-        "d_model": sizes.d_model,
-        "n_heads": sizes.n_heads,
-        "d_head": sizes.d_head,
-        "d_mlp": sizes.d_mlp,
+    fields = asdict(sizes)
+    fields |= {
+        "vocab_size": fields.pop("d_vocab"),
         "n_ctx": chosen["context"],
         "positions": POSITIONS[chosen["positions"]],
         "norm": NORMS[chosen["norm"]],
-        "attention_bias": sizes.attention_bias,
-        "mlp_bias": sizes.mlp_bias,
-        "unembed_bias": sizes.unembed_bias,
         "bos_token_id": chosen.get("bos"),
     }
     named = {"eps": "norm_eps", "rotary_base": "rope_theta", "activation": "activation"}
     return fields | {named[name]: value for name, value in chosen.items() if name in named}
 
 
-def _renamed(tensors: Mapping[str, Tensor], sizes: Sizes, chosen: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Pairs of our name and tensor."""
-    yield "model.embed_tokens.weight", tensors[EMBEDDING].float()
-    yield "lm_head.weight", tensors["unembed.W_U"].float().T
-    if sizes.unembed_bias:
-        yield "lm_head.bias", tensors["unembed.b_U"].float()
+class _Place(NamedTuple):
+    """A weight of theirs: its shape, our name for it, and how our form of it comes about."""
+
+    shape: tuple[int, ...]
+    ours: str
+    turned: Callable[[Tensor], Tensor] = Tensor.contiguous
+
+
+def _places(sizes: Sizes, chosen: Mapping[str, Any]) -> dict[str, _Place]:
+    """Every weight of a model with these choices, by TransformerLens' name."""
+    heads, model, head_dim, mlp, vocab = sizes.n_heads, sizes.d_model, sizes.d_head, sizes.d_mlp, sizes.d_vocab
+    adjacent = chosen.get("rotary_pairs") == "adjacent"
+    order = halves_order(head_dim) if adjacent else torch.arange(head_dim)
+    places = {
+        EMBEDDING: _Place((vocab, model), "model.embed_tokens.weight"),
+        "unembed.W_U": _Place((model, vocab), "lm_head.weight", Tensor.t),
+    }
     if chosen["positions"] in ("standard", "shortformer"):
-        yield "model.embed_positions.weight", tensors[POSITION_TABLE].float()
-    yield from _norm(tensors, "ln_final", "model.norm", sizes.d_model, chosen["norm"])
-    turn = halves_order(sizes.d_head) if chosen.get("rotary_pairs") == "adjacent" else None
+        places[POSITION_TABLE] = _Place((chosen["context"], model), "model.embed_positions.weight")
+    if sizes.unembed_bias:
+        places[UNEMBED_BIAS] = _Place((vocab,), "lm_head.bias")
+    norm_weights = {"LN": {"w": "weight", "b": "bias"}, "RMS": {"w": "weight"}}.get(chosen["norm"], {})
+
+    def norm(theirs: str, ours: str, size: int) -> None:
+        for name, own in norm_weights.items():
+            places[f"{theirs}.{name}"] = _Place((size,), f"{ours}.{own}")
+
+    norm("ln_final", "model.norm", model)
     for layer in range(sizes.n_layers):
-        theirs, ours = f"blocks.{layer}", f"model.layers.{layer}"
-        yield from _attention(tensors, f"{theirs}.attn", f"{ours}.self_attn", sizes, turn)
-        yield from _norm(tensors, f"{theirs}.ln1", f"{ours}.input_layernorm", sizes.d_model, chosen["norm"])
-        if not sizes.d_mlp:
-            continue
-        yield from _mlp(tensors, f"{theirs}.mlp", f"{ours}.mlp", sizes, chosen)
-        yield from _norm(tensors, f"{theirs}.ln2", f"{ours}.post_attention_layernorm", sizes.d_model, chosen["norm"])
-
-
-def _attention(
-    tensors: Mapping[str, Tensor], theirs: str, ours: str, sizes: Sizes, turn: Tensor | None
-) -> Iterator[tuple[str, Tensor]]:
-    for letter in "QKV":
-        matrix = tensors[f"{theirs}.W_{letter}"].float()  # [head, model, head_dim]
-        order = slice(None) if turn is None or letter == "V" else turn
-        name = f"{ours}.{letter.lower()}_proj"
-        yield f"{name}.weight", matrix[:, :, order].transpose(1, 2).flatten(0, 1)
+        block, own = f"blocks.{layer}", f"model.layers.{layer}"
+        for letter in "QKV":
+            turned = partial(_rows_by_head, torch.arange(head_dim) if letter == "V" else order)
+            name = f"{own}.self_attn.{letter.lower()}_proj"
+            places[f"{block}.attn.W_{letter}"] = _Place((heads, model, head_dim), f"{name}.weight", turned)
+            if sizes.attention_bias:
+                places[f"{block}.attn.b_{letter}"] = _Place((heads, head_dim), f"{name}.bias", turned)
+        name = f"{own}.self_attn.o_proj"
+        places[f"{block}.attn.W_O"] = _Place(
+            (heads, head_dim, model), f"{name}.weight", lambda out: out.flatten(0, 1).T
+        )
         if sizes.attention_bias:
-            yield f"{name}.bias", tensors[f"{theirs}.b_{letter}"].float()[:, order].flatten()
-    yield f"{ours}.o_proj.weight", tensors[f"{theirs}.W_O"].float().flatten(0, 1).T
-    if sizes.attention_bias:
-        yield f"{ours}.o_proj.bias", tensors[f"{theirs}.b_O"].float()
+            places[f"{block}.attn.b_O"] = _Place((model,), f"{name}.bias")
+        norm(f"{block}.ln1", f"{own}.input_layernorm", model)
+        if not mlp:
+            continue
+        for way, name, shape in (("in", "up_proj", (model, mlp)), ("out", "down_proj", (mlp, model))):
+            places[f"{block}.mlp.W_{way}"] = _Place(shape, f"{own}.mlp.{name}.weight", Tensor.t)
+            if sizes.mlp_bias:
+                places[f"{block}.mlp.b_{way}"] = _Place(shape[1:], f"{own}.mlp.{name}.bias")
+        norm(f"{block}.ln2", f"{own}.post_attention_layernorm", model)
+        if chosen["activation"] == "solu_ln" and chosen["norm"] == "LN":
+            norm(f"{block}.mlp.ln", f"{own}.mlp.act_fn.norm", mlp)
+    return places
 
 
-def _mlp(
-    tensors: Mapping[str, Tensor], theirs: str, ours: str, sizes: Sizes, chosen: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
-    for way, name in (("in", "up_proj"), ("out", "down_proj")):
-        yield f"{ours}.{name}.weight", tensors[f"{theirs}.W_{way}"].float().T
-        if sizes.mlp_bias:
-            yield f"{ours}.{name}.bias", tensors[f"{theirs}.b_{way}"].float()
-    if chosen["activation"] == "solu_ln" and chosen["norm"] == "LN":
-        yield from _norm(tensors, f"{theirs}.ln", f"{ours}.act_fn.norm", sizes.d_mlp, "LN")
-
-
-def _norm(
-    tensors: Mapping[str, Tensor], theirs: str, ours: str, size: int, norm: str
-) -> Iterator[tuple[str, Tensor]]:
-    if norm in ("LN", "RMS"):
-        yield f"{ours}.weight", tensors[f"{theirs}.w"].float()
-    if norm == "LN":
-        yield f"{ours}.bias", tensors[f"{theirs}.b"].float()
-    if norm == "RMSPre":
-        yield f"{ours}.weight", torch.ones(size)
+def _rows_by_head(order: Tensor, by_head: Tensor) -> Tensor:
+    """[head, model, head_dim] or [head, head_dim] as [head * head_dim, ...], each head's dimensions in this order."""
+    return by_head[..., order].movedim(-1, 1).flatten(0, 1)
 
 
 def _in_words(sizes: Sizes, chosen: Mapping[str, Any]) -> str:

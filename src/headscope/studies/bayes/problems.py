@@ -57,8 +57,7 @@ class Problems:
         """One problem about each of the functions `parameters` [example, 2], with fresh inputs and noise."""
         generator = np.random.default_rng((self.seed, seed))
         inputs = self.functions.draw_inputs(len(parameters), shots + 1, generator)
-        true = self.functions.values(parameters[:, None], inputs[:, :-1])
-        y = self.functions.corrupt(true, self.noise, generator)
+        y = self.functions.shown_values(parameters, inputs[:, :-1], self.noise, generator)
         made_by = {"shots": shots, "n": len(parameters), "noise": self.noise, "seed": [self.seed, seed]}
         made_by |= {"functions": parameters.tolist()}
         return Shots(self.functions, parameters, inputs[:, :-1], y, inputs[:, -1], self.noise, made_by)
