@@ -8,7 +8,7 @@ bit-identical. Of the written-out form, queries and keys cannot be told apart sa
 refused there (models.model), everything else is served.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -121,7 +121,7 @@ class InlineAttention(TorchFunctionMode):
         rows = len(self._layout.lengths)
         if not is_pattern(weights, rows, self._layout.cells_now):
             return weights
-        call = WrittenOutCall(self._layer, self._module, _by_example(weights, rows), self._layout)
+        call = WrittenOutCall(self._layer, self._module, by_example(weights, rows), self._layout)
         before = call.written
         for tap in self._taps:
             tap.edit_call(call)
@@ -136,7 +136,7 @@ class InlineAttention(TorchFunctionMode):
         weights, values = args[0], args[1]
         if weights.numel() != call.written.numel() or values.shape[-2] != call.keys:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        call.v = _by_example(values, rows)
+        call.v = by_example(values, rows)
         call.k = call.v
         before = call.v
         for tap in self._taps:
@@ -145,7 +145,7 @@ class InlineAttention(TorchFunctionMode):
             values = call.v.reshape(values.shape)
         mixed = func(weights, values, *args[2:], **kwargs)
         call.q = mixed.new_empty(rows, call.written.shape[1], 0, 0)
-        call.out = _by_example(mixed, rows).transpose(1, 2)
+        call.out = by_example(mixed, rows).transpose(1, 2)
         self._done = True
         for tap in self._taps:
             tap.read(call)
@@ -193,42 +193,7 @@ def watching(tap: Tap, inline: dict[nn.Module, int]) -> Iterator[None]:
         yield
 
 
-class InlineRecorder(TorchFunctionMode):
-    """Notes, during a probe, which module computes attention itself, when, and what its heads return.
-
-    `innermost()` is the module with weights whose forward is under way, `now()` the time.
-    """
-
-    def __init__(
-        self, rows: int, cells: int, innermost: Callable[[], nn.Module | None], now: Callable[[], int]
-    ) -> None:
-        super().__init__()
-        self.calls: dict[nn.Module, list[tuple[int, Tensor]]] = {}
-        self.fused: set[nn.Module] = set()
-        self._rows, self._cells, self._innermost, self._now = rows, cells, innermost, now
-        self._open: dict[nn.Module, Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        module = self._innermost()
-        if module is None:
-            return result
-        if func is F.scaled_dot_product_attention:
-            self.fused.add(module)
-            self._note(module, result)
-        elif func in SOFTMAXES and is_pattern(result, self._rows, self._cells):
-            if result.shape[-1] == self._cells:
-                self._open[module] = result
-        elif func in PRODUCTS and module in self._open and args[0].numel() == self._open[module].numel():
-            del self._open[module]
-            self._note(module, _by_example(result, self._rows))
-        return result
-
-    def _note(self, module: nn.Module, by_head: Tensor) -> None:
-        self.calls.setdefault(module, []).append((self._now(), by_head.detach().transpose(1, 2).clone()))
-
-
-def _by_example(tensor: Tensor, rows: int) -> Tensor:
+def by_example(tensor: Tensor, rows: int) -> Tensor:
     """[batch * head, ...] or [batch, head, ...] as [batch, head, ...]."""
     return tensor if tensor.ndim == 4 else tensor.reshape(rows, -1, *tensor.shape[1:])
 

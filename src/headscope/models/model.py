@@ -7,7 +7,7 @@ is refused by name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,6 +22,7 @@ from headscope.models.opened import OpenedModel
 from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
 from headscope.models.recomputed import RecomputedEdits
 from headscope.models.run import Run, blank_padding
+from headscope.models.tap import holding
 from headscope.models.weights import HeadWeights, head_weights
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Positions, site_named
@@ -173,24 +174,15 @@ class Model(OpenedModel):
 
         return int(self.cached(f"key_heads {layer}", count))
 
-    @contextmanager
-    def batch_rows(self, rows: slice) -> Iterator[None]:
+    def batch_rows(self, rows: slice) -> AbstractContextManager[None]:
         """What runs in the block is these rows of a larger whole; see `editing`."""
-        token = _rows.set(rows)
-        try:
-            yield
-        finally:
-            _rows.reset(token)
+        return holding(_rows, rows)
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """What runs in the block is not edited by enclosing `editing` blocks."""
-        token, token_rows = _editing.set(()), _rows.set(None)
-        try:
+        with holding(_editing, ()), holding(_rows, None):
             yield
-        finally:
-            _editing.reset(token)
-            _rows.reset(token_rows)
 
     @property
     def active_edits(self) -> tuple[Edit, ...]:
@@ -205,13 +197,8 @@ class Model(OpenedModel):
         Those of enclosing `editing` blocks come first. `growing` is for generation.
         """
         rows = _rows.get()
-        outer = tuple(
-            edit if rows is None else edit.rows(rows)
-            for model, edits in _editing.get()
-            if model is self
-            for edit in edits
-        )
-        given = (*outer, *_listed(interventions))
+        outer = self.active_edits
+        given = (*(outer if rows is None else (edit.rows(rows) for edit in outer)), *_listed(interventions))
         for edit in given:
             positions = edit.footprint().positions
             if growing and positions.indices:  # positions beyond the prompt will exist
@@ -228,11 +215,8 @@ class Model(OpenedModel):
 
         Blocks nest: the outermost interventions are applied first, those of a call last.
         """
-        token = _editing.set((*_editing.get(), (self, _listed(interventions))))
-        try:
+        with holding(_editing, (*_editing.get(), (self, _listed(interventions)))):
             yield self
-        finally:
-            _editing.reset(token)
 
     def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
         """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""

@@ -20,6 +20,9 @@ from headscope.vocabulary import Positions
 if TYPE_CHECKING:
     from headscope.models.model import Model
 
+SiteChange = Callable[[Tensor, Layout], Tensor]
+CallChange = Callable[[AttentionCall, Layout], None]
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -45,7 +48,7 @@ class SiteEdit:
 
     site: str
     layer: int
-    change: Callable[[Tensor, Layout], Tensor]
+    change: SiteChange
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class CallEdit:
     """A change of one attention call as a whole, after its kernel has run; see `AttentionCall.redirect`."""
 
     layer: int
-    change: Callable[[AttentionCall, Layout], None]
+    change: CallChange
 
 
 class Edit(Protocol):

@@ -8,12 +8,11 @@ per token for each run that they need: exact, not fast.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from headscope.models.attention import AttentionCall
-from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
 from headscope.tasks.prompts import Prompts
 
@@ -50,18 +49,7 @@ class RecomputedEdits:
         self._now = self._model.changes_of(self._given, grown)
 
     def _latest(self, index: int, first: SiteEdit | CallEdit) -> SiteEdit | CallEdit:
-        if isinstance(first, CallEdit):
+        def change(*given: Any) -> Any:
+            return self._now[index].change(*given)
 
-            def act(call: AttentionCall, layout: Layout) -> None:
-                edit = self._now[index]
-                assert isinstance(edit, CallEdit)
-                edit.change(call, layout)
-
-            return CallEdit(first.layer, act)
-
-        def change(value: Tensor, layout: Layout) -> Tensor:
-            edit = self._now[index]
-            assert isinstance(edit, SiteEdit)
-            return edit.change(value, layout)
-
-        return SiteEdit(first.site, first.layer, change)
+        return replace(first, change=change)  # type: ignore[arg-type]

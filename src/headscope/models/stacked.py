@@ -33,26 +33,24 @@ def stacked(blocks: Sequence[Block], *, growing: bool = False) -> list[SiteEdit 
 
     With `growing` the blocks' layouts follow that of the batch from pass to pass.
     """
-    sites: dict[tuple[str, int], list[tuple[Block, list[Any]]]] = defaultdict(list)
-    calls: dict[int, list[tuple[Block, list[Any]]]] = defaultdict(list)
+    parts: dict[tuple[str, int], list[tuple[Block, list[Any]]]] = defaultdict(list)
     for block in blocks:
-        own: dict[Any, list[Any]] = defaultdict(list)
+        own: dict[tuple[str, int], list[Any]] = defaultdict(list)
         for edit in block.edits:
             # Whatever concerns the pattern keeps the order in which it was given.
             if isinstance(edit, CallEdit):
-                own[edit.layer].append(edit.change)
+                own["call", edit.layer].append(edit.change)
             elif edit.site == "pattern":
-                own[edit.layer].append(rewriting(edit.change))
+                own["call", edit.layer].append(rewriting(edit.change))
             else:
                 own[edit.site, edit.layer].append(edit.change)
         for place, changes in own.items():
-            if isinstance(place, tuple):
-                sites[place].append((block, changes))
-            else:
-                calls[place].append((block, changes))
+            parts[place].append((block, changes))
     return [
-        *(SiteEdit(site, layer, _of_site(parts, growing)) for (site, layer), parts in sites.items()),
-        *(CallEdit(layer, _of_call(parts, growing)) for layer, parts in calls.items()),
+        CallEdit(layer, _of_call(every, growing))
+        if site == "call"
+        else SiteEdit(site, layer, _of_site(every, growing))
+        for (site, layer), every in parts.items()
     ]
 
 
