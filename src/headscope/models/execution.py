@@ -1,8 +1,7 @@
 """Running a model with edits and captures: what `run`, `generate` and `read` have in common.
 
 In: the model's anatomy, prepared edits, the sites to keep. Out: a context in which every forward pass of
-this thread is edited and captured. The layout is advanced by a hook on the model itself, so positions are
-right in the one pass of a run and in the many of a cached generation alike.
+this thread is edited and captured, positions being right in each pass of a cached generation too.
 """
 
 from collections import defaultdict
@@ -108,17 +107,13 @@ def _counting_cells(root: nn.Module, tap: Tap, before: Callable[[Tensor], None] 
             with aside():
                 before(ids)
 
-    handle = root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
-    try:
+    with root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True):
         yield
-    finally:
-        handle.remove()
 
 
 def gradients(wanted: bool) -> torch.no_grad | torch.enable_grad:
     """No gradients unless they are asked for.
 
-    Not inference mode: what it returns can neither be changed in place nor meet a trained weight again,
-    which is the first thing that is done with a captured stream.
+    Not inference mode: what it returns can neither be changed in place nor meet a trained weight again.
     """
     return torch.enable_grad() if wanted else torch.no_grad()

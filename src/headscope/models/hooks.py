@@ -37,7 +37,7 @@ class SiteHooks:
         with ExitStack() as stack:
             for index, layer in enumerate(self._anatomy.layers):
                 for handle in self._hooks_of(index, layer):
-                    stack.callback(handle.remove)
+                    stack.enter_context(handle)
             yield
 
     def _hooks_of(self, index: int, layer: Any) -> Iterator[Any]:

@@ -2,8 +2,7 @@
 
 In: a causal language model of transformers and its anatomy. Out: runs in the shapes of `vocabulary.SITES`.
 The model itself is never converted or rewritten; without interventions and captures, `run` is its plain
-forward pass. What this model does not have (a state between attention and MLP in a parallel block, say)
-is refused by name.
+forward pass. What this model does not have is refused by name (models.opened).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,8 +31,6 @@ Edits = Edit | Sequence[Edit]
 
 # Interventions of enclosing `editing` blocks of this thread, by model.
 _editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar("headscope_editing", default=())
-
-
 # Which examples of a larger whole are being run, for edits of enclosing blocks that hold one value per example.
 _rows: ContextVar[slice | None] = ContextVar("headscope_rows", default=None)
 
@@ -97,8 +94,9 @@ class Model(OpenedModel):
         edits, given = self.prepare(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
-        follower = RecomputedEdits(self, checked, given, edits) if any(map(_recomputes, given)) else None
-        layout = Layout.growing_from(checked, self.device)
+        recomputed = any(edit.footprint().recompute_each_token for edit in given)
+        follower = RecomputedEdits(self, checked, given, edits) if recomputed else None
+        layout = Layout.of(checked, self.device, growing=True)
         with edited(
             self.hf,
             self.anatomy,
@@ -136,15 +134,15 @@ class Model(OpenedModel):
         body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         given = _listed(interventions)
         for rows in self.batches(len(checked), bytes_each=patterns):
-            some = checked.rows(rows)
-            with self.batch_rows(rows):
-                edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
-            layout = Layout.of(some, self.device)
 
             def reader(call: Any, rows: slice = rows) -> None:
                 for reading in readings:
                     reading.read(call, rows)
 
+            some = checked.rows(rows)
+            with self.batch_rows(rows):
+                edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
+            layout = Layout.of(some, self.device)
             with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
                 body(some.ids.to(self.device), use_cache=False)
 
@@ -167,12 +165,9 @@ class Model(OpenedModel):
 
     def key_heads(self, layer: int) -> int:
         """How many key/value heads a layer has; query head h reads key/value head h // (heads / key_heads)."""
-        site = "v"
-
-        def count() -> int:
-            return self.activations([[0]], [(site, layer)])[site, layer].shape[2]
-
-        return int(self.cached(f"key_heads {layer}", count))
+        return int(
+            self.cached(f"key_heads {layer}", lambda: self.activations([[0]], [("v", layer)])["v", layer].shape[2])
+        )
 
     def batch_rows(self, rows: slice) -> AbstractContextManager[None]:
         """What runs in the block is these rows of a larger whole; see `editing`."""
@@ -243,10 +238,6 @@ class Model(OpenedModel):
             for layer in chosen:
                 self.require_site(name, layer)
                 yield ("z" if name == "head_out" else name), layer
-
-
-def _recomputes(edit: Edit) -> bool:
-    return edit.footprint().recompute_each_token
 
 
 def _listed(interventions: Edits) -> tuple[Edit, ...]:

@@ -85,7 +85,7 @@ def probe(hf: nn.Module, vocab_size: int, context: int) -> Probe:
         through[modules[call.layer]] = Attended(recorder.now(), call.out.detach().clone())
 
     numbered = {module: index for index, module in enumerate(modules)}
-    tap = Tap(numbered, Layout(ids.shape[:1], {}), readers={key: [read] for key in numbered.values()})
+    tap = Tap(numbered, Layout([ids.shape[1]] * len(ids), {}), readers={key: [read] for key in numbered.values()})
     with torch.no_grad(), tap.active(), recorder.watching_modules(), recorder:
         logits = hf(ids.to(device_of(hf)), use_cache=False).logits
     # The kernels behind the interface call softmax too: what went through it counts as that.

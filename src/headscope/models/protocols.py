@@ -1,9 +1,7 @@
 """The two small protocols through which everything else reaches into a forward pass.
 
 An *Edit* changes what happens: prepared against a model and its prompts, it yields edits of single sites.
-A *Reading* takes from each attention call what it wants and keeps the rest of the model out of its way.
-The model knows nothing of who implements them: interventions and detectors live further down and can be
-replaced by faster ones without a change here.
+A *Reading* takes from each attention call what it wants. The model knows nothing of who implements them.
 """
 
 from collections.abc import Callable, Sequence

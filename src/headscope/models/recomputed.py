@@ -1,10 +1,8 @@
 """Interventions that follow the text: in generation they are prepared anew for every token.
 
 An intervention may take its values from other runs of the very tokens that are being run (patterns frozen
-to those of the clean run; path patching). While a text grows, those runs grow with it. Before every forward
-pass of a generation such interventions are prepared on the prompts and all that was generated so far, so
-that cached generation under them is what recomputing everything at each step gives. That costs a full pass
-per token for each run that they need: exact, not fast.
+to those of the clean run; path patching). Before every forward pass of a generation it is prepared on the prompts
+and all that was generated so far. That costs a full pass per token for each run that it needs: exact, not fast.
 """
 
 from collections.abc import Sequence

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from headscope.models.attention import AttentionCall
+from headscope.models.attention import AttentionCall, spliced
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.tap import rewriting
@@ -56,16 +55,13 @@ def stacked(blocks: Sequence[Block], *, growing: bool = False) -> list[SiteEdit 
 
 def _of_site(parts: list[tuple[Block, list[Any]]], growing: bool) -> Any:
     def change(value: Tensor, layout: Layout) -> Tensor:
-        pieces: list[Tensor] = []
-        done = 0
+        changed = []
         for block, changes in parts:
-            pieces.append(value[done : block.rows.start])
             piece = value[block.rows]
             for own in changes:
                 piece = own(piece, _layout(block, layout, growing))
-            pieces.append(piece)
-            done = block.rows.stop
-        return torch.cat([*pieces, value[done:]])
+            changed.append((block.rows, piece))
+        return spliced(value, changed)
 
     return change
 

@@ -1,9 +1,8 @@
 """The one wrapped function through which headscope sees the attention of every model.
 
 transformers asks `AttentionInterface.get_interface` for a kernel in nearly every architecture. That method
-is wrapped once, at import. While nothing is active the wrapper costs one comparison and returns the kernel
-itself; while a `Tap` is active *in this thread* it returns a kernel that lets the tap edit and read the
-call. Configuration, masks and weights stay untouched, so un-edited logits are bit-identical. (Registering
+is wrapped once, at import. While nothing is active it returns the kernel itself; while a `Tap` is active *in this
+thread*, a kernel that lets the tap edit and read the call. Un-edited logits are bit-identical. (Registering
 a kernel under a name of one's own instead changes the masks that some families build: silently wrong.)
 
 Taps nest: the outermost edits first. A tap leaves no trace when its block ends, by an exception too. New
@@ -122,16 +121,8 @@ def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
         taps = [tap for tap in stack if module in tap.layer_of]
         if not taps:
             return kernel(module, query, key, value, attention_mask, **options)
-        call = AttentionCall(
-            layer=taps[-1].layer_of[module],
-            module=module,
-            qkv=(query, key, value),
-            mask=attention_mask,
-            options=options,
-            kernel=kernel,
-            eager=eager,
-            layout=taps[-1].layout,
-        )
+        layer, layout = taps[-1].layer_of[module], taps[-1].layout
+        call = AttentionCall(layer, module, query, key, value, attention_mask, options, kernel, eager, layout)
         weights = pass_through(call, taps)
         return call.out, weights
 
