@@ -73,7 +73,6 @@ class Anatomy:
     final_norm: nn.Module | None
     unembedding: nn.Module
     reads_stream: bool
-    logits_are_linear: bool
 
     @cached_property
     def through_interface(self) -> dict[nn.Module, int]:
@@ -107,9 +106,7 @@ def dissect(hf: nn.Module, record: Probe) -> Anatomy:
     layers = _without_shared(_layer(module, record, tolerance) for module in modules)
     unembedding = hf.get_output_embeddings()  # type: ignore[operator]
     final_norm, reads_stream = _head_of(record, record.of(modules[-1]), unembedding, tolerance)
-    scores = record.of(unembedding)
-    linear = scores is not None and _same(scores.outputs[0], record.logits, tolerance)
-    return Anatomy(layers, final_norm, unembedding, reads_stream, linear)
+    return Anatomy(layers, final_norm, unembedding, reads_stream)
 
 
 def _type(hf: nn.Module) -> str:
@@ -124,7 +121,7 @@ def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
         if not isinstance(module, nn.ModuleList) or not len(module):
             continue
         events = [record.of(member) for member in module]
-        if any(event is None or not _keeps_shape(event) for event in events):
+        if not all(e and e.inputs and e.outputs and e.inputs[0].shape == e.outputs[0].shape for e in events):
             continue
         prefixes = [f"{path}.{index}." for index in range(len(module))]
         holding = sum(any(paths[called].startswith(prefix) for called in record.attended) for prefix in prefixes)
@@ -135,10 +132,6 @@ def _decoder_layers(hf: nn.Module, record: Probe) -> list[nn.Module]:
     return list(max(candidates, key=lambda item: item[:2])[2])
 
 
-def _keeps_shape(event: Event) -> bool:
-    return bool(event.inputs and event.outputs and event.inputs[0].shape == event.outputs[0].shape)
-
-
 def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     event = record.of(module)
     assert event is not None
@@ -147,37 +140,31 @@ def _layer(module: nn.Module, record: Probe, tolerance: float) -> Layer:
     # Several streams side by side (an axis before the examples) are no residual stream that positions could index.
     streams = stream_in.ndim == 3 and stream_in.shape[:2] == record.logits.shape[:2]
     candidates = _candidates(inside, stream_in, stream_out) if streams else []
-    solved = _solve(stream_in, stream_out, candidates, tolerance)
+    carry, terms = _solve(stream_in, stream_out, candidates, tolerance) or (None, [])
     attention = next((e for e in inside if e.module in record.attended), None)
-    call = None if attention is None else record.attended[attention.module]
-    carry, terms = (None, []) if solved is None else solved
+    call = record.attended[attention.module] if attention else None
+    projection = _projection(inside, attention, call) if attention and call else None
     attention_term, mlp_term = _assign(terms, attention, tolerance)
-    projection, heads, head_dim, is_term, gated = None, 0, 0, False, False
-    if attention is not None and call is not None:
-        heads, head_dim = call.by_head.shape[2:]
-        projection = _projection(inside, attention, call)
-    if projection is not None and call is not None:
-        gated = not _same(projection.inputs[0], call.by_head, 0.0)
-    if projection is not None and attention_term is not None:
-        is_term = _same(projection.outputs[0], attention_term[0].outputs[0], tolerance)
     has_mid = False
-    if carry is not None and attention_term is not None and mlp_term is not None:
+    if carry is not None and attention_term and mlp_term:
         middle = carry * stream_in + attention_term[1] * _as(attention_term[0].outputs[0], stream_in)
         has_mid = any(_same(e.inputs[0], middle, 10 * tolerance) for e in inside if e.inputs)
     return Layer(
         module=module,
         carry=carry,
-        attention=None if attention is None else attention.module,
-        projection=None if projection is None else projection.module,
-        heads=heads,
-        head_dim=head_dim,
-        attention_term=None if attention_term is None else Term(attention_term[0].module, attention_term[1]),
-        mlp_term=None if mlp_term is None else Term(mlp_term[0].module, mlp_term[1]),
+        attention=attention.module if attention else None,
+        projection=projection.module if projection else None,
+        heads=call.by_head.shape[2] if call else 0,
+        head_dim=call.by_head.shape[3] if call else 0,
+        attention_term=attention_term and Term(attention_term[0].module, attention_term[1]),
+        mlp_term=mlp_term and Term(mlp_term[0].module, mlp_term[1]),
         has_mid=has_mid,
-        projection_is_term=is_term,
+        projection_is_term=projection is not None
+        and attention_term is not None
+        and _same(projection.outputs[0], attention_term[0].outputs[0], tolerance),
         inline=call is not None and call.inline,
         fused=call is None or call.fused,
-        gated=gated,
+        gated=projection is not None and call is not None and not _same(projection.inputs[0], call.by_head, 0.0),
         input_norm=_norm_before(inside, attention, stream_in),
         streams=streams,
         complete=len(terms) == (attention_term is not None) + (mlp_term is not None) and bool(terms),
@@ -240,15 +227,11 @@ def _solve(
                 closing.append((scaled, sum(event.depth for event in chosen), scales.tolist(), chosen))
         if closing:
             _, _, scales_found, events = min(closing, key=lambda item: item[:2])
-            rounded = [_rounded(scale) for scale in scales_found]
+            # 1.0 where least squares leaves 0.9999999: a plain sum must stay bit-exact.
+            rounded = [1.0 if abs(scale - 1.0) < 1e-4 else scale for scale in scales_found]
             ordered = sorted(zip(events, rounded[1:], strict=True), key=lambda term: term[0].start)
             return rounded[0], ordered
     return None
-
-
-def _rounded(scale: float) -> float:
-    """1.0 where least squares leaves 0.9999999: a plain sum must stay bit-exact."""
-    return 1.0 if abs(scale - 1.0) < 1e-4 else scale
 
 
 def _assign(
@@ -263,8 +246,7 @@ def _assign(
         normed = any(_same(given, made, tolerance) for given in event.inputs[:1] for made in attention.outputs[:1])
         return nested or normed
 
-    attentive = [term for term in terms if of_attention(term[0])]
-    rest = [term for term in terms if not of_attention(term[0])]
+    attentive, rest = ([term for term in terms if of_attention(term[0]) == own] for own in (True, False))
     if len(attentive) != 1:
         return None, None
     # With two other terms (a third branch beside the MLP) neither is *the* MLP.
@@ -304,9 +286,9 @@ def _head_of(
     stream, read = last.outputs[0], scores.inputs[0]
     if _same(stream, read, 0.0):
         return None, True
-    norms = [e for e in record.events if e.start > last.end and e.inputs and e.outputs and e.end < scores.start]
-    for event in norms:
-        if _same(event.inputs[0], stream, 0.0) and _same(event.outputs[0], read, tolerance):
+    for event in record.events:
+        between = last.end < event.start and event.end < scores.start and event.inputs and event.outputs
+        if between and _same(event.inputs[0], stream, 0.0) and _same(event.outputs[0], read, tolerance):
             return event.module, True
     return None, False
 

@@ -10,6 +10,7 @@ Here tensors stand as kernels want them: [batch, head, query or key, head_dim].
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -24,6 +25,7 @@ Kernel = Callable[..., tuple[Tensor, Tensor | None]]
 READABLE_KERNELS = frozenset({"sdpa", "eager"})
 
 
+@dataclass(eq=False)
 class AttentionCall:
     """One call of one layer's attention kernel.
 
@@ -31,30 +33,23 @@ class AttentionCall:
     kernel has run, [batch, query, head, head_dim].
     """
 
-    def __init__(
-        self,
-        layer: int,
-        module: nn.Module,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        mask: Tensor | None,
-        options: Mapping[str, Any],
-        kernel: Kernel,
-        eager: Kernel,
-        layout: Layout,
-        fused_inline: bool = False,
-    ) -> None:
-        self.layer = layer
-        self._fused_inline = fused_inline
-        self.q, self.k, self.v = qkv
-        self.layout = layout
-        self.out: Tensor = torch.empty(0)
-        self._module, self._mask, self._options = module, mask, options
-        self._kernel, self._eager = kernel, eager
-        self._pattern: Tensor | None = None
-        # Redirects whose pattern nobody has asked for yet.
-        self._redirects: list[tuple[int, Tensor, Tensor, float]] = []
-        # Examples that were changed by themselves, and what became of them.
-        self._joined: list[tuple[slice, AttentionCall]] = []
+    layer: int
+    module: nn.Module
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    options: Mapping[str, Any]
+    kernel: Kernel
+    eager: Kernel
+    layout: Layout
+    fused_inline: bool = False
+    out: Tensor = field(default_factory=lambda: torch.empty(0))
+    _pattern: Tensor | None = None
+    # Redirects whose pattern nobody has asked for yet.
+    _redirects: list[tuple[int, Tensor, Tensor, float]] = field(default_factory=list)
+    # Examples that were changed by themselves, and what became of them.
+    _joined: "list[tuple[slice, AttentionCall]]" = field(default_factory=list)
 
     @property
     def keys(self) -> int:
@@ -83,33 +78,28 @@ class AttentionCall:
         part.q = self.q[rows, :, queries]
         part.k, part.v = self.k[rows, :, keys], self.v[rows, :, keys]
         part.out = self.out[rows, queries] if self.out.ndim == 4 else self.out
-        if self._mask is not None:
-            of_rows = rows if len(self._mask) > 1 else slice(None)
-            part._mask = self._mask[of_rows, :, queries, keys]
+        if self.mask is not None:
+            of_rows = rows if len(self.mask) > 1 else slice(None)
+            part.mask = self.mask[of_rows, :, queries, keys]
         elif queries != slice(None):
             # Without a mask a kernel aligns queries with the first keys: here they are the last ones.
             count, stop = part.q.shape[2], part.k.shape[2]
             seen = torch.ones(count, stop, dtype=torch.bool, device=part.q.device).tril(stop - count)
-            part._mask = seen[None, None]
+            part.mask = seen[None, None]
         if self._pattern is not None:
             part._pattern = self._pattern[rows, :, queries, keys]
         return part
 
     def join(self, parts: "Sequence[tuple[slice, AttentionCall]]") -> None:
         """Take what became of some examples (see `part`), in their order."""
-        pieces: list[Tensor] = []
-        done = 0
-        for rows, part in parts:
-            pieces += [self.out[done : rows.start], part.out]
-            done = rows.stop
-        self.out = torch.cat([*pieces, self.out[done:]])
+        self.out = spliced(self.out, [(rows, part.out) for rows, part in parts])
         if self._redirects or self._joined:
             self.pattern()  # what was pending concerns the examples as they were before
         self._joined = list(parts)
 
     def run_kernel(self) -> Tensor | None:
         """Run the model's own kernel; sets `out` and returns the weights that it returned, if any."""
-        self.out, weights = self._kernel(self._module, self.q, self.k, self.v, self._mask, **self._options)
+        self.out, weights = self.kernel(self.module, self.q, self.k, self.v, self.mask, **self.options)
         return weights
 
     def pattern(self) -> Tensor:
@@ -119,17 +109,17 @@ class AttentionCall:
             UnservedSite: under a kernel whose mask cannot be read.
         """
         if self._pattern is None:
-            told = getattr(getattr(self._module, "config", None), "_attn_implementation", "eager")
-            kind = "sdpa" if self._fused_inline else told
+            told = getattr(getattr(self.module, "config", None), "_attn_implementation", "eager")
+            kind = "sdpa" if self.fused_inline else told
             if kind not in READABLE_KERNELS:
                 raise UnservedSite(
                     f"cannot read attention patterns under the attention implementation {kind!r}: "
                     "load the model with attn_implementation='sdpa' or 'eager'."
                 )
-            mask = additive_mask(self._mask, self.q, self.k, causal=self._is_causal())
+            mask = additive_mask(self.mask, self.q, self.k, causal=self._is_causal())
             if mask is None:  # some eager functions add it unasked
                 mask = self.q.new_zeros(1, 1, self.q.shape[2], self.k.shape[2])
-            weights = self._eager(self._module, self.q, self.k, self.v, mask, **self._options)[1]
+            weights = self.eager(self.module, self.q, self.k, self.v, mask, **self.options)[1]
             if weights is None:
                 raise UnservedSite(f"the eager attention of layer {self.layer} returns no pattern.")
             self._pattern = weights
@@ -145,7 +135,7 @@ class AttentionCall:
 
     def visible(self) -> Tensor:
         """Which keys each query may see, bool [batch or 1, query, key]: causality, windows, padding."""
-        mask = additive_mask(self._mask, self.q, self.k, causal=self._is_causal())
+        mask = additive_mask(self.mask, self.q, self.k, causal=self._is_causal())
         if mask is None:
             return torch.ones(1, self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=self.q.device)
         return mask[:, 0] > torch.finfo(mask.dtype).min / 2
@@ -178,8 +168,17 @@ class AttentionCall:
         self._redirects.append((head, rows, cells, strength))
 
     def _is_causal(self) -> bool:
-        given = self._options.get("is_causal")
-        return bool(getattr(self._module, "is_causal", True) if given is None else given)
+        given = self.options.get("is_causal")
+        return bool(getattr(self.module, "is_causal", True) if given is None else given)
+
+
+def spliced(value: Tensor, parts: Sequence[tuple[slice, Tensor]]) -> Tensor:
+    """`value` with these rows, in their order, put in place of its own."""
+    pieces, done = [], 0
+    for rows, part in parts:
+        pieces += [value[done : rows.start], part]
+        done = rows.stop
+    return torch.cat([*pieces, value[done:]])
 
 
 def redirected(pattern: Tensor, head: int, rows: Tensor, cells: Tensor, strength: float) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache
 
 from headscope.models.attention import AttentionCall
@@ -124,36 +125,39 @@ def _keeping(replay: Replay, base: BaseRun, needs: Needs, edits: Sequence[SiteEd
         stack.enter_context(edited(replay.hf, replay.anatomy, base.layout, edits=edits, reader=watch))
         for index, layer in enumerate(layers):
             if index in needs.streams:
-                hook = _keep_input(base.stream, index)
-                stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
+                stack.enter_context(_keep_input(layer.module, base.stream, index))
             if index in needs.inside and layer.attention is not None:
-                attended = _keep_output(base.attended, index, replay.attention_extras)
-                stack.callback(layer.attention.register_forward_hook(attended, prepend=True).remove)
+                stack.enter_context(_keep_output(layer.attention, base.attended, index, replay.attention_extras))
             if index in needs.inside and layer.projection is not None:
-                z, projected = _keep_input(base.z, index), _keep_output(base.projected, index)
-                stack.callback(layer.projection.register_forward_pre_hook(z, with_kwargs=True, prepend=True).remove)
-                stack.callback(layer.projection.register_forward_hook(projected, prepend=True).remove)
+                stack.enter_context(_keep_input(layer.projection, base.z, index))
+                stack.enter_context(_keep_output(layer.projection, base.projected, index))
         last: dict[int, int | None] = {}
-        leaving = _keep_output(base.stream, len(layers), last)
-        stack.callback(layers[-1].module.register_forward_hook(leaving).remove)
+        stack.enter_context(_keep_output(layers[-1].module, base.stream, len(layers), last, prepend=False))
         yield
         replay.layer_extras = last[len(layers)]
 
 
-def _keep_input(kept: dict[int, Tensor], index: int) -> Any:
+def _keep_input(module: nn.Module, kept: dict[int, Tensor], index: int) -> RemovableHandle:
     # Clones, here and below: some families change in place what they hand on.
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs), "")
         kept[index] = (args[0] if args else kwargs[name]).clone()
 
-    return hook
+    return module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
 
-def _keep_output(kept: dict[int, Tensor], index: int, extras: dict[int, int | None] | None = None) -> Any:
+def _keep_output(
+    module: nn.Module,
+    kept: dict[int, Tensor],
+    index: int,
+    extras: dict[int, int | None] | None = None,
+    *,
+    prepend: bool = True,
+) -> RemovableHandle:
     def hook(_: nn.Module, args: Any, result: Any) -> None:
         several = isinstance(result, tuple | list)
         kept[index] = (result[0] if several else result).clone()
         if extras is not None:
             extras[index] = len(result) - 1 if several else None
 
-    return hook
+    return module.register_forward_hook(hook, prepend=prepend)

@@ -60,12 +60,11 @@ class Certificate:
     def refusals(self) -> dict[tuple[str, int | None], str]:
         """Why a site in a layer, or a service (layer None), is refused."""
         refused: dict[tuple[str, int | None], str] = {}
-        for check in self.checks:
-            if check.passed is False:
-                for what in check.refuses:
-                    for layer in check.layers or (None,):
-                        place = None if what in SERVICES and what != "to_bos" else layer
-                        refused.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
+        failing = [check for check in self.checks if check.passed is False]
+        for check, what in [(each, what) for each in failing for what in each.refuses]:
+            for layer in check.layers or (None,):
+                place = None if what in SERVICES and what != "to_bos" else layer
+                refused.setdefault((what, place), f"the check {check.name} fails ({_why(check)})")
         return refused
 
     def require_identical(self) -> None:

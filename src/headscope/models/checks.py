@@ -7,7 +7,8 @@ An error raised by the model itself is a failed check with its words, never a cr
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +19,9 @@ from headscope.models.attention import AttentionCall
 from headscope.models.certificate import Certificate, Check
 from headscope.models.devices import is_offloaded
 from headscope.models.generation import end_tokens
-from headscope.models.layout import Layout
-from headscope.models.trial import Trial, relative_error
+from headscope.models.protocols import SiteEdit
+from headscope.models.replay import replaced
+from headscope.models.trial import SITES, Single, Trial, relative_error
 from headscope.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -32,38 +34,40 @@ COPIED_PARAMETERS = 20_000_000
 def certify(model: "Model") -> Certificate:
     """Run every check on this model."""
     trial = Trial(model)
-    checks = [_logits_identical(trial)]
+    checks = [_guarded(_logits_identical, ("everything",), trial)]
     if checks[0].passed:
-        for check in _CHECKS:
-            checks.append(_guarded(check, trial))
+        for check, refuses in _CHECKS.items():
+            checks.append(_guarded(check, refuses, trial))
             # What one check refuses the next must not lean on.
             model.refusals = Certificate(model.name, "", tuple(checks)).refusals()
     return Certificate(model.name, model.identity, tuple(checks))
 
 
-def _guarded(check: Callable[[Trial], Check], trial: Trial) -> Check:
+def _guarded(check: Callable[[Trial], Check], refuses: tuple[str, ...], trial: Trial) -> Check:
+    """The outcome of a check, named after it; `refuses` is what it refuses unless it says so itself."""
     name = check.__name__.strip("_")
     try:
-        return check(trial)
+        made = check(trial)
+        return replace(made, name=name, refuses=made.refuses or (() if made.passed is None else refuses))
     except HeadscopeError as error:
-        return Check(name, False, refuses=_REFUSES.get(name, ()), detail=str(error))
+        detail = str(error)
     except Exception as error:  # whatever a model file raises is a finding about that model
-        detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        return Check(name, False, refuses=_REFUSES.get(name, ()), detail=detail[:200])
+        detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+    return Check(name, False, refuses=refuses, detail=detail)
+
+
+def _skipped(why: str) -> Check:
+    """The outcome of a check that does not apply."""
+    return Check("", None, detail=why)
 
 
 def _logits_identical(trial: Trial) -> Check:
     """Plain forward, forward beside an inert wrapper, forward with everything captured: the same bits."""
     model = trial.model
-    try:
-        with torch.inference_mode():
-            plain = model.hf(trial.ids, use_cache=False).logits
-        same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
-        worst = relative_error(trial.base.logits, plain)
-    except Exception as error:
-        detail = f"{type(error).__name__}: {error}"[:200]
-        return Check("logits_identical", False, refuses=("everything",), detail=detail)
-    return Check("logits_identical", same, worst, 0.0, refuses=("everything",))
+    with torch.inference_mode():
+        plain = model.hf(trial.ids, use_cache=False).logits
+    same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
+    return Check("", same, relative_error(trial.base.logits, plain), 0.0)
 
 
 def _pattern_rows(trial: Trial) -> Check:
@@ -72,34 +76,33 @@ def _pattern_rows(trial: Trial) -> Check:
     excess = {layer: float((total - 1).max()) for layer, total in sums.items()}
     lowest = min((float(total.min()) for total in sums.values()), default=1.0)
     detail = "" if lowest > 1 - trial.tolerance else f"rows sum to {lowest:.2f} at least: the rest goes to a sink"
-    return trial.verdict("pattern_rows", excess, refuses=("pattern",), detail=detail)
+    return trial.verdict(excess, refuses=("pattern",), detail=detail)
 
 
 def _pattern_eager(trial: Trial) -> Check:
     """The pattern is that of the model's own eager attention, on a copy with a configuration of its own."""
     model = trial.model
     if is_offloaded(model.hf):
-        return Check("pattern_eager", None, detail="the model is offloaded and cannot be copied")
+        return _skipped("the model is offloaded and cannot be copied")
     if sum(weight.numel() for weight in model.hf.parameters()) > COPIED_PARAMETERS:
-        return Check("pattern_eager", None, detail="the model is too large to be copied")
+        return _skipped("the model is too large to be copied")
     eager: Any = copy.deepcopy(model.hf)
     if hasattr(eager, "set_attn_implementation"):
         eager.set_attn_implementation("eager")
     with torch.inference_mode():
         result = eager(trial.ids, use_cache=False, output_attentions=True)
     if not relative_error(result.logits, trial.base.logits) <= 10 * trial.tolerance:
-        return Check("pattern_eager", None, detail="its own eager attention gives other logits")
-    seen = result.attentions or ()
-    shown = [pattern for pattern in seen if isinstance(pattern, Tensor) and pattern.ndim == 4]
+        return _skipped("its own eager attention gives other logits")
+    shown = [seen for seen in result.attentions or () if isinstance(seen, Tensor) and seen.ndim == 4]
     layers = trial.layers("pattern")
     if len(shown) != len(layers):
-        return Check("pattern_eager", None, detail=f"eager shows {len(shown)} patterns for {len(layers)} layers")
+        return _skipped(f"eager shows {len(shown)} patterns for {len(layers)} layers")
     errors = {
         layer: float((trial.base["pattern", layer].float() - pattern.float()).abs().max())
         for layer, pattern in zip(layers, shown, strict=True)
         if pattern.shape == trial.base["pattern", layer].shape
     }
-    return trial.verdict("pattern_eager", errors, refuses=("pattern",))
+    return trial.verdict(errors, refuses=("pattern",))
 
 
 def _z_is_pattern_times_v(trial: Trial) -> Check:
@@ -113,7 +116,7 @@ def _z_is_pattern_times_v(trial: Trial) -> Check:
             errors[call.layer] = relative_error(mixed, call.out)
 
     trial.model.read(trial.prompts, [Compare()])
-    return trial.verdict("z_is_pattern_times_v", errors, refuses=("pattern", "to_bos"))
+    return trial.verdict(errors)
 
 
 def _z_enters_projection(trial: Trial) -> Check:
@@ -124,7 +127,7 @@ def _z_enters_projection(trial: Trial) -> Check:
     detail = f"a gate or norm stands before it in {gated} layers" if gated else ""
     if missing:
         detail = "no module was found that takes all heads' outputs"
-    return Check("z_enters_projection", not missing, layers=missing, refuses=("z", "head_out"), detail=detail)
+    return Check("", not missing, layers=missing, detail=detail)
 
 
 def _heads_sum(trial: Trial) -> Check:
@@ -138,7 +141,7 @@ def _heads_sum(trial: Trial) -> Check:
             whole = projection(z.flatten(2))
             bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
         errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
-    return trial.verdict("heads_sum", errors, refuses=("head_out",))
+    return trial.verdict(errors)
 
 
 def _zero_head(trial: Trial) -> Check:
@@ -149,24 +152,18 @@ def _zero_head(trial: Trial) -> Check:
         assert anatomy.projection is not None
         without = _without_head(anatomy.projection, anatomy.head_dim, head=trial.head(layer))
         if without is None:
-            return Check("zero_head", None, detail=f"no columns to zero in a {type(anatomy.projection).__name__}")
+            return _skipped(f"no columns to zero in a {type(anatomy.projection).__name__}")
         ablated = trial.edited("z", layer, trial.zero_head(layer))
-        swapped = anatomy.projection.register_forward_hook(_in_place_of(without))
-        try:
-            with torch.inference_mode():
-                expected = trial.model.hf(trial.ids, use_cache=False).logits
-        finally:
-            swapped.remove()
+        with torch.inference_mode(), replaced(trial.model.hf, [(anatomy.projection, without)]):
+            expected = trial.model.hf(trial.ids, use_cache=False).logits
         errors[layer] = relative_error(ablated.logits, expected)
-    return trial.verdict("zero_head", errors, refuses=("z", "head_out"))
+    return trial.verdict(errors)
 
 
 def _to_bos(trial: Trial) -> Check:
     """Redirecting a head to the first token gives the logits of the pattern rewritten by hand."""
-    errors = {}
-    for layer in trial.sampled("pattern"):
-        errors[layer] = relative_error(trial.redirected(layer), trial.rewritten(layer))
-    return trial.verdict("to_bos", errors, refuses=("to_bos",))
+    layers = trial.sampled("pattern")
+    return trial.verdict({layer: relative_error(trial.redirected(layer), trial.rewritten(layer)) for layer in layers})
 
 
 def _residual_chain(trial: Trial) -> Check:
@@ -185,38 +182,36 @@ def _residual_chain(trial: Trial) -> Check:
     attending = [layer for layer in layers if layer.attention is not None]
     unsolved = sum(not (layer.attention_term and layer.complete) for layer in attending)
     detail = f"{unsolved} of {len(attending)} layers with attention are no plain sum with it" if unsolved else ""
-    return trial.verdict("residual_chain", errors, refuses=("attn_out", "mlp_out", "resid_mid"), detail=detail)
+    return trial.verdict(errors, detail=detail)
 
 
 def _resid_mid(trial: Trial) -> Check:
     """What is written between attention and MLP reaches both the MLP and the skip path."""
-    layers = trial.sampled("resid_mid")
-    if not layers:
-        return Check("resid_mid", None, detail="no layer has a residual stream between attention and MLP")
     errors = {}
-    for layer in layers:
+    for layer in trial.sampled("resid_mid"):
         noise = trial.noise_like(trial.base["resid_mid", layer])
-        run = trial.edited("resid_mid", layer, _written(noise))
+        run = trial.edited("resid_mid", layer, lambda value, _, noise=noise: noise.to(value))  # type: ignore[misc]
         expected = run["resid_mid", layer] + run["mlp_out", layer]
         errors[layer] = max(
             relative_error(run["resid_mid", layer], noise), relative_error(run["resid_post", layer], expected)
         )
-    return trial.verdict("resid_mid", errors, refuses=("resid_mid",))
+    return trial.verdict(errors) if errors else _skipped("no layer has a residual stream between attention and MLP")
 
 
 def _edits_bite(trial: Trial) -> Check:
     """Writing back what is there changes nothing; writing something else changes the logits."""
-    unmoved = trial.edited_everywhere(lambda value, _: value.clone())
-    worst = relative_error(unmoved, trial.base.logits)
+    everywhere = [(site, layer) for site in SITES for layer in trial.layers(site)]
+    back = [Single(SiteEdit(site, layer, lambda value, _: value.clone())) for site, layer in everywhere]
+    worst = relative_error(trial.model.run(trial.prompts, interventions=back).logits, trial.base.logits)
     dull: dict[str, list[int]] = {}
-    for site, layer in trial.sites():
+    for site, layer in [(name, layer) for name in SITES for layer in trial.sampled(name)]:
         moved = trial.edited(site, layer, lambda value, _: value * 0.5 + trial.noise_like(value).to(value))
         if not relative_error(moved.logits, trial.base.logits) > 0:
             dull.setdefault(site, []).append(layer)
     detail = "; ".join(f"{site} has no effect in layers {layers}" for site, layers in dull.items())
     passed = not dull and worst <= trial.tolerance
-    failing = tuple(sorted(set(itertools.chain.from_iterable(dull.values()))))
-    return Check("edits_bite", passed, worst, trial.tolerance, failing, tuple(dull), detail)
+    failing = tuple(sorted(set(itertools.chain(*dull.values()))))
+    return Check("", passed, worst, trial.tolerance, failing, tuple(dull), detail)
 
 
 def _padding_right(trial: Trial) -> Check:
@@ -224,9 +219,7 @@ def _padding_right(trial: Trial) -> Check:
     long, short = trial.prompts.tokens[0], trial.prompts.tokens[1][:-5]
     both, alone = trial.model.run([long, short]), trial.model.run([short])
     worst = relative_error(both.logits[1, : len(short)], alone.logits[0])
-    return Check(
-        "padding_right", worst <= trial.tolerance, worst, trial.tolerance, (), ("prompts of unequal length",)
-    )
+    return Check("", worst <= trial.tolerance, worst, trial.tolerance)
 
 
 def _padding_left(trial: Trial) -> Check:
@@ -236,17 +229,16 @@ def _padding_left(trial: Trial) -> Check:
     worst = max(relative_error(first[row], trial.first_logits([one])[0]) for row, one in enumerate((long, short)))
     together = trial.generated([long, short])
     same = all(together[row] == trial.generated([one])[0] for row, one in enumerate((long, short)))
-    refuses = ("generation in batches of unequal length",)
     detail = "" if same else "other tokens are generated"
-    return Check("padding_left", same and worst <= trial.tolerance, worst, trial.tolerance, (), refuses, detail)
+    return Check("", same and worst <= trial.tolerance, worst, trial.tolerance, detail=detail)
 
 
 def _generation(trial: Trial) -> Check:
     """Cached generation under an edit is what recomputing everything at each step gives."""
     layers = trial.sampled("z")
     if not layers:
-        return Check("generation", None, detail="no head can be ablated")
-    edits = [trial.as_edit("z", layer, trial.zero_head(layer)) for layer in layers[:1]]
+        return _skipped("no head can be ablated")
+    edits = [Single(SiteEdit("z", layers[0], trial.zero_head(layers[0])))]
     prompt = trial.prompts.rows(slice(0, 1))
     tokens = trial.generated(prompt, edits)[0]
     grown = Prompts.of([prompt.tokens[0] + tokens])
@@ -255,7 +247,7 @@ def _generation(trial: Trial) -> Check:
     chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
     # Within rounding of the best: two tokens may tie in half precision.
     short = float(((logits.max(-1).values - chosen) / logits.abs().max()).max())
-    return Check("generation", short <= trial.tolerance, short, trial.tolerance, (), ("generation",))
+    return Check("", short <= trial.tolerance, short, trial.tolerance)
 
 
 def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Module | None:
@@ -275,45 +267,19 @@ def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Modu
     return copied  # type: ignore[no-any-return]
 
 
-def _written(noise: Tensor) -> Callable[[Tensor, Layout], Tensor]:
-    """A change that puts the same noise in place of any value."""
-    return lambda value, _: noise.to(value)
-
-
-def _in_place_of(without: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """A forward hook that answers with another module's output."""
-
-    def answer(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
-        return without(args[0])  # type: ignore[no-any-return]
-
-    return answer
-
-
-_CHECKS: Sequence[Callable[[Trial], Check]] = (
-    _pattern_rows,
-    _pattern_eager,
-    _z_is_pattern_times_v,
-    _z_enters_projection,
-    _heads_sum,
-    _zero_head,
-    _to_bos,
-    _residual_chain,
-    _resid_mid,
-    _edits_bite,
-    _padding_right,
-    _padding_left,
-    _generation,
-)
-# What a check that raises refuses; one that ends by itself says so in its record.
-_REFUSES = {
-    "pattern_rows": ("pattern", "to_bos"),
-    "z_is_pattern_times_v": ("pattern", "to_bos"),
-    "heads_sum": ("head_out",),
-    "zero_head": ("z", "head_out"),
-    "to_bos": ("to_bos",),
-    "residual_chain": ("attn_out", "mlp_out", "resid_mid"),
-    "resid_mid": ("resid_mid",),
-    "padding_right": ("prompts of unequal length",),
-    "padding_left": ("generation in batches of unequal length",),
-    "generation": ("generation",),
+# What each check refuses where it fails or raises, unless it says so itself.
+_CHECKS: dict[Callable[[Trial], Check], tuple[str, ...]] = {
+    _pattern_rows: ("pattern", "to_bos"),
+    _pattern_eager: (),
+    _z_is_pattern_times_v: ("pattern", "to_bos"),
+    _z_enters_projection: ("z", "head_out"),
+    _heads_sum: ("head_out",),
+    _zero_head: ("z", "head_out"),
+    _to_bos: ("to_bos",),
+    _residual_chain: ("attn_out", "mlp_out", "resid_mid"),
+    _resid_mid: ("resid_mid",),
+    _edits_bite: (),
+    _padding_right: ("prompts of unequal length",),
+    _padding_left: ("generation in batches of unequal length",),
+    _generation: ("generation",),
 }

@@ -1,7 +1,7 @@
 """Where a model computes: its device also where weights are offloaded, and whether it is compiled.
 
-accelerate keeps offloaded weights on the meta device outside a module's forward and brings them in by
-hooks; so weights are never read here, modules are called. Compiled modules do not see hooks that come later.
+accelerate keeps offloaded weights on the meta device outside a module's forward: they cannot be read, modules are
+called. Compiled modules do not see hooks that come later.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -46,6 +46,5 @@ def is_offloaded(hf: nn.Module) -> bool:
 def uncompiled(hf: nn.Module) -> AbstractContextManager[Any]:
     """A block in which modules compiled in place run as they are written, so that edits bite."""
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in hf.modules()):
-        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return stance
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return nullcontext()

@@ -1,13 +1,13 @@
 """Running a model with edits and captures: what `run`, `generate` and `read` have in common.
 
 In: the model's anatomy, prepared edits, the sites to keep. Out: a context in which every forward pass of
-this thread is edited and captured. The layout is advanced by a hook on the model itself, so positions are
-right in the one pass of a run and in the many of a cached generation alike.
+this thread is edited and captured, positions being right in each pass of a cached generation too.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +17,11 @@ from headscope.errors import UnservedSite
 from headscope.models.anatomy import Anatomy
 from headscope.models.attention import AttentionCall
 from headscope.models.devices import uncompiled
-from headscope.models.hooks import SiteHooks, kept_copy
+from headscope.models.hooks import SiteHooks
 from headscope.models.inline import watching
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
-from headscope.models.tap import CallChange, Tap, aside, rewriting
-from headscope.vocabulary import ATTENTION_SITES
+from headscope.models.tap import Tap, aside
 
 Reader = Callable[[AttentionCall], None]
 
@@ -43,34 +42,23 @@ def edited(
     `reader` sees the finished attention call of every layer. `before` is called with the token ids of every
     forward pass ahead of it; what it runs itself is neither edited nor captured.
     """
-    changes: dict[tuple[str, int], list[Any]] = defaultdict(list)
-    call_changes: dict[int, list[tuple[str, CallChange]]] = defaultdict(list)
-    readers: dict[int, list[Reader]] = defaultdict(list)
-    on_modules: list[SiteEdit] = []
-    for edit in edits:
-        if isinstance(edit, CallEdit):
-            call_changes[edit.layer].append(("call", edit.change))
-        elif edit.site == "pattern":
-            call_changes[edit.layer].append(("pattern", rewriting(edit.change)))
-        elif edit.site in ATTENTION_SITES:
-            changes[edit.site, edit.layer].append(edit.change)
-        else:
-            on_modules.append(edit)
     captured: dict[tuple[str, int], Tensor] = {}
+    kept: list[SiteEdit | CallEdit] = []
+    readers: dict[int, list[Reader]] = defaultdict(list)
     for site, layer in wanted:
-        if site == "pattern" and torch.is_grad_enabled():
+        if site != "pattern":
+            # After all edits of the site; of q, k, v before the kernel, so that gradients pass through the copy.
+            kept.append(SiteEdit(site, layer, partial(_keep, captured, (site, layer))))
+        elif torch.is_grad_enabled():
             # A pattern read beside the kernel has no part in the logits: for gradients it must be written.
-            call_changes[layer].append(("pattern", rewriting(_keep_written_pattern(layer, captured))))
-        elif site == "pattern":
-            readers[layer].append(_keep_pattern(layer, captured))
-        elif site in ATTENTION_SITES:
-            # After all edits of the site, and before the kernel, so that gradients pass through the copy.
-            changes[site, layer].append(_keep(site, layer, captured))
+            kept.append(CallEdit(layer, partial(_keep_pattern, captured)))
+        else:
+            readers[layer].append(partial(_keep_pattern, captured))
     if reader is not None:
         for layer in anatomy.attending:
             readers[layer].append(reader)
-    tap = Tap(anatomy.through_interface, layout, changes=changes, call_changes=call_changes, readers=readers)
-    hooks = SiteHooks(anatomy, tap, on_modules, [item for item in wanted if item[0] not in ATTENTION_SITES])
+    tap = Tap(anatomy.through_interface, layout, edits=[*edits, *kept], readers=readers)
+    hooks = SiteHooks(anatomy, tap)
     with (
         uncompiled(root),
         tap.active(),
@@ -79,7 +67,6 @@ def edited(
         watching(tap, anatomy.inline),
     ):
         yield captured
-    captured.update(hooks.captured)
     for edit in edits:
         place = ("call" if isinstance(edit, CallEdit) else edit.site, edit.layer)
         if place not in tap.reached:
@@ -89,27 +76,17 @@ def edited(
             )
 
 
-def _keep(site: str, layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
-    def keep(value: Tensor, _: Layout) -> Tensor:
-        captured[site, layer], value = kept_copy(value)
-        return value
-
-    return keep
-
-
-def _keep_written_pattern(layer: int, captured: dict[tuple[str, int], Tensor]) -> Any:
-    def keep(value: Tensor, _: Layout) -> Tensor:
-        captured["pattern", layer] = value.transpose(1, 2).clone()
-        return captured["pattern", layer].transpose(1, 2)
-
-    return keep
+def _keep(captured: dict[tuple[str, int], Tensor], place: tuple[str, int], value: Tensor, _: Layout) -> Tensor:
+    captured[place] = value.clone()
+    # Where gradients must reach the copy, the model goes on with one made from it. Not the copy itself: model files
+    # that add to it in place (falcon) would change what is kept.
+    return captured[place].clone() if value.requires_grad else value
 
 
-def _keep_pattern(layer: int, captured: dict[tuple[str, int], Tensor]) -> Reader:
-    def keep(call: AttentionCall) -> None:
-        captured["pattern", layer] = call.pattern().clone()
-
-    return keep
+def _keep_pattern(captured: dict[tuple[str, int], Tensor], call: AttentionCall, layout: Layout | None = None) -> None:
+    captured["pattern", call.layer] = pattern = call.pattern().clone()
+    if layout is not None:  # called as an edit
+        call.write_pattern(pattern)
 
 
 @contextmanager
@@ -130,17 +107,13 @@ def _counting_cells(root: nn.Module, tap: Tap, before: Callable[[Tensor], None] 
             with aside():
                 before(ids)
 
-    handle = root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
-    try:
+    with root.register_forward_pre_hook(begin, with_kwargs=True, prepend=True):
         yield
-    finally:
-        handle.remove()
 
 
 def gradients(wanted: bool) -> torch.no_grad | torch.enable_grad:
     """No gradients unless they are asked for.
 
-    Not inference mode: what it returns can neither be changed in place nor meet a trained weight again,
-    which is the first thing that is done with a captured stream.
+    Not inference mode: what it returns can neither be changed in place nor meet a trained weight again.
     """
     return torch.enable_grad() if wanted else torch.no_grad()

@@ -88,7 +88,5 @@ def end_tokens(hf: nn.Module) -> list[int]:
 
 
 def _until_end(row: list[int], ends: list[int]) -> tuple[int, ...]:
-    for index, token in enumerate(row):
-        if token in ends:
-            return tuple(row[: index + 1])
-    return tuple(row)
+    last = next((index for index, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[: last + 1])

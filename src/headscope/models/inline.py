@@ -8,7 +8,7 @@ bit-identical. Of the written-out form, queries and keys cannot be told apart sa
 refused there (models.model), everything else is served.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,13 +31,12 @@ class WrittenOutCall(AttentionCall):
 
     def __init__(self, layer: int, module: nn.Module, pattern: Tensor, layout: Layout) -> None:
         nothing = pattern.new_empty(len(pattern), pattern.shape[1], 0, 0)
-        super().__init__(layer, module, (nothing,) * 3, None, {}, _no_kernel, _no_kernel, layout)
+        super().__init__(layer, module, nothing, nothing, nothing, None, {}, _no_kernel, _no_kernel, layout)
         self._pattern = self._unedited = pattern
 
     @property
     def keys(self) -> int:
-        assert self._pattern is not None
-        return self._pattern.shape[3]
+        return self.written.shape[3]
 
     @property
     def queries(self) -> int:
@@ -73,9 +72,9 @@ class WrittenOutCall(AttentionCall):
 class InlineAttention(TorchFunctionMode):
     """Watches one forward of one attention module; entered and left by hooks on it."""
 
-    def __init__(self, layer: int, module: nn.Module, taps: Sequence[Tap]) -> None:
+    def __init__(self, layer: int, module: nn.Module, tap: Tap) -> None:
         super().__init__()
-        self._layer, self._module, self._taps = layer, module, taps
+        self._layer, self._module, self._tap = layer, module, tap
         self._call: WrittenOutCall | None = None
         self._done = False
 
@@ -91,10 +90,6 @@ class InlineAttention(TorchFunctionMode):
             return self._mix(func, args, kwargs)
         return func(*args, **kwargs)
 
-    @property
-    def _layout(self) -> Layout:
-        return self._taps[-1].layout
-
     def _fused(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         given = dict(zip(_FUSED_NAMES, args, strict=False)) | kwargs
 
@@ -103,52 +98,49 @@ class InlineAttention(TorchFunctionMode):
             return func(q, k, v, **rest).transpose(1, 2), None
 
         call = AttentionCall(
-            layer=self._layer,
-            module=self._module,
-            qkv=(given["query"], given["key"], given["value"]),
+            self._layer,
+            self._module,
+            q=given["query"],
+            k=given["key"],
+            v=given["value"],
             mask=given.get("attn_mask"),
             options={"scaling": given.get("scale"), "is_causal": given.get("is_causal", False)},
             kernel=kernel,
             eager=written_out,
-            layout=self._layout,
+            layout=self._tap.layout,
             fused_inline=True,
         )
         self._done = True
-        pass_through(call, self._taps)
+        pass_through(call, [self._tap])
         return call.out.transpose(1, 2)
 
     def _softmax(self, weights: Tensor) -> Tensor:
-        rows = len(self._layout.lengths)
-        if not is_pattern(weights, rows, self._layout.cells_now):
+        layout, rows = self._tap.layout, len(self._tap.layout.lengths)
+        if not is_pattern(weights, rows, layout.cells_now):
             return weights
-        call = WrittenOutCall(self._layer, self._module, _by_example(weights, rows), self._layout)
+        call = WrittenOutCall(self._layer, self._module, by_example(weights, rows), layout)
         before = call.written
-        for tap in self._taps:
-            tap.edit_call(call)
+        self._tap.edit_call(call)
         self._call = call
         if call.written is before:
             return weights
         return call.written.reshape(weights.shape).to(weights).contiguous()  # model files view it
 
     def _mix(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        call, rows = self._call, len(self._layout.lengths)
+        call, rows = self._call, len(self._tap.layout.lengths)
         assert call is not None
         weights, values = args[0], args[1]
         if weights.numel() != call.written.numel() or values.shape[-2] != call.keys:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        call.v = _by_example(values, rows)
-        call.k = call.v
-        before = call.v
-        for tap in self._taps:
-            tap.edit_inputs(call, ("v",))
+        call.k = call.v = before = by_example(values, rows)
+        self._tap.edit_inputs(call, ("v",))
         if call.v is not before:
             values = call.v.reshape(values.shape)
         mixed = func(weights, values, *args[2:], **kwargs)
         call.q = mixed.new_empty(rows, call.written.shape[1], 0, 0)
-        call.out = _by_example(mixed, rows).transpose(1, 2)
+        call.out = by_example(mixed, rows).transpose(1, 2)
         self._done = True
-        for tap in self._taps:
-            tap.read(call)
+        self._tap.read(call)
         return mixed  # type: ignore[no-any-return]
 
 
@@ -176,7 +168,7 @@ def watching(tap: Tap, inline: dict[nn.Module, int]) -> Iterator[None]:
 
     def before(module: nn.Module, args: Any) -> None:
         if tap.is_current:
-            mode = InlineAttention(inline[module], module, [tap])
+            mode = InlineAttention(inline[module], module, tap)
             mode.__enter__()  # type: ignore[no-untyped-call]
             entered.append(mode)
 
@@ -193,42 +185,7 @@ def watching(tap: Tap, inline: dict[nn.Module, int]) -> Iterator[None]:
         yield
 
 
-class InlineRecorder(TorchFunctionMode):
-    """Notes, during a probe, which module computes attention itself, when, and what its heads return.
-
-    `innermost()` is the module with weights whose forward is under way, `now()` the time.
-    """
-
-    def __init__(
-        self, rows: int, cells: int, innermost: Callable[[], nn.Module | None], now: Callable[[], int]
-    ) -> None:
-        super().__init__()
-        self.calls: dict[nn.Module, list[tuple[int, Tensor]]] = {}
-        self.fused: set[nn.Module] = set()
-        self._rows, self._cells, self._innermost, self._now = rows, cells, innermost, now
-        self._open: dict[nn.Module, Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        module = self._innermost()
-        if module is None:
-            return result
-        if func is F.scaled_dot_product_attention:
-            self.fused.add(module)
-            self._note(module, result)
-        elif func in SOFTMAXES and is_pattern(result, self._rows, self._cells):
-            if result.shape[-1] == self._cells:
-                self._open[module] = result
-        elif func in PRODUCTS and module in self._open and args[0].numel() == self._open[module].numel():
-            del self._open[module]
-            self._note(module, _by_example(result, self._rows))
-        return result
-
-    def _note(self, module: nn.Module, by_head: Tensor) -> None:
-        self.calls.setdefault(module, []).append((self._now(), by_head.detach().transpose(1, 2).clone()))
-
-
-def _by_example(tensor: Tensor, rows: int) -> Tensor:
+def by_example(tensor: Tensor, rows: int) -> Tensor:
     """[batch * head, ...] or [batch, head, ...] as [batch, head, ...]."""
     return tensor if tensor.ndim == 4 else tensor.reshape(rows, -1, *tensor.shape[1:])
 

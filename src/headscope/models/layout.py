@@ -1,9 +1,8 @@
 """Which cell of a padded batch is which position of which example.
 
-A forward pass works on *cells*: columns of a padded batch, or, in cached generation, the few new columns
-of one step. A user thinks in *positions*: real tokens counted from 0. The layout is the map between the
-two, and the only place where padding is known. It is advanced once per forward pass, so that positions
-stay absolute however many passes a generation takes and however short the key axis of a windowed cache is.
+A forward pass works on *cells*: columns of a padded batch, or the few new columns of one step of a cached
+generation. A user thinks in *positions*: real tokens counted from 0. The layout is the map between the two, and
+the only place where padding is known. It is advanced once per forward pass, so that positions stay absolute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,8 @@ from headscope.vocabulary import Positions
 class Layout:
     """Positions of the cells of the forward pass that is under way.
 
-    `lengths` are those of the examples; `prompt_lengths`, where it differs, is where negative positions count
-    from; `pads` is the number of padded cells before each example (0 except in batched generation).
+    `lengths` are those of the examples; `ends`, where it differs, is where negative positions count from.
+    `growing` is for generation, which pads on the left and goes beyond the prompts.
     """
 
     def __init__(
@@ -28,31 +27,22 @@ class Layout:
         lengths: Sequence[int],
         roles: Mapping[str, Role],
         *,
-        prompt_lengths: Sequence[int] | None = None,
-        pads: Sequence[int] | None = None,
+        ends: Sequence[int] | None = None,
         growing: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.lengths = torch.tensor(lengths, device=device)
-        self._ends = torch.tensor(prompt_lengths or lengths, device=device)
+        self._ends = torch.tensor(ends or lengths, device=device)
         self._roles = roles
-        self._pads = torch.tensor(pads or [0] * len(lengths), device=device)
+        self._pads = self.lengths.max() - self.lengths if growing else torch.zeros_like(self.lengths)
         self.growing = growing
         self.cells_seen = 0
         self.cells_now = 0
 
     @classmethod
-    def of(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
-        """For one forward pass over right-padded prompts."""
-        return cls(prompts.lengths, prompts.roles, prompt_lengths=prompts.ends, device=device)
-
-    @classmethod
-    def growing_from(cls, prompts: Prompts, device: torch.device | str) -> "Layout":
-        """For a generation that starts from left-padded prompts."""
-        pads = [prompts.longest - length for length in prompts.lengths]
-        return cls(
-            prompts.lengths, prompts.roles, prompt_lengths=prompts.ends, pads=pads, growing=True, device=device
-        )
+    def of(cls, prompts: Prompts, device: torch.device | str, *, growing: bool = False) -> "Layout":
+        """For one forward pass over right-padded prompts, or a generation that starts from left-padded ones."""
+        return cls(prompts.lengths, prompts.roles, ends=prompts.ends, growing=growing, device=device)
 
     def advance(self, cells: int) -> None:
         """A forward pass over the next `cells` columns begins."""

@@ -50,7 +50,8 @@ def load(
     if isinstance(source, nn.Module):
         # torch.compile wraps the model: what it wraps has the same weights, and edits bite there.
         source = getattr(source, "_orig_mod", source)
-        return _open(source.eval(), tokenizer, name=_name_of(source))
+        name = getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__
+        return _open(source.eval(), tokenizer, name=name)
     place, name = _place(str(source))
     where = torch.device(_device(device))
     _check_config(place, name, revision, trust_remote_code)
@@ -175,15 +176,13 @@ def _refuse_broken(hf: nn.Module, name: str) -> None:
 
 def _weights_error(place: str, name: str, error: Exception) -> Exception:
     folder = Path(place)
-    if folder.is_dir():
-        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-        if pickles and not list(folder.glob("*.safetensors")):
-            return UnsafeWeights(
-                f"cannot load {name!r}: its weights are pickle files ({pickles[0]}), which can run code when "
-                "opened. Save the model as safetensors (save_pretrained) and load that."
-            )
-        return ModelNotFound(f"cannot load the weights of {name!r}: {_first_line(error)}")
-    if "safetensors" in str(error):
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles and not list(folder.glob("*.safetensors")):
+        return UnsafeWeights(
+            f"cannot load {name!r}: its weights are pickle files ({pickles[0]}), which can run code when "
+            "opened. Save the model as safetensors (save_pretrained) and load that."
+        )
+    if not folder.is_dir() and "safetensors" in str(error):
         return UnsafeWeights(
             f"cannot load {name!r}: it has no safetensors weights, and pickle files can run code when opened. "
             "Use a revision that has them, or convert the model."
@@ -232,10 +231,6 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if dtype not in known:
         raise BadArgument(f"cannot use the dtype {dtype!r}: write auto, {', '.join(known)}.")
     return known[dtype]
-
-
-def _name_of(hf: nn.Module) -> str:
-    return getattr(getattr(hf, "config", None), "name_or_path", "") or type(hf).__name__
 
 
 def _first_line(error: Exception) -> str:

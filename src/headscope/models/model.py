@@ -2,12 +2,11 @@
 
 In: a causal language model of transformers and its anatomy. Out: runs in the shapes of `vocabulary.SITES`.
 The model itself is never converted or rewritten; without interventions and captures, `run` is its plain
-forward pass. What this model does not have (a state between attention and MLP in a parallel block, say)
-is refused by name.
+forward pass. What this model does not have is refused by name (models.opened).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,6 +21,7 @@ from headscope.models.opened import OpenedModel
 from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
 from headscope.models.recomputed import RecomputedEdits
 from headscope.models.run import Run, blank_padding
+from headscope.models.tap import holding
 from headscope.models.weights import HeadWeights, head_weights
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Positions, site_named
@@ -31,8 +31,6 @@ Edits = Edit | Sequence[Edit]
 
 # Interventions of enclosing `editing` blocks of this thread, by model.
 _editing: ContextVar[tuple[tuple["Model", tuple[Edit, ...]], ...]] = ContextVar("headscope_editing", default=())
-
-
 # Which examples of a larger whole are being run, for edits of enclosing blocks that hold one value per example.
 _rows: ContextVar[slice | None] = ContextVar("headscope_rows", default=None)
 
@@ -96,8 +94,9 @@ class Model(OpenedModel):
         edits, given = self.prepare(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
-        follower = RecomputedEdits(self, checked, given, edits) if any(map(_recomputes, given)) else None
-        layout = Layout.growing_from(checked, self.device)
+        recomputed = any(edit.footprint().recompute_each_token for edit in given)
+        follower = RecomputedEdits(self, checked, given, edits) if recomputed else None
+        layout = Layout.of(checked, self.device, growing=True)
         with edited(
             self.hf,
             self.anatomy,
@@ -135,15 +134,15 @@ class Model(OpenedModel):
         body: nn.Module = self.hf.base_model  # type: ignore[assignment]
         given = _listed(interventions)
         for rows in self.batches(len(checked), bytes_each=patterns):
-            some = checked.rows(rows)
-            with self.batch_rows(rows):
-                edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
-            layout = Layout.of(some, self.device)
 
             def reader(call: Any, rows: slice = rows) -> None:
                 for reading in readings:
                     reading.read(call, rows)
 
+            some = checked.rows(rows)
+            with self.batch_rows(rows):
+                edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
+            layout = Layout.of(some, self.device)
             with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
                 body(some.ids.to(self.device), use_cache=False)
 
@@ -166,31 +165,19 @@ class Model(OpenedModel):
 
     def key_heads(self, layer: int) -> int:
         """How many key/value heads a layer has; query head h reads key/value head h // (heads / key_heads)."""
-        site = "v"
+        return int(
+            self.cached(f"key_heads {layer}", lambda: self.activations([[0]], [("v", layer)])["v", layer].shape[2])
+        )
 
-        def count() -> int:
-            return self.activations([[0]], [(site, layer)])[site, layer].shape[2]
-
-        return int(self.cached(f"key_heads {layer}", count))
-
-    @contextmanager
-    def batch_rows(self, rows: slice) -> Iterator[None]:
+    def batch_rows(self, rows: slice) -> AbstractContextManager[None]:
         """What runs in the block is these rows of a larger whole; see `editing`."""
-        token = _rows.set(rows)
-        try:
-            yield
-        finally:
-            _rows.reset(token)
+        return holding(_rows, rows)
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """What runs in the block is not edited by enclosing `editing` blocks."""
-        token, token_rows = _editing.set(()), _rows.set(None)
-        try:
+        with holding(_editing, ()), holding(_rows, None):
             yield
-        finally:
-            _editing.reset(token)
-            _rows.reset(token_rows)
 
     @property
     def active_edits(self) -> tuple[Edit, ...]:
@@ -205,13 +192,8 @@ class Model(OpenedModel):
         Those of enclosing `editing` blocks come first. `growing` is for generation.
         """
         rows = _rows.get()
-        outer = tuple(
-            edit if rows is None else edit.rows(rows)
-            for model, edits in _editing.get()
-            if model is self
-            for edit in edits
-        )
-        given = (*outer, *_listed(interventions))
+        outer = self.active_edits
+        given = (*(outer if rows is None else (edit.rows(rows) for edit in outer)), *_listed(interventions))
         for edit in given:
             positions = edit.footprint().positions
             if growing and positions.indices:  # positions beyond the prompt will exist
@@ -228,11 +210,8 @@ class Model(OpenedModel):
 
         Blocks nest: the outermost interventions are applied first, those of a call last.
         """
-        token = _editing.set((*_editing.get(), (self, _listed(interventions))))
-        try:
+        with holding(_editing, (*_editing.get(), (self, _listed(interventions)))):
             yield self
-        finally:
-            _editing.reset(token)
 
     def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
         """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
@@ -259,10 +238,6 @@ class Model(OpenedModel):
             for layer in chosen:
                 self.require_site(name, layer)
                 yield ("z" if name == "head_out" else name), layer
-
-
-def _recomputes(edit: Edit) -> bool:
-    return edit.footprint().recompute_each_token
 
 
 def _listed(interventions: Edits) -> tuple[Edit, ...]:

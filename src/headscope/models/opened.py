@@ -1,8 +1,7 @@
 """What an opened model *is*: its sizes, its heads, its identity, and what of it is served.
 
-In: a causal language model of transformers and its anatomy. What is not served is refused by name, for a
-reason that lies in the architecture (no residual stream between attention and MLP in a parallel block) or in the
-certificate. What a model *does* (run, generate, be read) is in models.model.
+In: a causal language model of transformers and its anatomy. What is not served is refused by name, for a reason that
+lies in the architecture (no residual stream between attention and MLP in a parallel block) or in the certificate.
 """
 
 import hashlib
@@ -120,16 +119,13 @@ class OpenedModel:
         Forgotten when weights are seen to change (an in-place operation or an assignment under
         `torch.no_grad`); changes through `.data` leave no trace: call `clear_cache` after them.
         """
-        self._clear_if_changed()
-        if key in self._cache:
+        if self.is_cached(key):
             self._cache[key] = self._cache.pop(key)  # the newest is the last
             return self._cache[key]
         made = self._cache[key] = make()
         total = sum(map(_bytes_of, self._cache.values()))
-        for oldest in list(self._cache)[:-1]:
-            if total <= self.memory_bytes // 8:
-                break
-            total -= _bytes_of(self._cache.pop(oldest))
+        while total > self.memory_bytes // 8 and len(self._cache) > 1:
+            total -= _bytes_of(self._cache.pop(next(iter(self._cache))))
         return made
 
     def is_cached(self, key: str) -> bool:
@@ -236,9 +232,8 @@ class OpenedModel:
 
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
-        reason = None
-        if not self.anatomy.reads_stream:
-            reason = "more than a norm stands between its residual stream and its unembedding"
+        stands = "more than a norm stands between its residual stream and its unembedding"
+        reason = None if self.anatomy.reads_stream else stands
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
                 reason = reason or f"layer {index} is no plain sum of the residual stream, its heads and its MLP"
@@ -255,17 +250,13 @@ class OpenedModel:
         """
         prompts = Prompts.of(given)
         low, high = min(map(min, prompts.tokens)), max(map(max, prompts.tokens))
-        if low < 0 or high >= self.vocab_size:
-            raise PromptError(
-                f"cannot run {self.name} on token {low if low < 0 else high}: "
-                f"its vocabulary has {self.vocab_size} tokens, numbered from 0."
-            )
-        for what, given in (("answer", prompts.answers), ("foil", prompts.foils)):
-            outside = [token for token in given if not 0 <= token < self.vocab_size]
+        answers, foils = f"ask {self.name} for the answer", f"ask {self.name} for the foil"
+        asked = ((f"run {self.name} on token", (low, high)), (answers, prompts.answers), (foils, prompts.foils))
+        for doing, tokens in asked:
+            outside = [token for token in tokens if not 0 <= token < self.vocab_size]
             if outside:
                 raise PromptError(
-                    f"cannot ask {self.name} for the {what} {outside[0]}: its vocabulary has {self.vocab_size} "
-                    "tokens, numbered from 0."
+                    f"cannot {doing} {outside[0]}: its vocabulary has {self.vocab_size} tokens, numbered from 0."
                 )
         if self.hf.training:
             raise BadArgument(
@@ -281,33 +272,31 @@ class OpenedModel:
 
     def unembedding_matrix(self) -> Tensor:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
-        head = self.anatomy.unembedding
-        weight = getattr(head, "weight", None)
+        weight = getattr(self.anatomy.unembedding, "weight", None)
         if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
             return weight.detach()
-        with torch.no_grad():
-            basis = torch.eye(self.d_model, dtype=self.dtype, device=self.device)
-            return (head(basis) - head(torch.zeros_like(basis[:1]))).T  # type: ignore[no-any-return]
+        return self._affine(self.anatomy.unembedding, self.d_model)[0].T
 
     def head_bias(self, layer: int) -> Tensor:
         """What the output projection adds whatever the heads do, [model]; zeros where it has no bias."""
-        self.require_site("z", layer)
-        anatomy = self.anatomy.layers[layer]
-        assert anatomy.projection is not None
-        with torch.no_grad():
-            nothing = torch.zeros(1, anatomy.heads * anatomy.head_dim, dtype=self.dtype, device=self.device)
-            return anatomy.projection(nothing)[0]  # type: ignore[no-any-return]
+        return self._projection(layer)[1]
 
     def output_matrix(self, layer: int) -> Tensor:
         """W_O of every head of a layer, [head, head_dim, model], from whatever module projects."""
+        anatomy = self.layer(layer)
+        return self._projection(layer)[0].reshape(anatomy.heads, anatomy.head_dim, -1)
+
+    def _projection(self, layer: int) -> tuple[Tensor, Tensor]:
         self.require_site("z", layer)
         anatomy = self.anatomy.layers[layer]
-        assert anatomy.projection is not None
-        width = anatomy.heads * anatomy.head_dim
+        return self._affine(anatomy.projection, anatomy.heads * anatomy.head_dim)
+
+    def _affine(self, module: Any, width: int) -> tuple[Tensor, Tensor]:
+        """W [width, out] and b [out] of a module that computes x @ W + b, from what it makes of basis vectors."""
         with torch.no_grad():
             basis = torch.eye(width, dtype=self.dtype, device=self.device)
-            matrix = anatomy.projection(basis) - anatomy.projection(torch.zeros_like(basis[:1]))
-        return matrix.reshape(anatomy.heads, anatomy.head_dim, -1)  # type: ignore[no-any-return]
+            bias = module(torch.zeros_like(basis[:1]))
+            return module(basis) - bias, bias[0]
 
 
 def _bytes_of(value: Any) -> int:

@@ -5,17 +5,21 @@ single name of an architecture. Tensors are cloned when seen, since some familie
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from headscope.models.attention import AttentionCall
 from headscope.models.devices import device_of
-from headscope.models.inline import InlineRecorder
-from headscope.models.tap import CallRecorder
+from headscope.models.inline import PRODUCTS, SOFTMAXES, by_example, is_pattern
+from headscope.models.layout import Layout
+from headscope.models.tap import Tap
 
 PROBE_TOKENS = 12
 
@@ -73,27 +77,72 @@ def probe(hf: nn.Module, vocab_size: int, context: int) -> Probe:
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocab_size, (2, min(PROBE_TOKENS, context)), generator=generator)
-    clock = itertools.count()
-    events: list[Event] = []
-    open_events: list[Event] = []
+    recorder = _Recorder(hf, *ids.shape)
+    modules = list(recorder.paths)
+    through: dict[nn.Module, Attended] = {}
 
-    def now() -> int:
-        return next(clock)
+    def read(call: AttentionCall) -> None:
+        through[modules[call.layer]] = Attended(recorder.now(), call.out.detach().clone())
 
-    def innermost() -> nn.Module | None:
-        having = (event.module for event in reversed(open_events) if _has_weights(event.module))
-        return next(having, None)
-
-    through, inline = CallRecorder(now), InlineRecorder(len(ids), ids.shape[1], innermost, now)
-    with torch.no_grad(), through.active(), _recorded(hf, events, open_events, now), inline:
+    numbered = {module: index for index, module in enumerate(modules)}
+    tap = Tap(numbered, Layout([ids.shape[1]] * len(ids), {}), readers={key: [read] for key in numbered.values()})
+    with torch.no_grad(), tap.active(), recorder.watching_modules(), recorder:
         logits = hf(ids.to(device_of(hf)), use_cache=False).logits
-    attended = {
-        module: Attended(*calls[-1], inline=True, fused=module in inline.fused)
-        for module, calls in inline.calls.items()
-    }
     # The kernels behind the interface call softmax too: what went through it counts as that.
-    attended |= {module: Attended(*calls[-1]) for module, calls in through.calls.items()}
-    return Probe(tuple(events), attended, logits)
+    return Probe(tuple(recorder.events), recorder.attended | through, logits)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes every module call, and what the heads of modules return that compute attention themselves."""
+
+    def __init__(self, hf: nn.Module, rows: int, cells: int) -> None:
+        super().__init__()
+        self.paths = {module: path for path, module in hf.named_modules()}
+        self.events: list[Event] = []
+        self.attended: dict[nn.Module, Attended] = {}
+        self.now = itertools.count().__next__
+        self._rows, self._cells = rows, cells
+        self._under_way: list[Event] = []
+        self._patterns: dict[nn.Module, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inner = (event.module for event in reversed(self._under_way))
+        module = next((module for module in inner if any(True for _ in module.parameters())), None)
+        if module is None:
+            return result
+        if func is F.scaled_dot_product_attention:
+            self._note(module, result, fused=True)
+        elif func in SOFTMAXES and is_pattern(result, self._rows, self._cells):
+            if result.shape[-1] == self._cells:
+                self._patterns[module] = result
+        elif func in PRODUCTS and module in self._patterns and args[0].numel() == self._patterns[module].numel():
+            del self._patterns[module]
+            self._note(module, by_example(result, self._rows), fused=False)
+        return result
+
+    def _note(self, module: nn.Module, by_head: Tensor, *, fused: bool) -> None:
+        copy = by_head.detach().transpose(1, 2).clone()
+        self.attended[module] = Attended(self.now(), copy, inline=True, fused=fused)
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs = [tensor.detach().clone() for tensor in floating_tensors((args, kwargs))]
+        self.events.append(Event(module, self.paths[module], self.now(), inputs))
+        self._under_way.append(self.events[-1])
+
+    def _after(self, module: nn.Module, args: Any, result: Any) -> None:
+        event = self._under_way.pop()
+        event.outputs = [tensor.detach().clone() for tensor in floating_tensors(result)]
+        event.end = self.now()
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        """Note every module call until the block ends."""
+        with ExitStack() as stack:
+            for module in self.paths:
+                stack.enter_context(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
+                stack.enter_context(module.register_forward_hook(self._after))
+            yield
 
 
 def floating_tensors(value: Any) -> list[Tensor]:
@@ -105,29 +154,3 @@ def floating_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, list | tuple):
         return [tensor for item in value for tensor in floating_tensors(item)]
     return []
-
-
-@contextmanager
-def _recorded(hf: nn.Module, events: list[Event], open_events: list[Event], now: Callable[[], int]) -> Iterator[None]:
-    paths = {module: path for path, module in hf.named_modules()}
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        inputs = [tensor.detach().clone() for tensor in floating_tensors((args, kwargs))]
-        event = Event(module, paths[module], now(), inputs)
-        events.append(event)
-        open_events.append(event)
-
-    def after(module: nn.Module, args: Any, result: Any) -> None:
-        event = open_events.pop()
-        event.outputs = [tensor.detach().clone() for tensor in floating_tensors(result)]
-        event.end = now()
-
-    with ExitStack() as stack:
-        for module in paths:
-            stack.enter_context(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            stack.enter_context(module.register_forward_hook(after))
-        yield
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None

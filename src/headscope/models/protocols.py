@@ -1,9 +1,7 @@
 """The two small protocols through which everything else reaches into a forward pass.
 
 An *Edit* changes what happens: prepared against a model and its prompts, it yields edits of single sites.
-A *Reading* takes from each attention call what it wants and keeps the rest of the model out of its way.
-The model knows nothing of who implements them: interventions and detectors live further down and can be
-replaced by faster ones without a change here.
+A *Reading* takes from each attention call what it wants. The model knows nothing of who implements them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +17,9 @@ from headscope.vocabulary import Positions
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
+
+SiteChange = Callable[[Tensor, Layout], Tensor]
+CallChange = Callable[[AttentionCall, Layout], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SiteEdit:
 
     site: str
     layer: int
-    change: Callable[[Tensor, Layout], Tensor]
+    change: SiteChange
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class CallEdit:
     """A change of one attention call as a whole, after its kernel has run; see `AttentionCall.redirect`."""
 
     layer: int
-    change: Callable[[AttentionCall, Layout], None]
+    change: CallChange
 
 
 class Edit(Protocol):

@@ -1,19 +1,16 @@
 """Interventions that follow the text: in generation they are prepared anew for every token.
 
 An intervention may take its values from other runs of the very tokens that are being run (patterns frozen
-to those of the clean run; path patching). While a text grows, those runs grow with it. Before every forward
-pass of a generation such interventions are prepared on the prompts and all that was generated so far, so
-that cached generation under them is what recomputing everything at each step gives. That costs a full pass
-per token for each run that they need: exact, not fast.
+to those of the clean run; path patching). Before every forward pass of a generation it is prepared on the prompts
+and all that was generated so far. That costs a full pass per token for each run that it needs: exact, not fast.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from headscope.models.attention import AttentionCall
-from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
 from headscope.tasks.prompts import Prompts
 
@@ -50,18 +47,7 @@ class RecomputedEdits:
         self._now = self._model.changes_of(self._given, grown)
 
     def _latest(self, index: int, first: SiteEdit | CallEdit) -> SiteEdit | CallEdit:
-        if isinstance(first, CallEdit):
+        def change(*given: Any) -> Any:
+            return self._now[index].change(*given)
 
-            def act(call: AttentionCall, layout: Layout) -> None:
-                edit = self._now[index]
-                assert isinstance(edit, CallEdit)
-                edit.change(call, layout)
-
-            return CallEdit(first.layer, act)
-
-        def change(value: Tensor, layout: Layout) -> Tensor:
-            edit = self._now[index]
-            assert isinstance(edit, SiteEdit)
-            return edit.change(value, layout)
-
-        return SiteEdit(first.site, first.layer, change)
+        return replace(first, change=change)  # type: ignore[arg-type]

@@ -196,8 +196,10 @@ def replaced(hf: nn.Module, pairs: Sequence[tuple[nn.Module, Callable[..., Any]]
     me = threading.get_ident()
     with _locks.setdefault(hf, threading.RLock()), ExitStack() as stack:
         for module, instead in pairs:
-            own = module.__dict__.get("forward")
-            stack.callback(_put_back, module, own)
+            if "forward" in module.__dict__:
+                stack.callback(module.__dict__.update, forward=module.forward)
+            else:
+                stack.callback(module.__dict__.pop, "forward", None)
             module.__dict__["forward"] = _in_thread(me, instead, module.forward)
         yield
 
@@ -207,13 +209,6 @@ def _in_thread(me: int, instead: Callable[..., Any], own: Callable[..., Any]) ->
         return (instead if threading.get_ident() == me else own)(*args, **kwargs)
 
     return forward
-
-
-def _put_back(module: nn.Module, own: Any) -> None:
-    if own is None:
-        module.__dict__.pop("forward", None)
-    else:
-        module.__dict__["forward"] = own
 
 
 def _with_extras(value: Tensor, extras: int | None) -> Any:

@@ -5,7 +5,7 @@ an example's end are NaN, so that a statistic which forgets to mask them cannot 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,16 +51,18 @@ class Run:
             )
         if site == "logits":
             return self.logits
-        if site == "head_out":
-            return self._head_out(layer)
-        if (site, layer) not in self.captured:
-            kept = sorted({name for name, _ in self.captured})
+        name = "z" if site == "head_out" else site
+        if (name, layer) not in self.captured:
+            kept = sorted({kept_site for kept_site, _ in self.captured})
             where = f" in layer {layer}" if SITES[site].per_layer else ""
             raise UnservedSite(
                 f"cannot read {site!r}{where}: it was not captured. This run captured "
                 f"{', '.join(kept) or 'nothing'}; ask with capture=[{site!r}]."
             )
-        return self.captured[site, layer]
+        value = self.captured[name, layer]
+        if site == "head_out":
+            return torch.einsum("bphd,hdm->bphm", value, self.model.output_matrix(layer))
+        return value
 
     def layers(self, site: str) -> list[int]:
         """The layers in which a site was captured."""
@@ -77,13 +79,8 @@ class Run:
                 return value[index][:, :, : some.longest, : some.longest]
             return value[index][:, : some.longest]
 
-        return Run(
-            self.model,
-            some,
-            self.interventions,
-            shortened("logits", self.logits),
-            {key: shortened(key[0], value) for key, value in self.captured.items()},
-        )
+        captured = {key: shortened(key[0], value) for key, value in self.captured.items()}
+        return replace(self, prompts=some, logits=shortened("logits", self.logits), captured=captured)
 
     def recipe(self) -> Mapping[str, Any]:
         """What identifies this run, and with it every tensor in it."""
@@ -93,13 +90,6 @@ class Run:
             "prompts": self.prompts,
             "interventions": self.interventions,
         }
-
-    def _head_out(self, layer: int) -> Tensor:
-        if ("z", layer) not in self.captured:
-            raise UnservedSite(
-                f"cannot read 'head_out' in layer {layer}: it was not captured. Ask with capture=['head_out']."
-            )
-        return torch.einsum("bphd,hdm->bphm", self.captured["z", layer], self.model.output_matrix(layer))
 
 
 def blank_padding(site: str, value: Tensor, real: Tensor) -> Tensor:

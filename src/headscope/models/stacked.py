@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from headscope.models.attention import AttentionCall
+from headscope.models.attention import AttentionCall, spliced
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.tap import rewriting
@@ -33,41 +32,36 @@ def stacked(blocks: Sequence[Block], *, growing: bool = False) -> list[SiteEdit 
 
     With `growing` the blocks' layouts follow that of the batch from pass to pass.
     """
-    sites: dict[tuple[str, int], list[tuple[Block, list[Any]]]] = defaultdict(list)
-    calls: dict[int, list[tuple[Block, list[Any]]]] = defaultdict(list)
+    parts: dict[tuple[str, int], list[tuple[Block, list[Any]]]] = defaultdict(list)
     for block in blocks:
-        own: dict[Any, list[Any]] = defaultdict(list)
+        own: dict[tuple[str, int], list[Any]] = defaultdict(list)
         for edit in block.edits:
             # Whatever concerns the pattern keeps the order in which it was given.
             if isinstance(edit, CallEdit):
-                own[edit.layer].append(edit.change)
+                own["call", edit.layer].append(edit.change)
             elif edit.site == "pattern":
-                own[edit.layer].append(rewriting(edit.change))
+                own["call", edit.layer].append(rewriting(edit.change))
             else:
                 own[edit.site, edit.layer].append(edit.change)
         for place, changes in own.items():
-            if isinstance(place, tuple):
-                sites[place].append((block, changes))
-            else:
-                calls[place].append((block, changes))
+            parts[place].append((block, changes))
     return [
-        *(SiteEdit(site, layer, _of_site(parts, growing)) for (site, layer), parts in sites.items()),
-        *(CallEdit(layer, _of_call(parts, growing)) for layer, parts in calls.items()),
+        CallEdit(layer, _of_call(every, growing))
+        if site == "call"
+        else SiteEdit(site, layer, _of_site(every, growing))
+        for (site, layer), every in parts.items()
     ]
 
 
 def _of_site(parts: list[tuple[Block, list[Any]]], growing: bool) -> Any:
     def change(value: Tensor, layout: Layout) -> Tensor:
-        pieces: list[Tensor] = []
-        done = 0
+        changed = []
         for block, changes in parts:
-            pieces.append(value[done : block.rows.start])
             piece = value[block.rows]
             for own in changes:
                 piece = own(piece, _layout(block, layout, growing))
-            pieces.append(piece)
-            done = block.rows.stop
-        return torch.cat([*pieces, value[done:]])
+            changed.append((block.rows, piece))
+        return spliced(value, changed)
 
     return change
 

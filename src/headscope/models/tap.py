@@ -1,9 +1,8 @@
 """The one wrapped function through which headscope sees the attention of every model.
 
 transformers asks `AttentionInterface.get_interface` for a kernel in nearly every architecture. That method
-is wrapped once, at import. While nothing is active the wrapper costs one comparison and returns the kernel
-itself; while a `Tap` is active *in this thread* it returns a kernel that lets the tap edit and read the
-call. Configuration, masks and weights stay untouched, so un-edited logits are bit-identical. (Registering
+is wrapped once, at import. While nothing is active it returns the kernel itself; while a `Tap` is active *in this
+thread*, a kernel that lets the tap edit and read the call. Un-edited logits are bit-identical. (Registering
 a kernel under a name of one's own instead changes the masks that some families build: silently wrong.)
 
 Taps nest: the outermost edits first. A tap leaves no trace when its block ends, by an exception too. New
@@ -13,10 +12,11 @@ threads start without taps; run them in `contextvars.copy_context()` to hand one
 import functools
 import inspect
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import transformers
 from torch import Tensor, nn
@@ -25,23 +25,21 @@ from transformers import modeling_utils
 from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall, Kernel
 from headscope.models.layout import Layout
+from headscope.models.protocols import CallChange, CallEdit, SiteChange, SiteEdit
 
+T = TypeVar("T")
 _stack: ContextVar[tuple["Tap", ...]] = ContextVar("headscope_taps", default=())
 _lock = threading.Lock()
 # A plain number, tested before the ContextVar: cheap, and transparent to torch.compile while it is 0.
 _active = 0
 
-SiteChange = Callable[[Tensor, Layout], Tensor]
-CallChange = Callable[[AttentionCall, Layout], None]
-
 
 class Tap:
-    """What one run changes in, and reads from, the attention of one model.
+    """What one run changes in, and reads from, one model.
 
-    `layer_of` names the attention modules that belong to the model; calls of others pass untouched.
-    `changes` maps (site, layer) to changes of `q`, `k`, `v` [batch, cell, head, head_dim]. `call_changes`
-    maps a layer to changes of the call once its kernel has run, in the order in which they apply, each with
-    the site in whose name it acts (`pattern` or `call`); `readers` to functions of the finished call.
+    `layer_of` names the attention modules that belong to the model; calls of others pass untouched. `edits` apply
+    in their order: those of q, k and v before a kernel runs, those of the pattern and the call after it, others where
+    hooks ask for `changed` (models.hooks). `readers` maps a layer to functions of the finished call.
     """
 
     def __init__(
@@ -49,28 +47,43 @@ class Tap:
         layer_of: Mapping[nn.Module, int],
         layout: Layout,
         *,
-        changes: Mapping[tuple[str, int], Sequence[SiteChange]] | None = None,
-        call_changes: Mapping[int, Sequence[tuple[str, CallChange]]] | None = None,
+        edits: Sequence[SiteEdit | CallEdit] = (),
         readers: Mapping[int, Sequence[Callable[[AttentionCall], None]]] | None = None,
     ) -> None:
         self.layer_of, self.layout = layer_of, layout
-        self._changes = changes or {}
-        self._call_changes = call_changes or {}
         self._readers = readers or {}
+        self._changes: dict[tuple[str, int], list[SiteChange]] = defaultdict(list)
+        self._call_changes: dict[int, list[tuple[str, CallChange]]] = defaultdict(list)
+        for edit in edits:
+            if isinstance(edit, CallEdit):
+                self._call_changes[edit.layer].append(("call", edit.change))
+            elif edit.site == "pattern":
+                self._call_changes[edit.layer].append(("pattern", rewriting(edit.change)))
+            else:
+                self._changes[edit.site, edit.layer].append(edit.change)
         # What was changed so far: an edit whose place is never reached must not pass for one that did nothing.
         self.reached: set[tuple[str, int]] = set()
 
+    def changes(self, layer: int, *sites: str) -> bool:
+        """Whether there is a change of one of these sites in a layer."""
+        return any((site, layer) in self._changes for site in sites)
+
     def touches(self, layer: int) -> bool:
         """Whether this tap changes or reads anything of that layer's attention."""
-        changed = any(changed_layer == layer for _, changed_layer in self._changes)
-        return changed or layer in self._call_changes or layer in self._readers
+        return self.changes(layer, "q", "k", "v") or layer in self._call_changes or layer in self._readers
+
+    def changed(self, site: str, layer: int, value: Tensor) -> Tensor:
+        """The value of a site after all changes of it; itself where there are none."""
+        for change in self._changes.get((site, layer), ()):
+            self.reached.add((site, layer))
+            value = change(value, self.layout)
+        return value
 
     def edit_inputs(self, call: AttentionCall, names: Sequence[str] = ("q", "k", "v")) -> None:
         for name in names:
-            for change in self._changes.get((name, call.layer), ()):
-                self.reached.add((name, call.layer))
+            if self.changes(call.layer, name):
                 value = getattr(call, name).transpose(1, 2)
-                setattr(call, name, change(value, self.layout).transpose(1, 2))
+                setattr(call, name, self.changed(name, call.layer, value).transpose(1, 2))
 
     def edit_call(self, call: AttentionCall) -> None:
         for site, change in self._call_changes.get(call.layer, ()):
@@ -82,16 +95,15 @@ class Tap:
             reader(call)
 
     @contextmanager
-    def active(self) -> Iterator["Tap"]:
+    def active(self) -> Iterator[None]:
         """Edit and read every call of this thread until the block ends."""
         global _active
         with _lock:
             _active += 1
-        token = _stack.set((*_stack.get(), self))
         try:
-            yield self
+            with holding(_stack, (*_stack.get(), self)):
+                yield
         finally:
-            _stack.reset(token)
             with _lock:
                 _active -= 1
 
@@ -99,43 +111,6 @@ class Tap:
     def is_current(self) -> bool:
         """Whether this tap is active in the current thread (hooks of modules are seen by all threads)."""
         return any(tap is self for tap in _stack.get())
-
-
-class CallRecorder:
-    """Notes which modules call their attention through the interface, when, and what their heads return.
-
-    `now()` is the time of a call on the clock of whoever records.
-    """
-
-    def __init__(self, now: Callable[[], int]) -> None:
-        self.calls: dict[nn.Module, list[tuple[int, Tensor]]] = {}
-        self._now = now
-
-    @contextmanager
-    def active(self) -> Iterator["CallRecorder"]:
-        """Record every call of this thread until the block ends; the calls themselves are untouched."""
-        global _active
-        with _lock:
-            _active += 1
-        token = _recorder.set(self)
-        try:
-            yield self
-        finally:
-            _recorder.reset(token)
-            with _lock:
-                _active -= 1
-
-    def wrap(self, kernel: Kernel) -> Kernel:
-        @functools.wraps(kernel)
-        def recorded(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-            result = kernel(module, *args, **options)
-            self.calls.setdefault(module, []).append((self._now(), result[0].detach().clone()))
-            return result
-
-        return recorded
-
-
-_recorder: ContextVar[CallRecorder | None] = ContextVar("headscope_recorder", default=None)
 
 
 def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
@@ -146,16 +121,8 @@ def _tapped(kernel: Kernel, eager: Kernel, stack: tuple[Tap, ...]) -> Kernel:
         taps = [tap for tap in stack if module in tap.layer_of]
         if not taps:
             return kernel(module, query, key, value, attention_mask, **options)
-        call = AttentionCall(
-            layer=taps[-1].layer_of[module],
-            module=module,
-            qkv=(query, key, value),
-            mask=attention_mask,
-            options=options,
-            kernel=kernel,
-            eager=eager,
-            layout=taps[-1].layout,
-        )
+        layer, layout = taps[-1].layer_of[module], taps[-1].layout
+        call = AttentionCall(layer, module, query, key, value, attention_mask, options, kernel, eager, layout)
         weights = pass_through(call, taps)
         return call.out, weights
 
@@ -190,13 +157,18 @@ def rewriting(change: SiteChange) -> CallChange:
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Forward passes of this thread in the block are nobody's: no tap edits or reads them."""
-    token = _stack.set(())
+def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """A block in which a variable of this thread has this value."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _stack.reset(token)
+        variable.reset(token)
+
+
+def aside() -> AbstractContextManager[None]:
+    """Forward passes of this thread in the block are nobody's: no tap edits or reads them."""
+    return holding(_stack, ())
 
 
 def _install() -> None:
@@ -216,9 +188,6 @@ def _install() -> None:
         kernel: Kernel = original(self, attn_implementation, default)
         if not _active:
             return kernel
-        recorder = _recorder.get()
-        if recorder is not None:
-            kernel = recorder.wrap(kernel)
         stack = _stack.get()
         return _tapped(kernel, default, stack) if stack else kernel
 

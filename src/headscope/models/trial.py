@@ -1,10 +1,9 @@
 """What the checks of a model share: its trial prompts, one run with everything captured, small edits.
 
-The edits are written here rather than taken from `interventions`, which stand further down and rely on
-what is proven here.
+The edits are written here: `interventions` rely on what is proven here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from torch import Tensor
 from headscope.models.attention import AttentionCall
 from headscope.models.certificate import Check
 from headscope.models.layout import Layout
-from headscope.models.protocols import CallEdit, Edit, Footprint, SiteEdit
+from headscope.models.protocols import CallEdit, Edit, Footprint, SiteChange, SiteEdit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import ALL
@@ -25,11 +24,9 @@ if TYPE_CHECKING:
 
 # How closely two ways to one number must agree, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-_SITES = ("q", "k", "v", "pattern", "z", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITES = ("q", "k", "v", "pattern", "z", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _FIRST_REDIRECTED = 5
 _MOST_LAYERS = 8
-
-Change = Callable[[Tensor, Layout], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Trial:
     @cached_property
     def base(self) -> Run:
         """One un-edited run with every site that the model has."""
-        wanted = [(site, layer) for site in (*_SITES, "head_out") for layer in self.layers(site)]
+        wanted = [(site, layer) for site in (*SITES, "head_out") for layer in self.layers(site)]
         return self.model.run(self.prompts, capture=wanted)
 
     def layers(self, site: str) -> list[int]:
@@ -76,32 +73,19 @@ class Trial:
     def sampled(self, site: str) -> list[int]:
         """The same, at most eight of them spread over the depth of a deep model."""
         layers = self.layers(site)
-        step = max(1, -(-len(layers) // _MOST_LAYERS))
-        return layers[::step]
-
-    def sites(self) -> list[tuple[str, int]]:
-        """Every site in the sampled layers."""
-        return [(site, layer) for site in _SITES for layer in self.sampled(site)]
+        return layers[:: max(1, -(-len(layers) // _MOST_LAYERS))]
 
     def head(self, layer: int) -> int:
         """The head on trial in a layer: the second, where there is one."""
         return 1 % max(1, self.model.anatomy.layers[layer].heads)
 
-    def as_edit(self, site: str, layer: int, change: Change) -> Edit:
-        return Single(SiteEdit(site, layer, change))
-
-    def edited(self, site: str, layer: int, change: Change) -> Run:
+    def edited(self, site: str, layer: int, change: SiteChange) -> Run:
         """A run with one site edited, and the sites around it captured."""
-        around = [name for name in ("resid_mid", "mlp_out", "resid_post") if self.model.has(name, layer)]
-        capture = [(name, layer) for name in around]
-        return self.model.run(self.prompts, interventions=self.as_edit(site, layer, change), capture=capture)
+        around = ("resid_mid", "mlp_out", "resid_post")
+        capture = [(name, layer) for name in around if self.model.has(name, layer)]
+        return self.model.run(self.prompts, interventions=Single(SiteEdit(site, layer, change)), capture=capture)
 
-    def edited_everywhere(self, change: Change) -> Tensor:
-        """Logits with every site of every layer edited at once."""
-        edits = [self.as_edit(site, layer, change) for site in _SITES for layer in self.layers(site)]
-        return self.model.run(self.prompts, interventions=edits).logits
-
-    def zero_head(self, layer: int) -> Change:
+    def zero_head(self, layer: int) -> SiteChange:
         def change(value: Tensor, _: Layout) -> Tensor:
             chosen = torch.arange(value.shape[2], device=value.device) == self.head(layer)
             return torch.where(chosen[:, None], torch.zeros_like(value), value)
@@ -127,7 +111,7 @@ class Trial:
             value[:, _FIRST_REDIRECTED:, self.head(layer), 0] = 1
             return value
 
-        return self.model.run(self.prompts, interventions=self.as_edit("pattern", layer, change)).logits
+        return self.model.run(self.prompts, interventions=Single(SiteEdit("pattern", layer, change))).logits
 
     def noise_like(self, value: Tensor) -> Tensor:
         """Fixed noise of a value's own size."""
@@ -143,22 +127,17 @@ class Trial:
     def first_logits(self, prompts: PromptsLike) -> Tensor:
         """Logits [batch, vocab] from which the first generated token of each example is taken."""
         seen: list[Tensor] = []
-        watching = self.model.hf.register_forward_hook(
-            lambda module, args, result: seen.append(result.logits[:, -1].float())
-        )
-        try:
+        with self.model.hf.register_forward_hook(lambda _, __, result: seen.append(result.logits[:, -1].float())):
             self.model.generate(prompts, max_new_tokens=1)
-        finally:
-            watching.remove()
         return seen[0]
 
-    def verdict(self, name: str, errors: Mapping[int, float], *, refuses: Sequence[str], detail: str = "") -> Check:
-        """A check from one error per layer; NaN fails."""
+    def verdict(self, errors: Mapping[int, float], *, refuses: tuple[str, ...] = (), detail: str = "") -> Check:
+        """A check, still without its name, from one error per layer; NaN fails."""
         if not errors:
-            return Check(name, None, detail=detail or "no layer has it")
+            return Check("", None, detail=detail or "no layer has it")
         failing = tuple(layer for layer, error in errors.items() if not error <= self.tolerance)
         worst = max(errors.values(), key=lambda error: float("inf") if error != error else error)
-        return Check(name, not failing, float(worst), self.tolerance, failing, tuple(refuses), detail)
+        return Check("", not failing, float(worst), self.tolerance, failing, refuses, detail)
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

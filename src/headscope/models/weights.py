@@ -73,11 +73,7 @@ class HeadWeights:
 
 
 class _Shown(Exception):
-    """Stops a forward pass once the attention module's arguments are known."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.args_given, self.kwargs_given = args, kwargs
+    """Stops a forward pass once the attention module's arguments, which are its own, are known."""
 
 
 def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadWeights:
@@ -100,19 +96,17 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
         torch.cat([parts[index] - bias for parts in shown]).movedim(0, -2) for index, bias in enumerate(biases)
     ]
     _refuse_unless_affine(model, layer, show, matrices, biases)
-    w_q, w_k, w_v = matrices
     centred, folded = False, False
     if fold_norm and anatomy.input_norm is not None:
         frozen = FrozenNorm.at(anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device))
         biases = [bias + frozen.bias @ matrix for bias, matrix in zip(biases, matrices, strict=True)]
-        w_q, w_k, w_v = (frozen.gain[:, None] * matrix for matrix in matrices)
+        matrices = [frozen.gain[:, None] * matrix for matrix in matrices]
         centred, folded = frozen.centred, True
-    b_o = model.head_bias(layer)
-    b_q, b_k, b_v = biases
-    w_o = model.output_matrix(layer)
+    w_o, b_o = model.output_matrix(layer), model.head_bias(layer)
     term = anatomy.attention_term
     direct = term is not None and anatomy.projection_is_term and not anatomy.gated
     scale = 1.0 if term is None else term.scale
+    (w_q, w_k, w_v), (b_q, b_k, b_v) = matrices, biases
     return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred, scale, direct)
 
 
@@ -146,14 +140,12 @@ def _arguments(model: "Model", attention: nn.Module) -> tuple[tuple[Any, ...], d
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Shown(args, kwargs)
 
-    handle = attention.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention.register_forward_pre_hook(stop, with_kwargs=True):
             model.hf(torch.tensor([[0]], device=model.device), use_cache=False)
     except _Shown as shown:
-        return shown.args_given, shown.kwargs_given
-    finally:
-        handle.remove()
+        args, kwargs = shown.args
+        return args, kwargs
     raise UnservedModel(f"cannot read the weights of {model.name}: its attention was not called for one token.")
 
 

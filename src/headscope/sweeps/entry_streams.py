@@ -7,7 +7,6 @@ there.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
-from headscope.models.tap import Tap, finish, pass_through, rewriting
+from headscope.models.tap import Tap, finish, pass_through
 from headscope.sweeps.plan import OF_ATTENTION, Job
 from headscope.tasks.prompts import Prompts
 
@@ -144,17 +143,8 @@ class EntryStreams:
         whole = job.first == 0 and job.stop == self._base.stop
         queries = slice(None) if whole else slice(job.first, job.stop)
         call = self._base.calls[layer].part(layout, queries=queries)
-        changes: dict[tuple[str, int], list[Any]] = defaultdict(list)
-        of_calls: dict[int, list[Any]] = defaultdict(list)
-        for edit in edits:
-            if isinstance(edit, CallEdit):
-                of_calls[layer].append(("call", edit.change))
-            elif edit.site == "pattern":
-                of_calls[layer].append(("pattern", rewriting(edit.change)))
-            else:
-                changes[edit.site, layer].append(edit.change)
-        tap = Tap({}, layout, changes=changes, call_changes=of_calls)
-        if changes:
+        tap = Tap({}, layout, edits=edits)
+        if tap.changes(layer, "q", "k", "v"):
             pass_through(call, [tap])
         else:
             finish(call, [tap])

@@ -53,14 +53,14 @@ def _together(model: Model, prompts: PromptsLike, sets: Sequence[Sequence[Edit]]
             follower = RecomputedEdits(model, checked, given, edits)
             edits = follower.edits
             followers.append((rows, follower))
-        blocks.append(Block(rows, edits, Layout.growing_from(checked, model.device)))
+        blocks.append(Block(rows, edits, Layout.of(checked, model.device, growing=True)))
 
     def before(ids: Tensor) -> None:
         for rows, follower in followers:
             follower.before(ids[rows])
 
     whole = repeated(checked, len(sets))
-    layout = Layout.growing_from(whole, model.device)
+    layout = Layout.of(whole, model.device, growing=True)
     edits = stacked(blocks, growing=True)
     with edited(model.hf, model.anatomy, layout, edits=edits, before=before if followers else None):
         every = decode(model.hf, model.tokenizer, whole, max_new_tokens=count, seed=0, options={})
