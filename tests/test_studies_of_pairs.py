@@ -47,12 +47,6 @@ def test_a_model_of_text_is_asked_everyday_functions_without_noise(tmp_path: Pat
     assert tasks.linear(model, shots).answer_tokens
 
 
-def test_what_was_chosen_stays_when_sizes_shrink() -> None:
-    sizes = {"n": 20, "shots": 4}
-    assert PairsConfig().smaller(sizes) == PairsConfig(n=20, shots=4)
-    assert PairsConfig(n=50).smaller(sizes) == PairsConfig(n=50, shots=4)
-
-
 @pytest.mark.parametrize(
     "bad", [{"n": 3}, {"shots": -1}, {"noise": 1.5}, {"a": "1-5"}, {"among": "some"}, {"seed": -1}]
 )
