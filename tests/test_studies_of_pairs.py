@@ -7,6 +7,7 @@ import pytest
 import headscope as hs
 from headscope import tasks
 from headscope.errors import BadArgument, HeadscopeError
+from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import EVERYDAY
 from headscope.tasks.pairs import PairLanguage
@@ -48,9 +49,8 @@ def test_a_model_of_text_is_asked_everyday_functions_without_noise(tmp_path: Pat
 
 
 def test_what_was_chosen_stays_when_sizes_shrink() -> None:
-    sizes = {"n": 20, "shots": 4}
-    assert PairsConfig().smaller(sizes) == PairsConfig(n=20, shots=4)
-    assert PairsConfig(n=50).smaller(sizes) == PairsConfig(n=50, shots=4)
+    assert BayesSettings().quick() == BayesSettings(n=60, resamples=60)
+    assert BayesSettings(n=50).quick() == BayesSettings(n=50, resamples=60)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from headscope.studies.bayes.near_exact import near_exact
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL, RISE, Observations, observations
 from headscope.studies.bayes.pair_heads import flattens, heads_of_kind, strongest
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
-from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.bayes.updates import BELIEF, LOGIT_P, updates
 from headscope.studies.context import Context
 from headscope.sweeps.controls import AgainstRandom

@@ -1,9 +1,8 @@
 """What a study is written with: a plan of questions, a context to answer them in, parts that answers are.
 
-A study is a folder: `plan.py` holds a `Plan` (what is asked, with which settings, in which order), and every question
-is one file with a function `question(ctx) -> Part`. Questions do not know each other; what several need is a function
-of the context, computed once (`ctx.once`). The plan runs them, joins their parts, and makes the Study record. Not
-done here: anything about numbers (measures, evidence), pages (report).
+A study is a folder: `plan.py` holds a `Plan`, and every question is one file with a function `question(ctx) ->
+Part`. Questions do not know each other; what several need is a function of the context, computed once (`ctx.once`).
+Not done here: numbers (measures, evidence), pages (report).
 """
 
 import dataclasses
@@ -146,11 +145,10 @@ class Plan(Generic[S]):
     lead: str = ""
     sources: tuple[Source, ...] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
-    context: type[Context[Any]] = Context
 
     def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
         """Answer the questions about a model."""
-        ctx = self.context(settings, (model,), progress)
+        ctx = Context(settings, (model,), progress)
         parts = [question(ctx) for question in self.questions]
         claims = [claim for part in parts for claim in part.claims]
         return Study(

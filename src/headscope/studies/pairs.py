@@ -1,9 +1,9 @@
 """What the studies of (x, y) pairs have in common: their settings, and the problems drawn from them.
 
 In: a model and settings. Out: `Shots`. A model that was trained on a language of pairs is asked about its own
-functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other
-model gets `tasks.linear.EVERYDAY`, twelve clean pairs. `article` asks for the twelve pairs of the article on
-redundant heads themselves, whose prompts then differ in the query alone.
+functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other model
+gets `tasks.linear.EVERYDAY`, twelve clean pairs. With `article`, prompts show that article's pairs and differ in the
+query.
 """
 
 import re
@@ -83,6 +83,12 @@ class PairsConfig(Settings):
             among=self.among,  # type: ignore[arg-type]  # checked above
             seed=self.seed + seed,
         )
+
+
+def expected_noise(model: Model, shots: Shots) -> float:
+    """The share of random y that an observer with the model's experience expects: that of its training."""
+    language = functions_of(model)
+    return shots.noise if language is None else language.noise
 
 
 def _articles(n: int, seed: int) -> Shots:

@@ -1,18 +1,17 @@
 """The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and by which heads?
 
-In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works through
-the addition of features which are learnt through Bayesian updates; each question puts one of its statements to the
-test, with the exact posterior as positive control and label-shuffled prompts as null. Questions do not know each
-other; their order is that of the report: what is learned, by which heads, and what that looks like inside.
+In: a model and settings. Out: a Study. `sources.REDUNDANT_HEADS` claims that in-context learning works through the
+addition of features which are learnt through Bayesian updates; each question puts one of its statements to the test,
+with the exact posterior as positive control and label-shuffled prompts as null.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headscope.evidence.claim import in_words
 from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
-from headscope.results.study import Claim, Source
+from headscope.results.study import Claim
 from headscope.studies.bayes.additive_features import additive_features
 from headscope.studies.bayes.attention_growth import attention_growth
 from headscope.studies.bayes.attention_knockout import attention_knockout
@@ -23,22 +22,24 @@ from headscope.studies.bayes.mlp_ablation import mlp_ablation
 from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
-from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
-from headscope.studies.context import Context, Part, Plan
+from headscope.studies.context import Part, Plan
+from headscope.studies.head_sets import first_few
+from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
 from headscope.tasks.linear import linear
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
 
+MOST_NAMED = 4
 _KINDS = {
     "x_to_y": "attend from a y to the x of its pair",
     "example_to_example": "from one pair to the y of earlier ones",
 }
 
 
-def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str]:
+def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     """What was learned from the examples, how near that is to Bayes' rule, and by which heads."""
     observed = ctx.once(observations)
     curve_of = probabilities(observed).at(learner=MODEL)
@@ -63,12 +64,12 @@ def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str
     ]
 
 
-def _heads(ctx: Context[BayesSettings]) -> str:
+def _heads(ctx: Ctx) -> str:
     """The heads between the tokens of pairs, and what ablating the strongest costs."""
     named, beside = ctx.once(named_heads), ctx.once(ablated_heads)
     if not named:
         return "No head is named that attends from a y to its x, or from one pair to earlier ones."
-    listed = [f"{_first_few(named[kind])} {_KINDS[kind]}" for kind in STATED if kind in named]
+    listed = [f"{first_few(named[kind], MOST_NAMED)} {_KINDS[kind]}" for kind in STATED if kind in named]
     each = beside.get(BOTH) or next(iter(beside.values()))
     cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
     return (
@@ -77,11 +78,7 @@ def _heads(ctx: Context[BayesSettings]) -> str:
     )
 
 
-def _first_few(heads: Sequence[Head], most: int = 4) -> str:
-    return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
-
-
-def _prompts(ctx: Context[BayesSettings]) -> list[Prompts]:
+def _prompts(ctx: Ctx) -> list[Prompts]:
     return [linear(ctx.model, ctx.once(observations).shots)]
 
 
@@ -112,20 +109,7 @@ PLAN = Plan(
     answer=answer,
     prompts=_prompts,
     lead="curve-shots",
-    sources=(
-        Source(
-            "Redundant Attention Heads in Large Language Models For In Context Learning",
-            "skunnavakkam",
-            2024,
-            "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/",
-        ),
-        Source(
-            "Bayesian scaling laws for in-context learning",
-            "Arora, Jurafsky, Potts, Goodman",
-            2024,
-            "https://arxiv.org/abs/2410.16531",
-        ),
-    ),
+    sources=(REDUNDANT_HEADS, SCALING_LAWS),
     terms={
         "exact posterior": "What an ideal observer predicts who knows the family of functions and the share of "
         "random y, and updates on the very pairs of the prompt.",

@@ -1,11 +1,10 @@
-"""Does every example add the same to the log-odds of the task, as the article's Bayesian update has it?
+"""Does every example add the same to the log-odds of the task, as Bayesian updates do?
 
 In: the context of the study. Out: the update fitted to log-odds averaged over prompts, p_n = beta + (gamma - beta)
 A_n with logit A_n = logit A_0 + n log(c / (1 - c)), for the model and for the exact posterior on the same resampled
-prompts; how far each is from that line (the misfit); the claim `linear_log_odds`. The line is one of logit A and
-not of logit p: the exact posterior predictive itself bends in logit p, and stands in the tables for that, beside
-its own belief in the true function. Source: the article, its update mended (measures.updates). Not done here: other
-families of curves (families).
+prompts; how far each is from that line (the misfit); the claim `linear_log_odds`. The line is one of logit A and not
+of logit p: the exact posterior predictive itself bends in logit p, and stands in the tables for that. Source:
+`sources.REDUNDANT_HEADS`, its update mended (measures.updates).
 """
 
 import math
@@ -24,8 +23,8 @@ from headscope.measures.updates import RESOLVED, Updates, fit_updates, line_of
 from headscope.results.study import Claim
 from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context, Part
+from headscope.studies.bayes.problems import Ctx
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity, Schema
 
 # By how much worse than the exact posterior a line may fit, and from where on that one is no line either.
@@ -64,7 +63,7 @@ LOG_ODDS = Schema(
 Fits = Mapping[str, Updates]
 
 
-def updates(ctx: Context[BayesSettings]) -> Part:
+def updates(ctx: Ctx) -> Part:
     """Is the model's curve one of Bayesian updates between two hypotheses?"""
     fits = ctx.once(fitted_updates)
     gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
@@ -120,7 +119,7 @@ def worse_fit(misfit: Statistic) -> Statistic:
     return difference.because(next(iter(misfit.reasons.values()), ""))
 
 
-def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
+def fitted_updates(ctx: Ctx) -> dict[str, Updates]:
     """The update fitted to the model and the exact posterior; of that one's own log-odds only the line."""
     observed, settings = ctx.once(seen.observations), ctx.settings
     fits = {}
@@ -139,14 +138,12 @@ def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
     return fits
 
 
-def steps(ctx: Context[BayesSettings]) -> Statistic:
+def steps(ctx: Ctx) -> Statistic:
     """What an example adds to the log-odds of the task, [learner]."""
     return _statistic(ctx, STEP, lambda fit: (fit.step_nats, fit.resampled_steps))
 
 
-def _statistic(
-    ctx: Context[BayesSettings], quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]
-) -> Statistic:
+def _statistic(ctx: Ctx, quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]) -> Statistic:
     """One number of the fits with its draws, [learner]; those of the same prompts are paired."""
     fits, prompts = ctx.once(fitted_updates), len(ctx.once(seen.observations).shots)
     return Statistic.of(

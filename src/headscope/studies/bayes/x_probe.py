@@ -1,11 +1,11 @@
 """Is x decodable at its label, in directions of its own?
 
-In: a model and the settings of a study of pairs. Out: what linear probes decode at the label of each shown pair, by
-layer; how far the directions of x and of y overlap there; and the claim "x_carried" (step 1 of claim 3 of the
-article on redundant heads). Probes are fitted on some functions and judged on others; of those, half choose the
-layer, the first that nearly has the most. Controls: the token itself (layer 0), since y tells something of x; the x
-of the pair before, which is as near at hand to a head that looks at everything; shuffled x; and the label before,
-which cannot know. What is decodable need not be used (Belinkov 2022). Not done here: which head brings x there.
+In: a model and settings. Out: what linear probes decode at the label of each shown pair, by layer; how far the
+directions of x and of y overlap there; and the claim "x_carried" (step 1 of claim 3 of `sources.REDUNDANT_HEADS`).
+Probes are fitted on some functions and judged on others, of which half choose the layer, the first that nearly has
+the most. Controls: the token itself (layer 0), since y tells something of x; the x of the pair before, as near at
+hand to a head that attends everywhere; shuffled x; and the label before. What is decodable need not be used
+(Belinkov 2022).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,10 @@ from headscope.measures.intervals import Array
 from headscope.measures.probes import Probe, digits, written_along
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies import sites
-from headscope.studies.bayes.activations import RESIDUAL, residual_sites, stacked
-from headscope.studies.bayes.problems import Problems, prompts_each, role_by_example
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.activations import RESIDUAL
+from headscope.studies.bayes.problems import Ctx, Problems, prompts_each, role_by_example
+from headscope.studies.context import Part
+from headscope.studies.sites import at_positions, residual_sites, stacked
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Bools, Ints
 from headscope.tasks.split import Split
@@ -69,7 +68,7 @@ class Examples:
     function: Ints
 
 
-def x_probe(ctx: Context[PairsConfig]) -> Part:
+def x_probe(ctx: Ctx) -> Part:
     """What of x can be decoded where its label stands?"""
     problems = Problems.of(ctx.settings, ctx.model)
     count, n, seed = len(problems.choices), prompts_each(ctx.settings), ctx.settings.seed
@@ -137,7 +136,7 @@ def x_carried(r2: Samples, overlap: Samples, random: float, layer: int) -> Claim
     return claim(NAME, STATEMENT, tests=tests, tables=("x_probe", "x_probe_beyond_controls", "x_overlap"))
 
 
-def _examples(ctx: Context[PairsConfig], problems: Problems, functions: Ints, n: int, seed: int) -> Examples:
+def _examples(ctx: Ctx, problems: Problems, functions: Ints, n: int, seed: int) -> Examples:
     which = np.arange(n) % len(functions)
     shots = problems.about(functions[which], shots=min(SHOTS, problems.shots), seed=seed)
     prompts = tasks.linear(ctx.model, shots)
@@ -145,7 +144,7 @@ def _examples(ctx: Context[PairsConfig], problems: Problems, functions: Ints, n:
     last = [[label[-1] for label in row] for row in labels]
     due = [[label[0] - 1 for label in row] for row in labels]
     where = residual_sites(ctx.model)
-    label, comma = (stacked(sites.at_positions(ctx.model, prompts, where, each)) for each in (last, due))
+    label, comma = (stacked(at_positions(ctx.model, prompts, where, each)) for each in (last, due))
     each = (label[:, :, 1:], comma[:, :, 1:], label[:, :, :-1])
     at_label, at_due, at_earlier = (values.reshape(len(where), -1, values.shape[-1]) for values in each)
     shown = (shots.x[:, 1:].ravel(), shots.x[:, :-1].ravel(), shots.y[:, 1:].ravel())

@@ -3,8 +3,6 @@
 In: the named induction heads, most damaging first. Out: the damage of ablating the first one, two, three ... of them
 jointly, beside the sum of their single ablations: in logits, where damages add up, and in loss, which levels off
 where the model is sure and so fakes an interaction; for the few that matter most, every statistic over sets of them.
-Copies that share the work are not redundant by this measure: each loss is felt. A backup of another kind works on
-throughout.
 """
 
 from collections.abc import Sequence

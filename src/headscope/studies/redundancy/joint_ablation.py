@@ -1,10 +1,8 @@
 """Do layers, or heads, that are ablated jointly cost more than the sum of their single ablations?
 
 In: the attention layers before the last one that transfers the task, and the heads that matter most for the source's
-answer. Out: every set of them ablated: joint and single damages, pairwise interactions, first and last ablations,
-Shapley values, smallest necessary and sufficient sets (sweeps.redundancy), and two claims. Redundant layers cost
-little alone and much after the others. Layers are judged by the task that the target is given, heads by the source's
-own answer: most of these read its x or write, and nothing is redundant with them.
+answer. Out: every set of them ablated (sweeps.redundancy), and two claims. Layers are judged by the task that is
+patched into the target, heads by the source's own answer.
 """
 
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.damage import MATTERS_LOGITS, TaskDamage, head_damages, important_heads
-from headscope.studies.redundancy.experiment import Asked, Heads, experiment
+from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import damages
@@ -60,7 +58,7 @@ class Joint:
         return (self.jointly - self.singly).measured_as(INTERACTION)
 
 
-def joint_heads(ctx: Asked) -> Joint | None:
+def joint_heads(ctx: Ctx) -> Joint | None:
     """The important heads; None for fewer than two."""
     tried, heads = ctx.once(experiment), ctx.once(important_heads)
     if len(heads) < 2:
@@ -73,7 +71,7 @@ def joint_heads(ctx: Asked) -> Joint | None:
     return Joint.of("heads", game, found, jointly.numpy())
 
 
-def joint_layers(ctx: Asked) -> Joint | None:
+def joint_layers(ctx: Ctx) -> Joint | None:
     """The attention layers before the last one that transfers the task; None for fewer than two."""
     model, tried, made = ctx.model, ctx.once(experiment), ctx.once(rounds)
     last = max(made[0].halves.selection.layers(*TASK), default=0)
@@ -119,7 +117,7 @@ def redundant(name: str, what: str, joint: Joint | None, why: str) -> Claim:
     return claim(name, statement, tests=tests, tables=tables)
 
 
-def joint_ablation(ctx: Asked) -> Part:
+def joint_ablation(ctx: Ctx) -> Part:
     """Which layers form the task redundantly, and are the heads that write the answer redundant too?"""
     layers, heads = ctx.once(joint_layers), ctx.once(joint_heads)
     known = [joint for joint in (layers, heads) if joint is not None]

@@ -2,8 +2,8 @@
 
 In: an experiment and heads that are ablated in the source. Out: `Patched`: the source's own answer, and for every
 kind of source (examples; label-shuffled examples; examples of another function) what the zero-shot target answers
-when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023 patch one layer). A
-layer *transfers* an answer if its probability exceeds that under both controls, surely and by more than `MARGIN`.
+when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023). A layer *transfers*
+an answer if the lower bound of its probability above both controls exceeds `MARGIN`.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from headscope.interventions import patch
 from headscope.interventions.named_heads import set_name
 from headscope.measures import joint_probability
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Coordinates, Samples, stacked
 from headscope.models.run import Run
 from headscope.studies.redundancy.experiment import Experiment, Heads
-from headscope.studies.sites import last_position_run, residual_sites
+from headscope.studies.sites import final_token_run, residual_patches
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
@@ -124,7 +123,7 @@ def best_cell(above: Samples) -> tuple[str, int]:
 def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patched:
     """The source's own answer under an ablation, and what the target makes of each kind of source under it."""
     model, edits, right = tried.model, tried.edits(heads), prompts.problems.numbers
-    runs = {kind: last_position_run(model, each.prompts, edits) for kind, each in prompts.sources.items()}
+    runs = {kind: final_token_run(model, each.prompts, edits) for kind, each in prompts.sources.items()}
     answers = [_answers(tried, prompts, prompts.sources[kind], run) for kind, run in runs.items()]
     probability, predicted = (torch.stack(each) for each in zip(*answers, strict=True))
     accuracy = [torch.stack([read(predicted, right[name]) for read in READINGS.values()]) for name in ANSWERS]
@@ -151,11 +150,7 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
 def _answers(tried: Experiment, prompts: TransferPrompts, source: Source, run: Run) -> tuple[Tensor, Tensor]:
     """By patched layer: probabilities [answer, layer, prompt], any number last, and predicted numbers."""
     model, n = tried.model, len(prompts)
-    sites = list(enumerate(residual_sites(model)))
-    of_all, of_target = (
-        [Cell((patch(site, source=ends, positions={-1: -1}),), layer=layer) for layer, site in sites]
-        for ends in (run.rows(list(source.of_answers)), run.rows(list(source.of_answers[:n])))
-    )
+    of_all, of_target = (residual_patches(model, run.rows(list(source.of_answers[:count]))) for count in (None, n))
     probability = cell_values(model, prompts.target_answers, of_all, joint_probability())
     number = cell_values(model, prompts.target, of_target, tried.number)
     predicted = predicted_numbers(model, prompts.target, of_target, prompts.longest_answer)

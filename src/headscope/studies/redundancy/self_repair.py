@@ -2,9 +2,8 @@
 
 In: the rounds of iterative ablation, and the heads that matter most for the answer. Out: how much more every later
 head attends from the final position to the examples' labels and inputs, and writes on the answer, once newly ablated
-heads are gone; the self-repair of each important head (McGrath et al. 2023, Rushing & Nanda 2024); and the claim that
-a backup head grows. A later head that reads the same again is none. Growth is judged by a margin alone: part of it
-may be what any ablation does to later attention.
+heads are gone; the self-repair of each important head (McGrath et al. 2023, Rushing & Nanda 2024); and the claim
+that a backup head grows. Part of the growth may be what any ablation does to later attention.
 """
 
 from collections.abc import Mapping
@@ -18,18 +17,16 @@ import torch
 
 from headscope.detectors.reading import MassReading
 from headscope.detectors.roles import last_to
-from headscope.errors import UnservedModel
 from headscope.evidence import Test, any_of, bars, claim, table
 from headscope.evidence.figures import joined
 from headscope.interventions.named_heads import set_name
 from headscope.measures.samples import Coordinates, Samples, over_heads, stacked
-from headscope.models.model import Model
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.damage import important_heads
-from headscope.studies.redundancy.experiment import Asked, Experiment, Heads, experiment
+from headscope.studies.redundancy.experiment import Ctx, Experiment, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
-from headscope.studies.self_repair import self_repair_of
+from headscope.studies.self_repair import self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.source_and_target import TransferPrompts
@@ -69,7 +66,7 @@ class Growth:
         return [cell for cell, each in zip(grown.cells, sure, strict=True) if each]
 
 
-def growth(ctx: Asked) -> dict[str, Growth]:
+def growth(ctx: Ctx) -> dict[str, Growth]:
     """By kind, from each round to the next, and from nothing to the ablation of the head that matters most."""
     model, tried, top = ctx.model, ctx.once(experiment), ctx.once(important_heads)[:1]
     pairs = [(old.patched.heads, new.patched.heads, new.new) for old, new in pairwise(ctx.once(rounds))]
@@ -125,20 +122,11 @@ def backups(growths: Mapping[str, Growth]) -> Claim:
     return claim("backups", statement, tests=[test], tables=[f"growth_of_{kind}" for kind in growths])
 
 
-def unserved_direct_effects(model: Model) -> str:
-    """Why this model has no direct effects; empty where it has."""
-    try:
-        model.require_direct_effects()
-    except UnservedModel as error:
-        return str(error)
-    return ""
-
-
 def _words(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def _repairs(ctx: Asked) -> list[Table]:
+def _repairs(ctx: Ctx) -> list[Table]:
     """Self-repair of each important head, and what comes after it alone (the Hydra effect); none where unserved."""
     model, tried, heads = ctx.model, ctx.once(experiment), ctx.once(important_heads)
     if not heads or unserved_direct_effects(model):
@@ -155,7 +143,7 @@ def _repairs(ctx: Asked) -> list[Table]:
     return [table(repair, "self_repair", beside=beside), *later]
 
 
-def self_repair(ctx: Asked) -> Part:
+def self_repair(ctx: Ctx) -> Part:
     """Who makes up for ablated heads?"""
     growths, tables, figures = ctx.once(growth), [], []
     for kind, each in growths.items():

@@ -1,9 +1,8 @@
 """Are function-vector heads and induction heads different heads: the overlap of Yin & Steinhardt 2025.
 
 In: causal indirect effects and induction scores of every head on the estimating half, and the top heads that the
-selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random,
-and the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts
-(measures.rankings). Not done here: what either kind does for the answer (matter_more).
+selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random, and
+the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts.
 """
 
 from collections.abc import Sequence

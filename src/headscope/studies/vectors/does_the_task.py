@@ -1,8 +1,7 @@
 """Does the model do the task at all: are answers right with examples, and not without?
 
 In: the estimating half of the problems. Out: accuracy and probability of the answer zero-shot, few-shot, and with
-the labels of the examples shuffled; and the need of every claim of this study, that examples help. What a model can
-reach at best where its training had wrong labels is said in a note.
+the labels of the examples shuffled; and the need of every claim of this study, that examples help.
 """
 
 from headscope import zoo

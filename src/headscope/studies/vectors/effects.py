@@ -1,10 +1,9 @@
 """What vectors do for answers: accuracy and probability under every vector, by function and layer.
 
 In: queries with the answers that are looked for, and vectors for them. Out: `Outcomes`, samples whose unit is the
-function: problems of one function share its vectors, and another function would have given others. Task vectors
-(Hendel et al. 2023) take the place of the final token's residual stream before the layer from which they come;
-function vectors (Todd et al. 2024) are added to it before every layer. Not done here: what vectors are made of,
-verdicts.
+function, since problems of one function share its vectors. Task vectors (Hendel et al. 2023) take the place of the
+final token's residual stream before the layer from which they come; function vectors (Todd et al. 2024) are added to
+it before every layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from headscope.evidence import beside, table
 from headscope.interventions import set_values
+from headscope.measures.clusters import by_cluster
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
@@ -87,8 +87,7 @@ class Outcomes:
 
 def by_function(values: Any, function: Ints) -> Array:
     """Means over the problems of each function, float64 [function, ...] from [..., problem]."""
-    by_problem = np.moveaxis(np.asarray(values, np.float64), -1, 0)
-    return np.stack([by_problem[function == number].mean(0) for number in range(int(function.max()) + 1)])
+    return by_cluster(np.moveaxis(np.asarray(values, np.float64), -1, 0), function)
 
 
 def plain_outcomes(model: Model, prompts: Prompts) -> Tensor:

@@ -1,8 +1,8 @@
 """Which kind of heads matters more for few-shot accuracy: the ablations of Yin & Steinhardt 2025.
 
-In: the top heads of both kinds, picked on the selecting half. Out: accuracy lost when the top heads of one kind are
-mean-ablated that are not top heads of the other, as in the paper, beside random sets of as many heads. Means are
-over all positions of label-shuffled prompts about other functions, which hold the form of the task but no function.
+In: the top heads of both kinds, picked on the selecting half. Out: accuracy lost when the top heads of one kind that
+are not top heads of the other are mean-ablated, beside random sets of as many heads. Means are over all positions of
+label-shuffled prompts about other functions, which hold the form of the task but no function.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from headscope.evidence import Test, bars, beside, claim, percent, table
+from headscope.evidence.comparisons import head_names
 from headscope.interventions import mean
 from headscope.measures.samples import Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
@@ -121,7 +122,7 @@ def ablations(ctx: Ctx) -> Ablated | None:
         lost[group] = by_function(accuracy, half.function)
         random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
         p_value = (1 + int((sets >= accuracy.mean()).sum())) / (1 + len(sets))
-        largest, heads = max(sets.tolist(), default=math.nan), " ".join(map(str, each.picked))
+        largest, heads = max(sets.tolist(), default=math.nan), head_names(each.picked)
         more[group] = (heads, largest, len(sets), p_value, float(probability.mean()))
     own, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
     return Ablated(own, others, (own - others).measured_as(BEYOND), columns(_MORE, more))
