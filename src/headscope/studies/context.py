@@ -8,6 +8,7 @@ Not done here: numbers (measures, evidence), pages (report).
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge, gt, le
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
 
 from headscope.errors import BadArgument, UnknownName
@@ -64,12 +65,9 @@ class Settings:
         limits = each.metadata
         if limits.get("choices") and value not in limits["choices"]:
             raise UnknownName.among(each.name, value, limits["choices"])
-        if limits.get("at_least") is not None and not value >= limits["at_least"]:
-            raise BadArgument(f"{told}it must be at least {limits['at_least']}.")
-        if limits.get("above") is not None and not value > limits["above"]:
-            raise BadArgument(f"{told}it must be above {limits['above']}.")
-        if limits.get("at_most") is not None and not value <= limits["at_most"]:
-            raise BadArgument(f"{told}it must be at most {limits['at_most']}.")
+        for name, holds in (("at_least", ge), ("above", gt), ("at_most", le)):
+            if limits.get(name) is not None and not holds(value, limits[name]):
+                raise BadArgument(f"{told}it must be {name.replace('_', ' ')} {limits[name]}.")
 
     def quick(self) -> Self:
         """Smaller, for a first look; what was chosen stays as chosen."""

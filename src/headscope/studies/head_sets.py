@@ -18,6 +18,7 @@ from headscope.sweeps.controls import AgainstRandom
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
+INTERACTION_SHARE = 0.1
 COLUMNS: dict[Column, Callable[[AgainstRandom], Any]] = {
     Column("ablated", pl.String, "the heads, ablated together"): lambda one: head_names(one.picked),
     Column("size", pl.Int64, "how many heads"): lambda one: len(one.picked),
@@ -57,6 +58,13 @@ def beyond_random(what: str, quantity: Quantity, ablated: AgainstRandom | None, 
     usual = max(0.0, float(drawn.mean())) if len(drawn) else 0.0
     rank = Rank("rank among random sets", float(ablated.damage.mean()), drawn, quantity.name, quantity.unit)
     return [rank, Test(what, Samples.one(quantity, ablated.damage), above=usual)]
+
+
+def superadditive(jointly_more: Samples | None, singly: Samples | None, reason: str) -> Test:
+    """The test of redundancy: joint damage minus the sum of single ones, against a tenth of that sum."""
+    margin = 0.0 if singly is None else INTERACTION_SHARE * abs(float(singly.mean[0]))
+    what = "joint damage minus the sum of single ones"
+    return Test(what, jointly_more, above=margin, reason=reason)
 
 
 def columns_of(sets: Mapping[str, AgainstRandom], names: str) -> dict[Column, dict[str, Any]]:

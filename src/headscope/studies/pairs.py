@@ -45,7 +45,7 @@ class PairsConfig(Settings):
     among: str = setting(
         "grid", "functions: all (grid), those of the model's training, or held_out ones", choices=get_args(Which)
     )
-    article: bool = setting(False, "the article's own twelve pairs, y = 2x + 3, with n queries")
+    article: bool = setting(False, "the twelve pairs, y = 2x + 3, of the article on redundant heads, with n queries")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +83,12 @@ class PairsConfig(Settings):
             among=self.among,  # type: ignore[arg-type]  # checked above
             seed=self.seed + seed,
         )
+
+
+def described(shots: Shots) -> str:
+    """What is asked, in a sentence for the notes."""
+    pairs = f"{shots.x.shape[1]} pairs before each query, {shots.noise:.0%} of them with a random y"
+    return f"Problems: {shots.functions.stated}; {pairs}."
 
 
 def expected_noise(model: Model, shots: Shots) -> float:

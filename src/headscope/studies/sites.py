@@ -30,18 +30,18 @@ def at_positions(
     wanted = torch.tensor([list(each) for each in positions])
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for rows in chunks(model, prompts):
-        found = model.activations(prompts.rows(rows), sites)
+        read = model.activations(prompts.rows(rows), sites)
         at = wanted[rows].to(model.device)
         each = torch.arange(len(at), device=model.device)[:, None]
         for site, part in parts.items():
-            part.append(found[site][each, at].float())
+            part.append(read[site][each, at].float())
     return {site: torch.cat(part) for site, part in parts.items()}
 
 
 def at_final_token(model: Model, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """Each site at the last position of every prompt, [prompt, ...]."""
-    found = at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])
-    return {site: values[:, 0] for site, values in found.items()}
+    read = at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])
+    return {site: values[:, 0] for site, values in read.items()}
 
 
 def stacked(values: Mapping[Site, Tensor]) -> Array:

@@ -12,13 +12,14 @@ import torch
 
 from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
-from headscope.evidence import Test
+from headscope.evidence import Test, claim
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.studies.bayes.problems import Ctx, with_role
+from headscope.studies.context import Part
 from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
@@ -35,6 +36,11 @@ RESIDUAL = Column("layer", pl.Int64, "residual stream before this layer, from 0;
 def examples_help(rise: Samples) -> Test:
     """What claims about how examples act need: that they add to the log-odds of the answer, [prompt]."""
     return Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)
+
+
+def unanswered(name: str, statement: str, reason: str) -> Part:
+    """A question that cannot be asked of this model: an undetermined claim, and why."""
+    return Part(claims=[claim(name, statement, tests=[Test("effect", None, above=0.0, reason=reason)])])
 
 
 def answer_log_odds(model: Model, prompts: Prompts) -> Array:

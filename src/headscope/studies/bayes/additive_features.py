@@ -16,7 +16,7 @@ from headscope.measures.intervals import Array
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import LAYER, Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import LOG_ODDS, RESIDUAL, RISE, examples_help
+from headscope.studies.bayes.activations import LOG_ODDS, RESIDUAL, RISE, examples_help, unanswered
 from headscope.studies.bayes.increments import MOST_INCREMENTS, Increments, increments_about
 from headscope.studies.bayes.problems import Ctx, Problems, prompts_each
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN, effects_of_adding, with_examples, zero_shot
@@ -84,8 +84,7 @@ def additive_features(ctx: Ctx) -> Part:
     problems = Problems.of(ctx.settings, ctx.model)
     halves = problems.halves(min(MOST_FUNCTIONS, 10 + prompts_each(ctx.settings) // 10))
     if min(map(len, halves)) < 2:
-        reason = "there are fewer than four functions: no other function's increment to compare with"
-        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("effect", None, above=0.0, reason=reason)])])
+        return unanswered(NAME, STATEMENT, "fewer than four functions: no other one's increment to compare with")
     prompts = 2 * max(4, prompts_each(ctx.settings) // 8)
     observed = Split(*(_observed(ctx, problems, own, half, prompts) for half, own in enumerate(halves)))
     layer = best_layer(observed.selection.of_curves(SLOPE, slope))

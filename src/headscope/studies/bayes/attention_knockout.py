@@ -69,8 +69,8 @@ def attention_knockout(ctx: Ctx) -> Part:
         "“hidden from the final token” stays above “removed”, other tokens still pass on the examples.",
     )
     note = (
-        "Hidden examples stay in the prompt; a row of attention is scaled up as if the softmax had not seen them. "
-        f"Heads that read labels, named on other prompts: {head_names(heads) or 'none'}."
+        "Hidden examples stay in the prompt; attention is rescaled as if the softmax had left them out. "
+        f"Heads that attend to labels, named on other prompts: {head_names(heads) or 'none'}."
     )
     return Part(
         tables=[

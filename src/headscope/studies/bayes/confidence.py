@@ -1,4 +1,4 @@
-"""Does an example move the model more, the surer it makes an observer of one function?
+"""Does an example change the model more, the more certain of one function it makes an exact observer?
 
 In: a model and settings. Out: rank correlations between the size of the update by the n-th example and confidence,
 and the claim "update_grows" (step 3 of claim 3 of `sources.REDUNDANT_HEADS`). Sizes: the change of the answer's
@@ -39,7 +39,7 @@ CONFIDENCE = Column("confidence", pl.String, "the exact posterior's certainty, o
 
 
 def confidence(ctx: Ctx) -> Part:
-    """Do examples that leave an observer surer move the model more?"""
+    """Do examples that leave an exact observer more certain change the model more?"""
     model = ctx.model
     shots = ctx.settings.draw(model, n=prompts_each(ctx.settings), seed=51)
     noise = expected_noise(model, shots)
@@ -69,7 +69,7 @@ def confidence(ctx: Ctx) -> Part:
         colour="confidence",
         reference=shuffled,
         name="confidence",
-        title="Do surer examples move the model more?",
+        title="Do examples change the model more where they leave an exact observer more certain?",
         caption="Rank correlation of an update's size with confidence, within equal numbers of examples, over "
         f"{len(shots)} prompts. Stroke: with the confidence of another prompt.",
     )
@@ -85,7 +85,7 @@ def confidence(ctx: Ctx) -> Part:
         ],
         notes=[
             "Confidence is that of an exact posterior with a uniform prior over all functions of the family, which "
-            f"expects {noise:.0%} wrong labels."
+            f"expects {noise:.0%} random labels."
         ],
     )
 
@@ -103,7 +103,7 @@ def update_grows(correlation: Samples, exchanged: Samples, rise: Samples) -> Cla
     return claim(
         "update_grows",
         "Among prompts with equally many examples, the last one changes answer and attention output more where it "
-        "leaves the exact posterior surer.",
+        "leaves the exact posterior more certain.",
         needs=[examples_help(rise)],
         null=null,
         tests=tests,

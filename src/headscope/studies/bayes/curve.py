@@ -18,6 +18,7 @@ from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL, Observations, over_shots
 from headscope.studies.bayes.problems import Ctx
 from headscope.studies.context import Part
+from headscope.studies.pairs import described
 from headscope.tables import Quantity
 from headscope.tasks.linear import functions_of
 
@@ -103,20 +104,18 @@ def _same(answer: Tensor, other: Tensor) -> Tensor:
 
 def _notes(ctx: Ctx, observed: Observations) -> list[str]:
     """What was asked, what is compared with what, and what cannot be known here."""
-    shots = observed.shots
     notes = [
-        f"Problems: {shots.functions.stated}; {shots.x.shape[1]} pairs, {shots.noise:.0%} of them with a random y. "
-        f"The exact posterior expects {observed.noise:.0%}. Judged is the function's value, also where a shown y is "
-        "not.",
+        f"{described(observed.shots)} The exact posterior expects {observed.noise:.0%}. The function's value is "
+        "judged, also where a shown y is random.",
         "Intervals are over prompts, each with a function and examples of its own; curves are fitted again to "
         "resampled prompts.",
         f"Least squares answers from two pairs on, ridge (strength {ctx.settings.ridge:g}, pairs centred) from one "
-        "on. Neither knows of corrupted pairs.",
+        "on. Neither expects a random y.",
     ]
     if functions_of(ctx.model) is not None:
         notes.append(
-            "This model was trained on pairs like these and so towards the exact posterior. That it comes near shows "
-            "that the study can see a Bayesian where there is one; it says nothing about large models of text."
+            "This model was trained on pairs like these and so towards the exact posterior. That it comes near is "
+            "a positive control of this study, and no evidence about large language models."
         )
     else:
         notes.append(

@@ -115,15 +115,8 @@ def _tests(error: Statistic, learner: str) -> list[Test]:
 
 def errors(ctx: Ctx) -> Statistic:
     """On the later shots, [learner, fitted share, family]; draws of the same prompts are paired."""
-    prompts, fits = len(ctx.once(seen.observations).shots), ctx.once(extrapolations)
-    return Statistic.of(
-        ERROR,
-        (LEARNER, SHARE, FAMILY),
-        {cell: (fit.error, fit.resampled) for cell, fit in fits.items()},
-        count=prompts,
-        drawn_from=(prompts, ctx.settings.seed),
-        reasons={cell: fit.reason for cell, fit in fits.items() if fit.reason},
-    )
+    fits, axes = ctx.once(extrapolations), (LEARNER, SHARE, FAMILY)
+    return seen.resampled(ctx, ERROR, axes, fits, lambda fit: (fit.error, fit.resampled))
 
 
 def excess_errors(error: Statistic) -> dict[str, Statistic]:

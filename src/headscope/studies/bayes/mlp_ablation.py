@@ -18,7 +18,7 @@ from headscope.interventions.base import Intervention
 from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help, log_odds_under
+from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help, log_odds_under, unanswered
 from headscope.studies.bayes.problems import Ctx, prompts_each, role_by_example, with_role
 from headscope.studies.context import Part
 from headscope.studies.sites import Site
@@ -48,8 +48,7 @@ def mlp_ablation(ctx: Ctx) -> Part:
     """What does it cost to mean-ablate MLPs at each kind of place?"""
     model, n = ctx.model, prompts_each(ctx.settings)
     if not any(model.has(SITES[MLP], layer) for layer in range(model.n_layers)):
-        reason = "this model has no MLPs whose output can be replaced"
-        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("damage", None, above=0.0, reason=reason)])])
+        return unanswered(NAME, STATEMENT, "this model has no MLPs whose output can be replaced")
     shots = ctx.settings.draw(model, n=n, seed=41)
     drawn = ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=42)
     reference = _numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))

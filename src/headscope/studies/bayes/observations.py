@@ -6,8 +6,9 @@ in-context learning for an approximation) is enumerated on the very numbers that
 expects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from headscope.measures import exact_predictive
 from headscope.measures.baselines import regression
 from headscope.measures.posterior import function_log_odds
 from headscope.measures.samples import Samples
+from headscope.measures.statistics import Statistic
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
 from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.pairs import expected_noise
@@ -125,6 +127,22 @@ def over_shots(quantity: Quantity, curves: Mapping[str, Tensor], *, axis: Column
     """Curves [prompt, shot] by whose they are, as samples [prompt, (learner, shots)]."""
     cells = {(whose, n): curve[:, n] for whose, curve in curves.items() for n in range(curve.shape[1])}
     return Samples.of(quantity, (axis, SHOTS), cells)
+
+
+def resampled(
+    ctx: Ctx, quantity: Quantity, axes: Sequence[Column], fits: Mapping[Any, Any], read: Callable[[Any], Any]
+) -> Statistic:
+    """A number that `read` takes from each fit, with its draws; those of the same resampled prompts are paired."""
+    by_cell = {key if isinstance(key, tuple) else (key,): fit for key, fit in fits.items()}
+    prompts = len(ctx.once(observations).shots)
+    return Statistic.of(
+        quantity,
+        axes,
+        {cell: read(fit) for cell, fit in by_cell.items()},
+        count=prompts,
+        drawn_from=(prompts, ctx.settings.seed),
+        reasons={cell: fit.reason for cell, fit in by_cell.items() if fit.reason},
+    )
 
 
 def own_pairs(settings: BayesSettings) -> tuple[Test, ...]:

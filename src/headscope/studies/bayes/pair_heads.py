@@ -8,6 +8,7 @@ head writes its mean over *label-shuffled* prompts: a mean over prompts of the s
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -17,7 +18,8 @@ from headscope.evidence import Test, any_of, claim, lines, table
 from headscope.evidence.comparisons import head_names
 from headscope.figures import head_grid
 from headscope.interventions import mean
-from headscope.interventions.ablations import Mean
+from headscope.interventions.base import Intervention
+from headscope.interventions.targets import targets_of
 from headscope.measures import joint_log_probability
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
@@ -59,7 +61,7 @@ def pair_heads(ctx: Ctx) -> Part:
     where = "position by position" if functions_of(ctx.model) else "over all positions"
     note = (
         "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
-        "distances from queries of another role: a head that looks a fixed number of tokens back does as much there. "
+        "distances from queries of another role: a head that attends a fixed number of tokens back does so as well. "
         f"Ablated are the {ctx.settings.strongest} strongest of each kind: a head then writes its mean over other, "
         f"label-shuffled prompts, {where}."
     )
@@ -86,8 +88,8 @@ def flattens(kind: str, beside: AgainstRandom | None, rise: Samples) -> Claim:
     what, none = "damage of ablating them", "no head of this kind was named on the other half of the prompts"
     return claim(
         f"flattens_without_{kind}",
-        f"Ablating the strongest {kind.replace('_', ' ')} heads costs the answer more than ablating as many random "
-        "heads.",
+        f"Ablating the strongest {kind.replace('_', '-')} heads lowers the answer's log-probability more "
+        "than ablating as many random heads.",
         needs=[Test("rise of the right answer with examples", rise, above=RISE_MARGIN)],
         tests=beyond_random(what, DAMAGE, beside, none),
         tables=("head_groups", "ablated_curves"),
@@ -137,13 +139,11 @@ def ablated_heads(ctx: Ctx) -> dict[str, AgainstRandom]:
     )
 
 
-def mean_over_shuffled(ctx: Ctx) -> Mean:
+def mean_over_shuffled(ctx: Ctx) -> Intervention:
     """A head's mean over other prompts with shuffled labels, where they align position by position."""
     settings, model = ctx.settings, ctx.model
     shuffled = settings.draw(model, n=_REFERENCES, seed=_OTHER_PROMPTS).with_shuffled_labels(settings.seed)
-    ablation = mean("z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None)
-    assert isinstance(ablation, Mean)
-    return ablation
+    return mean("z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None)
 
 
 def curves(ctx: Ctx) -> Samples:
@@ -157,7 +157,7 @@ def curves(ctx: Ctx) -> Samples:
     without = {}
     for done, (name, heads) in enumerate(sets.items()):
         ctx.progress("curves without heads", done, len(sets))
-        edits = [mean(list(heads), over=ablation.over, per_position=ablation.per_position)] if heads else []
+        edits = [replace(ablation, targets=targets_of(heads))] if heads else []
         without[name] = predictions(ctx.model, shots, edits).probability
     return over_shots(PROBABILITY, without, axis=ABLATED)
 

@@ -5,8 +5,7 @@ addition of features which are learnt through Bayesian updates; each question pu
 with the exact posterior as positive control and label-shuffled prompts as null.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from headscope.evidence.claim import in_words
 from headscope.evidence.comparisons import head_names
@@ -26,11 +25,10 @@ from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
-from headscope.studies.context import Part, Plan
+from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
 from headscope.tasks.linear import linear
-from headscope.tasks.prompts import Prompts
 
 MOST_NAMED = 4
 _KINDS = {
@@ -58,8 +56,8 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
         f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
         f"rises by {in_words(observed.rise.at(learner=EXACT))}"
         + (f", and from {AFTER} pairs on the two differ by {near}." if pairs >= AFTER else "."),
-        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task: that this is a line "
-        f"is {verdict['linear_log_odds']}, that features of examples add up is {verdict['features_add']}. "
+        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task. That each adds the "
+        f"same is {verdict['linear_log_odds']}; that features of examples add up is {verdict['features_add']}. "
         + _heads(ctx),
     ]
 
@@ -73,41 +71,25 @@ def _heads(ctx: Ctx) -> str:
     each = beside.get(BOTH) or next(iter(beside.values()))
     cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
     return (
-        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together costs the answer {cost}, as many "
-        f"random heads {others:.2f} on average (p = {each.p:.2f})."
+        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together lowers the answer's log-probability "
+        f"by {cost}, ablating as many random heads by {others:.2f} on average (p = {each.p:.2f})."
     )
 
 
-def _prompts(ctx: Ctx) -> list[Prompts]:
-    return [linear(ctx.model, ctx.once(observations).shots)]
+LEARNT = (curve, updates, families, near_exact, pair_heads)
+INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
 
-
-QUESTIONS: tuple[Callable[[Any], Part], ...] = (
-    curve,
-    updates,
-    families,
-    near_exact,
-    pair_heads,
-    additive_features,
-    attention_growth,
-    attention_knockout,
-    x_probe,
-    mlp_ablation,
-    confidence,
-    variables,
-)
-
-PLAN = Plan(
+PLAN: Plan[BayesSettings] = Plan(
     name="bayes",
-    help="Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
+    help="Whether a model learns from examples (x, y) as Bayes' rule says, and by which heads.",
     title="Bayesian updates",
-    question="Does the model learn from examples in its context as Bayes' rule says, which heads carry the "
-    "examples, and do their features add up?",
+    question="Does the model learn from examples in its context as Bayes' rule says, which heads move information "
+    "between them, and do the features of examples add up?",
     settings=BayesSettings,
     shown_on="zoo:linear-4l",
-    questions=QUESTIONS,
+    questions=(*LEARNT, *INSIDE),
     answer=answer,
-    prompts=_prompts,
+    prompts=lambda ctx: [linear(ctx.model, ctx.once(observations).shots)],
     lead="curve-shots",
     sources=(REDUNDANT_HEADS, SCALING_LAWS),
     terms={

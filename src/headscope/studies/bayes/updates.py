@@ -38,7 +38,7 @@ GAMMA = Quantity("gamma", "probability of the right answer where the task is fol
 MISFIT = Quantity("misfit", "root mean squared error of the fitted curve over the curve's mean")
 PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {
     Column("a_0", pl.Float64, "belief in the task before any example (often not identifiable)"): lambda u: u.prior,
-    Column("c", pl.Float64, "how strongly an example speaks for the task"): lambda u: u.c,
+    Column("c", pl.Float64, "how strongly an example supports the task"): lambda u: u.c,
     Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: u.beta,
     Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: u.line.slope,
     Column("line_r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
@@ -55,7 +55,7 @@ LOG_ODDS = Schema(
         LEARNER,
         seen.SHOTS,
         Column("probability", pl.Float64, "the curve of the mean log-odds of the right answer"),
-        Column("fitted", pl.Float64, "the article's update fitted to it, as a probability"),
+        Column("fitted", pl.Float64, "the Bayesian update fitted to it, as a probability"),
         Column("task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"),
     ),
 )
@@ -66,8 +66,9 @@ Fits = Mapping[str, Updates]
 def updates(ctx: Ctx) -> Part:
     """Is the model's curve one of Bayesian updates between two hypotheses?"""
     fits = ctx.once(fitted_updates)
-    gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
-    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(learner=[MODEL, EXACT])
+    gamma = seen.resampled(ctx, GAMMA, (LEARNER,), fits, lambda fit: (fit.gamma, fit.resampled_gammas))
+    misfit = seen.resampled(ctx, MISFIT, (LEARNER,), fits, lambda fit: (fit.misfit, fit.resampled_misfits))
+    misfit = misfit.only(learner=[MODEL, EXACT])
     more = {column: {(learner,): read(fit) for learner, fit in fits.items()} for column, read in PARAMETERS.items()}
     belief, answer = fits[BELIEF].line, fits[LOGIT_P].line
     bends = (
@@ -83,7 +84,7 @@ def updates(ctx: Ctx) -> Part:
         name="log_odds",
         title="Log-odds of the task",
         caption="Log-odds of A, read off the curve of the mean log-odds over prompts with the fitted beta and gamma, "
-        "where p lies between them and A is not within .02 of 0 or 1: the article's update makes it a straight line. "
+        "where p lies between them and A is not within .02 of 0 or 1: Bayesian updates make it a straight line. "
         "Beside it the log-odds of the exact p itself, which level off.",
     )
     return Part(
@@ -140,19 +141,8 @@ def fitted_updates(ctx: Ctx) -> dict[str, Updates]:
 
 def steps(ctx: Ctx) -> Statistic:
     """What an example adds to the log-odds of the task, [learner]."""
-    return _statistic(ctx, STEP, lambda fit: (fit.step_nats, fit.resampled_steps))
-
-
-def _statistic(ctx: Ctx, quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]) -> Statistic:
-    """One number of the fits with its draws, [learner]; those of the same prompts are paired."""
-    fits, prompts = ctx.once(fitted_updates), len(ctx.once(seen.observations).shots)
-    return Statistic.of(
-        quantity,
-        (LEARNER,),
-        {learner: read(fit) for learner, fit in fits.items()},
-        count=prompts,
-        drawn_from=(prompts, ctx.settings.seed),
-        reasons={(learner,): fit.reason for learner, fit in fits.items() if fit.reason},
+    return seen.resampled(
+        ctx, STEP, (LEARNER,), ctx.once(fitted_updates), lambda fit: (fit.step_nats, fit.resampled_steps)
     )
 
 
@@ -171,9 +161,9 @@ def _log_odds(fits: Fits) -> list[dict[str, Any]]:
 
 
 _NOTES = (
-    "The article prints (c - 1) where the update needs (1 - c); here it is mended. What an example adds to the "
-    "log-odds, log(c / (1 - c)) = K log(gamma / beta), can be read off a curve; A_0, beta and K separately often "
-    "cannot.",
+    "The article on redundant heads prints (c - 1) where the update needs (1 - c), which is corrected here. What an "
+    "example adds to the log-odds, log(c / (1 - c)) = K log(gamma / beta), can be identified from a curve; A_0, beta "
+    "and K separately often cannot.",
     f"Updates are fitted to log-odds averaged over prompts, p kept {NEAREST:g} away from 0 and 1. Shots at which p "
     f"is not between beta and gamma, or the belief not between {RESOLVED[0]} and {RESOLVED[1]}, count in the misfit "
     "and are left out of the line.",

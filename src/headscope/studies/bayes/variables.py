@@ -53,13 +53,13 @@ def variables(ctx: Ctx) -> Part:
         "layer",
         colour="variable",
         name="variables",
-        title="From which layer on the final token knows each variable",
+        title="From which layer on the final token decides by each variable",
         caption="Share of the way from the target's answer to the source's when the final token's residual stream "
         f"before a layer (right end: after all) is patched; mean over up to {len(shots)} pairs of prompts.",
     )
     note = (
         "Single variables: of an answer of several tokens, the later ones still read the target prompt. "
-        "Where positions are learned, a source with fewer shots brings its own position along, too."
+        "Where positions are learned, patching from a source with fewer shots transfers its position, too."
     )
     tables = [table(moved, "variables", more={GAP: gaps})]
     return Part(tables=tables, figures=[figure], says=[first_layers(moved)], notes=[note])

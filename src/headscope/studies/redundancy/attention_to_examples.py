@@ -45,7 +45,7 @@ def forming_heads(ctx: Ctx) -> Split[Samples] | None:
 
 def looks_back(attention: Samples | None) -> Claim:
     """`attention` of the heads that form the task, to earlier labels minus to as many others."""
-    why = "no ablated head surely costs the task anything alone"
+    why = "no single ablated head clearly lowers the task's logit"
     statement = "The heads that matter most in ablated layers attend from before labels to earlier labels."
     what = "attention to earlier labels minus to as many others"
     tables = () if attention is None else ("forming_heads", "label_attention")
@@ -73,7 +73,7 @@ def attention_to_examples(ctx: Ctx) -> Part:
     example = attention_example(
         model.run(asked.rows(slice(0, 1)), capture="pattern"),
         labels=roles,
-        caption="A source prompt, and where each head attends. “answer”: the source's answer suffers without it; "
+        caption="A source prompt, and where each head attends. “answer”: ablating it lowers the source's answer; "
         "“task”: it matters most in a layer ablated first; “backup”: it grew once others were ablated.",
     )
     claims = [looks_back(more.only(head=sure) if sure else None)]

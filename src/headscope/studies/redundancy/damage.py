@@ -25,7 +25,7 @@ from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
 from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 
-# A head matters if ablating it surely lowers the answer's logit by more than this.
+# A head matters if ablating it clearly lowers the answer's logit by more than this.
 MATTERS_LOGITS = 0.1
 DAMAGE = Quantity("damage", "fall of the right answer's logit when ablated", "logits")
 
@@ -39,7 +39,7 @@ def head_damages(ctx: Ctx) -> Split[Samples]:
 
 
 def important_heads(ctx: Ctx) -> Heads:
-    """The heads that surely matter for the source's answer on the selection half, worst first."""
+    """The heads that clearly matter for the source's answer on the selection half, worst first."""
     in_words, heads = ctx.once(head_damages).selection.estimate(), ctx.model.heads
     order = sorted(range(len(heads)), key=lambda index: -in_words.mean[index])
     sure = [heads[index] for index in order if in_words.low[index] > MATTERS_LOGITS]

@@ -33,7 +33,7 @@ SET = Column("set", pl.String, "chosen: round by round, or by name; random: as m
 OWN = Quantity("probability", "mean probability of the source's own answer f(source x)", within=(0.0, 1.0))
 CLEAN = Quantity("clean", "the same with nothing ablated", within=(0.0, 1.0))
 ROW = Column("ablation", pl.String, "round, set, and what is ablated in the source prompt")
-REMAINS = Column("remains", pl.Boolean, f"whether it surely keeps over {KEPT_SHARE:.0%} of its clean value")
+REMAINS = Column("remains", pl.Boolean, f"whether it clearly keeps over {KEPT_SHARE:.0%} of its clean value")
 FIRST = "first layer whose patch makes the target give {}; empty: none"
 FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
 ENDED = Column("ended", pl.String, "why nothing was ablated after this")

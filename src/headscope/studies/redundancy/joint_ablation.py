@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from headscope.evidence import Test, bars, claim, table
+from headscope.evidence import bars, claim, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions.named_heads import heads_among
 from headscope.measures import next_logit
@@ -18,6 +18,7 @@ from headscope.measures.coalitions import Array, Coalition, Game
 from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
+from headscope.studies.head_sets import INTERACTION_SHARE, superadditive
 from headscope.studies.redundancy.damage import MATTERS_LOGITS, TaskDamage, head_damages, important_heads
 from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
@@ -27,8 +28,6 @@ from headscope.sweeps.redundancy import Options, Redundancy, head_game, redundan
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.source_and_target import TASK
 
-# Components are redundant if ablated jointly they cost more than singly in sum by over this share of the sum.
-INTERACTION_SHARE = 0.1
 # Of so many layers before the transferring one every set is ablated: 2^6 - 1 runs of the source.
 MOST_LAYERS = 6
 INTERACTION = Quantity("interaction", "jointly minus singly; positive: redundant", "logits")
@@ -108,13 +107,11 @@ def _of_layers(heads: Table) -> Table:
 
 def redundant(name: str, what: str, joint: Joint | None, why: str) -> Claim:
     """Jointly over singly, against a share of the sum of single damages."""
-    margin = 0.0 if joint is None else INTERACTION_SHARE * abs(float(joint.singly.mean[0]))
-    sample = None if joint is None else joint.interaction
-    more = f"{INTERACTION_SHARE:.0%} more than the sum of single ablations"
-    statement = f"The {what} are redundant: ablated jointly they cost at least {more}."
-    tests = [Test("joint damage minus the sum of the single ones", sample, above=margin, reason=why)]
+    more, singly = (None, None) if joint is None else (joint.interaction, joint.singly)
+    cost = f"over {INTERACTION_SHARE:.0%} more than the sum of single ablations"
+    statement = f"The {what} are redundant: ablated jointly they cost {cost}."
     tables = () if joint is None else ("joint_ablation", *(each.name for each in joint.tables))
-    return claim(name, statement, tests=tests, tables=tables)
+    return claim(name, statement, tests=[superadditive(more, singly, why)], tables=tables)
 
 
 def joint_ablation(ctx: Ctx) -> Part:
@@ -133,7 +130,7 @@ def joint_ablation(ctx: Ctx) -> Part:
         figures = [bars(important, "head", name="task_heads", title=title, caption=caption)]
         tables.append(table(important, "task_heads"))
     none = "no layer clearly transfers the task, or fewer than two attention layers come before it"
-    few = f"fewer than two heads surely lower the answer's logit by {MATTERS_LOGITS} when ablated alone"
+    few = f"fewer than two heads clearly lower the answer's logit by {MATTERS_LOGITS} when ablated alone"
     claims = [
         redundant("layers_stand_in", "layers that form the task", layers, none),
         redundant("heads_stand_in", "heads that matter most for the answer", heads, few),

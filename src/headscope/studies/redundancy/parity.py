@@ -11,7 +11,7 @@ from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.experiment import Ctx
-from headscope.studies.redundancy.patching import ABLATED, MARGIN, excess, surely
+from headscope.studies.redundancy.patching import ABLATED, MARGIN, clear, excess
 from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.redundancy.transfer import CONTROL_MEANS
 from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
@@ -28,7 +28,9 @@ def parity_later(slope: int | None, above: Split[Samples] | None) -> Claim:
         there = above.estimation.at(layer=slope)
         after = above.map(lambda half: half.only(layer=lambda layer: layer > slope))
         later = after.estimation.at(layer=after.selection.best("layer"))
-    statement = "Parity is learnt later than slope: where slope is first transferred, parity is not yet."
+    statement = (
+        "Parity is learnt later than slope: the first layer that transfers the slope does not yet transfer parity."
+    )
     what = f"parity of f(x) at layer {slope}, the first that transfers the slope, above another function"
     at_best = Test("parity at the best later layer, above another function", later, above=MARGIN, reason=why)
     tables = () if above is None else ("parity", "parity_excess")
@@ -38,7 +40,7 @@ def parity_later(slope: int | None, above: Split[Samples] | None) -> Claim:
 
 def parity(ctx: Ctx) -> Part:
     """At which layers does the target's number have the parity of f(x)?"""
-    decided = surely(excess(ctx.once(rounds)[0].halves.selection.either(TASK)))
+    decided = clear(excess(ctx.once(rounds)[0].halves.selection.either(TASK)))
     slope = min((layer for (layer,), yes in decided.items() if yes), default=None)
     halves = [
         [(each.name, each.parity) for each in patched if each.parity is not None]

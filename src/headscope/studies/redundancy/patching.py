@@ -69,19 +69,19 @@ class Patched:
 
     @cached_property
     def transferred(self) -> dict[Coordinates, bool]:
-        """Whether a layer surely transfers an answer, by (answer, layer)."""
-        return surely(self.excess)
+        """Whether a layer clearly transfers an answer, by (answer, layer)."""
+        return clear(self.excess)
 
     def layers(self, *answers: str) -> list[int]:
-        """The layers that surely transfer one of these answers."""
+        """The layers that clearly transfer one of these answers."""
         return [layer for (answer, layer), yes in self.transferred.items() if yes and answer in answers]
 
     def first(self, *answers: str) -> int | None:
         return min(self.layers(*answers), default=None)
 
     def first_near_copied(self) -> int | None:
-        """The first layer whose patch surely makes the target give a number near the source's own answer."""
-        near = [cell for cell, yes in surely(excess(self.accuracy)).items() if yes]
+        """The first layer whose patch clearly makes the target give a number near the source's own answer."""
+        near = [cell for cell, yes in clear(excess(self.accuracy)).items() if yes]
         return min((layer for *which, layer in near if which == [COPIED[0], "near"]), default=None)
 
     def share(self, reading: str) -> float:
@@ -108,7 +108,7 @@ def nearer(above: Samples, values: Array) -> dict[Coordinates, float]:
     return dict(zip(cells, by_control.min(0).tolist(), strict=True))
 
 
-def surely(above: Samples) -> dict[Coordinates, bool]:
+def clear(above: Samples) -> dict[Coordinates, bool]:
     """Whether the lower bounds above every control exceed the margin, by the other coordinates."""
     return {cell: low > MARGIN for cell, low in nearer(above, above.estimate().low).items()}
 

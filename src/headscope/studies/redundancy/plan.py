@@ -12,6 +12,7 @@ from headscope.evidence import in_words
 from headscope.figures.words import joined
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Part, Plan
+from headscope.studies.pairs import described
 from headscope.studies.redundancy.attention_to_examples import attention_to_examples
 from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
 from headscope.studies.redundancy.experiment import Ctx, RedundancySettings, experiment, problems
@@ -28,7 +29,7 @@ from headscope.tasks.linear import functions_of, linear
 from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
 
 POSITIONS = {"last": "the final position", "all": "all positions"}
-DOING = {LABELS: "attend more to the labels", INPUTS: "attend more to the inputs", WRITING: "write more"}
+GROWS = {LABELS: "attention to the labels", INPUTS: "attention to the inputs", WRITING: "the direct effect"}
 QUESTIONS = (does_the_task, transfer, iterative_ablation, self_repair, joint_ablation, repeats, parity)
 
 
@@ -63,14 +64,15 @@ def _transfer(ctx: Ctx) -> str:
 
 def _span(each: Patched) -> str:
     layers = sorted(set(each.layers(*TASK)))
-    one = f"layer {layers[0]}" if layers else "no layer clearly"
+    one = f"layer {layers[0]}" if layers else "clearly no layer"
     return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else one
 
 
 def _ablations(ctx: Ctx) -> list[str]:
     rest = [each.patched for each in ctx.once(rounds)[1:]]
     told = [
-        f"with {e.name} ablated, it is transferred at {_span(e)} (source's answer: {e.own.mean[0]:.2f})" for e in rest
+        f"with {e.name} ablated, the task is transferred at {_span(e)} (the source's answer: {e.own.mean[0]:.2f})"
+        for e in rest
     ]
     return ["; ".join(told).capitalize() + "."] if told else []
 
@@ -79,29 +81,29 @@ def _backups(ctx: Ctx) -> list[str]:
     heads: dict[tuple[str, str], list[str]] = {}
     for kind, each in ctx.once(growth).items():
         for ablated, _, head in each.backups:
-            heads.setdefault((DOING[kind], ablated), []).append(head)
-    told = [f"{joined(each)} {doing} once {ablated} are gone" for (doing, ablated), each in heads.items()]
+            heads.setdefault((GROWS[kind], ablated), []).append(head)
+    told = [f"with {ablated} ablated, {what} grows at {joined(each)}" for (what, ablated), each in heads.items()]
     return [f"Backup heads: {'; '.join(told)}."] if told else []
 
 
 def limits(ctx: Ctx) -> Part:
     """What a reader must know to believe the rest."""
-    drawn, settings = ctx.once(problems).source, ctx.settings
+    settings = ctx.settings
     own_language = functions_of(ctx.model) is not None
     several = ctx.once(experiment).prompts.estimation.longest_answer > 1
     notes = {
-        f"Problems: {drawn.functions.stated}; {drawn.x.shape[1]} pairs, a share {drawn.noise} with a random y. "
+        f"{described(ctx.once(problems).source)} "
         "Left out are a < 2 and b < 1 where there are others, and problems with two equal answers. "
         "The target's x is neither shown nor asked in the source.": True,
         "Layers and heads are selected on one half of the problems; all that is shown is measured on the other. "
         "Bounds are 95% over problems, one number at a time.": True,
-        f"A layer transfers an answer if its probability exceeds, surely and by more than {MARGIN}, that of the same "
+        f"A layer transfers an answer if its probability exceeds, by a lower bound above {MARGIN}, that of the same "
         "patch from a source with shuffled labels and from one about another function, paired by problem.": True,
-        f"Ablated: all heads named, by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads "
-        "that matter are at their mean over label-shuffled prompts; self-repair is measured with zero.": True,
+        f"Ablations are by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads that matter "
+        "are found by their mean over label-shuffled prompts; self-repair is measured by zero ablation.": True,
         "Any number: with number tokens the probability of all of them together, in text the share of prompts whose "
         "most likely next token begins a number.": True,
-        "All prompts share the article's twelve pairs: they tell about these, not about functions.": settings.article,
+        "All prompts share the article's twelve pairs: nothing is known of other functions.": settings.article,
         "Answers have several tokens: ablations and patches hold where the first of them is predicted.": several,
         "This model was trained on nothing but such pairs: linear-8l to have redundant layers and to form the task "
         "before its layers 4 and 5, linear-4l on noisy pairs. It is a positive control.": own_language,

@@ -21,7 +21,7 @@ from headscope.tables import Quantity
 from headscope.tasks.source_and_target import EXAMPLES, TASK
 from headscope.tasks.split import Split
 
-# The source's answer remains while it surely has more than this share of its clean probability, fails with less.
+# The source's answer remains while it clearly has more than this share of its clean probability, fails with less.
 KEPT_SHARE = 0.5
 KEPT = Quantity("kept", f"probability minus {KEPT_SHARE:.0%} of the clean one", within=(-1.0, 1.0))
 

@@ -39,7 +39,7 @@ SHARE = Quantity("attention", "from the final position to all of these tokens", 
 LOGITS = Quantity("direct_effect", "what the head writes on the answer's logit", "logits")
 # What may grow, and the margin up to which growth is none.
 KINDS = {LABELS: (SHARE, 0.1), INPUTS: (SHARE, 0.1), WRITING: (LOGITS, 0.5)}
-NEWLY = Column("ablated", pl.String, "against the round before, or for a single head against nothing ablated")
+NEWLY = Column("ablated", pl.String, "newly ablated heads; growth is against the round before, or nothing ablated")
 GROWN = Column("grown", pl.String, "head, and what is ablated")
 LATER = Quantity("compensation", "what all that comes after the head writes more, at clean scales", "logits")
 
@@ -60,7 +60,7 @@ class Growth:
 
     @property
     def backups(self) -> list[Coordinates]:
-        """The cells that surely grew by more than the margin, each by its own bound."""
+        """The cells that clearly grew by more than the margin, each by its own bound."""
         grown = self.change.estimation
         sure = grown.estimate().low > self.margin
         return [cell for cell, each in zip(grown.cells, sure, strict=True) if each]
@@ -110,8 +110,10 @@ def reads_and_writes(tried: Experiment, half: TransferPrompts, heads: Heads) -> 
 
 def backups(growths: Mapping[str, Growth]) -> Claim:
     """Judged at the head, kind and ablation that grew most on the selection half, in units of its margin."""
-    statement = "Backup heads grow: once heads are ablated, a later one attends more to examples or writes more."
-    why = "nothing was ablated that a later head could answer to"
+    statement = (
+        "Backup heads grow: once heads are ablated, a later one attends to examples or writes the answer more."
+    )
+    why = "no head was ablated that has later heads"
     test = Test("growth of a later head", None, above=KINDS[LABELS][1], reason=why)
     if growths:
         kind = max(growths, key=lambda each: growths[each].change.selection.mean.max() / growths[each].margin)

@@ -35,7 +35,7 @@ from headscope.tasks.transfer import Transfer
 MARGIN = 0.1
 """Accuracy by which a vector must beat its control."""
 RECOVERED_MARGIN = 0.5
-"""Share of what examples add to accuracy that a vector must recover to carry the task."""
+"""Share of what examples add to accuracy that a vector must recover to transfer the task."""
 
 # The answers that are looked for, and the prompts into which vectors are put.
 OWN, OTHERS, DUMMYS = "f(x)", "g(x)", "f(dummy)"
@@ -145,11 +145,6 @@ def outcome_table(name: str, *outcomes: Outcomes) -> Table:
     """Accuracy with bounds, and probability with bounds beside it."""
     more = beside(*(each.probability for each in outcomes))
     return table([each.accuracy for each in outcomes], name, more=more)
-
-
-def columns(names: Sequence[Column], rows: Mapping[str, tuple[Any, ...]]) -> dict[Column, dict[str, Any]]:
-    """Further columns of a table (`more=`), from a row of values for each of its labels."""
-    return {name: {label: row[i] for label, row in rows.items()} for i, name in enumerate(names)}
 
 
 def of_halves(outcomes: Split[Outcomes]) -> tuple[Outcomes, Outcomes]:

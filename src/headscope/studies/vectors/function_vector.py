@@ -63,7 +63,7 @@ def function_vector(ctx: Ctx) -> Part:
 
 
 def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
-    """Whether the top heads' mean outputs carry the task to zero-shot prompts."""
+    """Whether the top heads' mean outputs transfer the task to zero-shot prompts."""
     share = "share of the gain from examples that the function vector recovers"
     tests = [judged.share.exceeds(share, effects.RECOVERED_MARGIN)]
     none = "there is no other set of so many heads"
@@ -73,7 +73,7 @@ def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
         tests.append(missing if beyond is None else beyond.exceeds(what, effects.MARGIN))
     return claim(
         "few_heads",
-        "A few heads carry the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
+        "A few heads write the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
         "examples add.",
         needs=[need],
         tests=tests,

@@ -54,7 +54,7 @@ _BY_EXAMPLES = (
 
 
 def head_effects(ctx: Ctx) -> Part:
-    """Which heads carry the function to a prompt that does not show it?"""
+    """Which heads write the function into a prompt that does not show it?"""
     effects, top = ctx.once(indirect_effects), ctx.once(top_heads)
     own, chosen = effects.estimation, effects.selection
     more = {

@@ -20,7 +20,7 @@ from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.vectors.does_the_task import examples_help
-from headscope.studies.vectors.effects import by_function, columns
+from headscope.studies.vectors.effects import by_function
 from headscope.studies.vectors.head_effects import kinds_exist, top_heads
 from headscope.studies.vectors.problems import Ctx, problems
 from headscope.sweeps.controls import Control, against_random_sets
@@ -54,7 +54,7 @@ class Ablated:
 
 
 def matter_more(ctx: Ctx) -> Part:
-    """Do answers rest on the heads that carry the function, or on those that look examples up?"""
+    """Do answers rest on the heads that write the function, or on those that look examples up?"""
     ablated = ctx.once(ablations)
     judged = function_vector_heads_more([examples_help(ctx), *kinds_exist(ctx)], ablated)
     if ablated is None:
@@ -115,7 +115,8 @@ def ablations(ctx: Ctx) -> Ablated | None:
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         progress=ctx.stage("ablating heads"),
     )
-    lost, random, more = {}, {}, {}
+    lost, random = {}, {}
+    more: dict[Column, dict[str, Any]] = {column: {} for column in _MORE}
     for group, each in against_random.items():
         (accuracy, probability), drawn = unpacked(each.damage), unpacked(each.set_damage)[0]
         sets = drawn.mean(1)
@@ -123,6 +124,7 @@ def ablations(ctx: Ctx) -> Ablated | None:
         random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
         p_value = (1 + int((sets >= accuracy.mean()).sum())) / (1 + len(sets))
         largest, heads = max(sets.tolist(), default=math.nan), head_names(each.picked)
-        more[group] = (heads, largest, len(sets), p_value, float(probability.mean()))
+        for column, value in zip(_MORE, (heads, largest, len(sets), p_value, float(probability.mean())), strict=True):
+            more[column][group] = value
     own, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
-    return Ablated(own, others, (own - others).measured_as(BEYOND), columns(_MORE, more))
+    return Ablated(own, others, (own - others).measured_as(BEYOND), more)

@@ -5,7 +5,7 @@ et al. 2024), and the comparison of function-vector with induction heads (Yin & 
 are *selected* on half of the functions and *estimated* on the other half; functions are the unit of intervals.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from headscope.evidence import percent
 from headscope.evidence.comparisons import head_names
@@ -22,7 +22,6 @@ from headscope.studies.vectors.problems import Ctx, VectorsConfig, problems
 from headscope.studies.vectors.task_not_answer import task_not_answer
 from headscope.studies.vectors.task_vector import SHUFFLED, recovered_share, task_vector, task_vector_outcomes
 from headscope.tasks import linear
-from headscope.tasks.prompts import Prompts
 
 TERMS = {
     "task vector": "The residual stream at the final token of a few-shot prompt, patched into a zero-shot prompt "
@@ -33,13 +32,16 @@ TERMS = {
 }
 
 
+QUESTIONS = (does_the_task, task_vector, task_not_answer, head_effects, function_vector, different_heads, matter_more)
+
+
 def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
-    """Whether a vector carries the task, from which layer, and what a few heads' sum does instead."""
+    """Whether a vector transfers the task, from which layer, and what a few heads' sum does instead."""
     plain = ctx.once(baselines).accuracy.by("prompts_kind")
     few, zero = percent(plain[FEW]), percent(plain[ZERO])
     does = f"{ctx.model.name} answers {few} of queries right with examples, and {zero} without"
     if examples_help(ctx).row("need").side != "yes":
-        return (f"{does}: examples do not clearly help, so there is no task for a vector to carry.",)
+        return (f"{does}: examples do not clearly help, so there is no task for a vector to transfer.",)
     task, summed = ctx.once(recovered_share), ctx.once(carried_by_heads)[ZERO].share
     right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=SHUFFLED, answer=OWN)
     top, layer = ctx.once(top_heads), task.where["layer"]
@@ -54,30 +56,17 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     )
 
 
-def prompts(ctx: Ctx) -> Iterable[Prompts]:
-    """The few-shot prompts of both halves."""
-    return [linear(ctx.model, half.few) for half in ctx.once(problems)]
-
-
-PLAN = Plan(
+PLAN: Plan[VectorsConfig] = Plan(
     name="vectors",
-    help="Whether one vector carries a task learnt in context, and which heads write it.",
+    help="Whether one vector transfers a task learnt in context, and which heads write it.",
     title="Task vectors and function vectors",
-    question="Does a single vector carry a task learnt in context, which heads write it, and are those the induction "
-    "heads?",
+    question="Does a single vector transfer a task learnt in context, which heads write it, and are those the "
+    "induction heads?",
     settings=VectorsConfig,
     shown_on="zoo:linear-8l",
-    questions=(
-        does_the_task,
-        task_vector,
-        task_not_answer,
-        head_effects,
-        function_vector,
-        different_heads,
-        matter_more,
-    ),
+    questions=QUESTIONS,
     answer=answer,
-    prompts=prompts,
+    prompts=lambda ctx: [linear(ctx.model, half.few) for half in ctx.once(problems)],
     lead="task_vectors-layer",
     sources=(TASK_VECTORS, FUNCTION_VECTORS, WHICH_HEADS_MATTER),
     terms=TERMS,

@@ -30,7 +30,7 @@ class Transferred:
 
 
 def task_not_answer(ctx: Ctx) -> Part:
-    """Does a task vector carry the task, or the answer of its own prompt?"""
+    """Does a task vector transfer the task, or the answer of its own prompt?"""
     judged = ctx.once(transferred)
     compared = {
         "task vector minus label-shuffled, f(x)": judged.beyond_shuffled,
