@@ -531,7 +531,7 @@ def test_an_answer_that_is_carried_is_no_task(tmp_path):
 def test_random_weights_show_nothing(make, seed, tmp_path):
     study = hs.study("vectors", model=make(tmp_path, seed=seed), seed=seed, **SMALL)
     assert {one.verdict for one in study.claims} == {UNDETERMINED}
-    assert "there is no task for a vector to carry" in study.answer[0]
+    assert "there is no task for a vector to transfer" in study.answer[0]
     assert all("Not judged: accuracy with examples minus without" in one.because for one in study.claims)
     for name, table in study.tables.items():
         assert set(table.describe()[0]) == {"name", "unit", "meaning"}, name

@@ -28,9 +28,7 @@ def parity_later(slope: int | None, above: Split[Samples] | None) -> Claim:
         there = above.estimation.at(layer=slope)
         after = above.map(lambda half: half.only(layer=lambda layer: layer > slope))
         later = after.estimation.at(layer=after.selection.best("layer"))
-    statement = (
-        "Parity is learnt later than slope: the first layer that transfers the slope does not yet transfer parity."
-    )
+    statement = "Parity is learnt later than slope: the first layer that transfers slope does not transfer parity."
     what = f"parity of f(x) at layer {slope}, the first that transfers the slope, above another function"
     at_best = Test("parity at the best later layer, above another function", later, above=MARGIN, reason=why)
     tables = () if above is None else ("parity", "parity_excess")

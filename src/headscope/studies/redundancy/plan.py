@@ -64,7 +64,7 @@ def _transfer(ctx: Ctx) -> str:
 
 def _span(each: Patched) -> str:
     layers = sorted(set(each.layers(*TASK)))
-    one = f"layer {layers[0]}" if layers else "clearly no layer"
+    one = f"layer {layers[0]}" if layers else "no layer clearly"
     return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else one
 
 

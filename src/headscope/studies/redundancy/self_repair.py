@@ -111,7 +111,7 @@ def reads_and_writes(tried: Experiment, half: TransferPrompts, heads: Heads) -> 
 def backups(growths: Mapping[str, Growth]) -> Claim:
     """Judged at the head, kind and ablation that grew most on the selection half, in units of its margin."""
     statement = (
-        "Backup heads grow: once heads are ablated, a later one attends to examples or writes the answer more."
+        "Backup heads grow: with heads ablated, a later one attends more to examples or writes the answer more."
     )
     why = "no head was ablated that has later heads"
     test = Test("growth of a later head", None, above=KINDS[LABELS][1], reason=why)
