@@ -302,7 +302,7 @@ def test_random_weights_show_nothing(study):
     assert claim(study, "linear_log_odds").verdict is Verdict.UNDETERMINED
     assert claim(study, "flattens_without_x_to_y").verdict is Verdict.UNDETERMINED
     assert "nothing here to call an update" in study.answer[0]
-    assert any("trained" in note and "large models" in note for note in study.notes)
+    assert any("trained" in note and "large language models" in note for note in study.notes)
 
 
 def test_the_study_is_whole(study, model, tmp_path):
