@@ -13,17 +13,8 @@ from headscope import tasks
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Verdict
-from headscope.studies import sites
 from headscope.studies.bayes import attention_growth, attention_knockout, confidence, mlp_ablation, x_probe
-from headscope.studies.bayes.activations import (
-    LOG_ODDS,
-    RISE,
-    answer_log_odds,
-    attention_on,
-    label_reading_heads,
-    residual_sites,
-    stacked,
-)
+from headscope.studies.bayes.activations import LOG_ODDS, RISE, answer_log_odds, attention_on, label_reading_heads
 from headscope.studies.bayes.additive_features import SLOPE, Observed, additive_features, best_layer, features_add
 from headscope.studies.bayes.increments import agreement_of
 from headscope.studies.bayes.problems import example_spans
@@ -31,6 +22,7 @@ from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN
 from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
+from headscope.studies.sites import at_final_token, residual_sites, stacked
 from headscope.tables import Table
 from tests import pair_models
 from tests.planted_updates import LOGITS, REST, VOCAB, adding_model
@@ -82,7 +74,7 @@ def test_attention_of_the_hand_written_model(adding: hs.Model) -> None:
 def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
     prompts = tasks.linear(adding, PairsConfig(n=10, shots=2).draw(adding))
     run = adding.run(prompts, capture=["resid_pre", "resid_post"])
-    read = stacked(sites.at_readout(adding, prompts, residual_sites(adding)))
+    read = stacked(at_final_token(adding, prompts, residual_sites(adding)))
     assert read[2] == pytest.approx(run["resid_pre", 2][:, -1].numpy())
     assert read[-1] == pytest.approx(run["resid_post", 3][:, -1].numpy())
 

@@ -7,6 +7,7 @@ import pytest
 import headscope as hs
 from headscope import tasks
 from headscope.errors import BadArgument, HeadscopeError
+from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import EVERYDAY
 from headscope.tasks.pairs import PairLanguage
@@ -45,6 +46,11 @@ def test_a_model_of_text_is_asked_everyday_functions_without_noise(tmp_path: Pat
     shots = PairsConfig(n=10).draw(model)
     assert (shots.functions, shots.noise, shots.x.shape) == (EVERYDAY, 0.0, (10, 12))
     assert tasks.linear(model, shots).answer_tokens
+
+
+def test_what_was_chosen_stays_when_sizes_shrink() -> None:
+    assert BayesSettings().quick() == BayesSettings(n=60, resamples=60)
+    assert BayesSettings(n=50).quick() == BayesSettings(n=50, resamples=60)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from headscope.studies.bayes.near_exact import near_exact
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL, RISE, Observations, observations
 from headscope.studies.bayes.pair_heads import flattens, heads_of_kind, strongest
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
-from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.bayes.updates import BELIEF, LOGIT_P, updates
 from headscope.studies.context import Context
 from headscope.sweeps.controls import AgainstRandom
@@ -302,7 +302,7 @@ def test_random_weights_show_nothing(study):
     assert claim(study, "linear_log_odds").verdict is Verdict.UNDETERMINED
     assert claim(study, "flattens_without_x_to_y").verdict is Verdict.UNDETERMINED
     assert "nothing here to call an update" in study.answer[0]
-    assert any("trained" in note and "large models" in note for note in study.notes)
+    assert any("trained" in note and "large language models" in note for note in study.notes)
 
 
 def test_the_study_is_whole(study, model, tmp_path):

@@ -31,10 +31,10 @@ from headscope.studies.redundancy.patching import (
     PROBABILITY,
     SOURCE,
     best_cell,
+    clear,
     excess,
     nearer,
     patched,
-    surely,
 )
 from headscope.studies.redundancy.repeats import WHOSE, repeated
 from headscope.studies.redundancy.rounds import KEPT, next_layers
@@ -238,12 +238,12 @@ def test_transferred_is_beyond_the_less_favourable_of_both_controls() -> None:
 
     close = above(steady + spread, spread, spread + 0.5 - MARGIN / 2)
     assert nearer(close, close.mean)[0,] == pytest.approx(MARGIN / 2)
-    assert surely(close) == {(0,): False}
+    assert clear(close) == {(0,): False}
     apart = above(steady, spread, spread * 0)
-    assert surely(apart) == {(0,): True}
+    assert clear(apart) == {(0,): True}
     assert nearer(apart, apart.estimate().low)[0,] < 0.45
     undefined = above(np.full(20, np.nan), spread, spread)
-    assert surely(undefined) == {(0,): False}
+    assert clear(undefined) == {(0,): False}
 
 
 def test_only_the_last_position_is_kept_of_a_source(numbers: hs.Model) -> None:
@@ -330,8 +330,8 @@ def test_the_answer_names_layers_with_numbers(found: Study) -> None:
     right, transferred, ablated, layers = found.answer
     assert "answers 12 of 12 prompts right with 4 examples" in right
     assert "transfers the task at layers 2 to 4" in transferred
-    assert "With layers 0, 1 ablated, it is transferred at layer 4 (source's answer: 1.00)" in ablated
-    assert "with layers 0, 1, 2, 3 ablated, it is transferred at no layer clearly" in ablated
+    assert "With layers 0, 1 ablated, the task is transferred at layer 4 (the source's answer: 1.00)" in ablated
+    assert "with layers 0, 1, 2, 3 ablated, the task is transferred at no layer clearly" in ablated
     assert layers.startswith("Layers 0, 1, 2 and 3 are redundant")
     assert any(figure.name == found.lead for figure in found.figures)
 

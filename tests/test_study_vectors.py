@@ -19,7 +19,7 @@ from headscope.measures.samples import LAYER, Samples, over_heads
 from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.results.study import Verdict
 from headscope.studies.context import Context
-from headscope.studies.sites import at_readout, head_outputs, means_by, through_output
+from headscope.studies.sites import at_final_token, head_outputs, means_by, through_output
 from headscope.studies.vectors import (
     different_heads,
     function_vector,
@@ -154,10 +154,10 @@ def test_outcomes_are_what_the_logits_say(kind, request):
 
 
 @pytest.mark.parametrize("kind", ["numbers", "text"])
-def test_values_at_the_readout_are_those_of_each_prompts_last_token(kind, request):
+def test_values_at_the_final_token_are_those_of_each_prompts_last_token(kind, request):
     model = request.getfixturevalue(kind)
     prompts = linear(model, halves(model).selection.few)
-    found = at_readout(model, prompts, [("resid_pre", 1), ("z", 2)])
+    found = at_final_token(model, prompts, [("resid_pre", 1), ("z", 2)])
     run = model.run(prompts, capture=[("resid_pre", 1), ("z", 2)])
     for row, length in enumerate(prompts.lengths):
         assert torch.allclose(found["resid_pre", 1][row], run["resid_pre", 1][row, length - 1], atol=1e-5)
@@ -531,7 +531,7 @@ def test_an_answer_that_is_carried_is_no_task(tmp_path):
 def test_random_weights_show_nothing(make, seed, tmp_path):
     study = hs.study("vectors", model=make(tmp_path, seed=seed), seed=seed, **SMALL)
     assert {one.verdict for one in study.claims} == {UNDETERMINED}
-    assert "there is no task for a vector to carry" in study.answer[0]
+    assert "there is no task for a vector to transfer" in study.answer[0]
     assert all("Not judged: accuracy with examples minus without" in one.because for one in study.claims)
     for name, table in study.tables.items():
         assert set(table.describe()[0]) == {"name", "unit", "meaning"}, name

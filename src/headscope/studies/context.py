@@ -1,14 +1,14 @@
 """What a study is written with: a plan of questions, a context to answer them in, parts that answers are.
 
-A study is a folder: `plan.py` holds a `Plan` (what is asked, with which settings, in which order), and every question
-is one file with a function `question(ctx) -> Part`. Questions do not know each other; what several need is a function
-of the context, computed once (`ctx.once`). The plan runs them, joins their parts, and makes the Study record. Not
-done here: anything about numbers (measures, evidence), pages (report).
+A study is a folder: `plan.py` holds a `Plan`, and every question is one file with a function `question(ctx) ->
+Part`. Questions do not know each other; what several need is a function of the context, computed once (`ctx.once`).
+Not done here: numbers (measures, evidence), pages (report).
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge, gt, le
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
 
 from headscope.errors import BadArgument, UnknownName
@@ -65,12 +65,9 @@ class Settings:
         limits = each.metadata
         if limits.get("choices") and value not in limits["choices"]:
             raise UnknownName.among(each.name, value, limits["choices"])
-        if limits.get("at_least") is not None and not value >= limits["at_least"]:
-            raise BadArgument(f"{told}it must be at least {limits['at_least']}.")
-        if limits.get("above") is not None and not value > limits["above"]:
-            raise BadArgument(f"{told}it must be above {limits['above']}.")
-        if limits.get("at_most") is not None and not value <= limits["at_most"]:
-            raise BadArgument(f"{told}it must be at most {limits['at_most']}.")
+        for name, holds in (("at_least", ge), ("above", gt), ("at_most", le)):
+            if limits.get(name) is not None and not holds(value, limits[name]):
+                raise BadArgument(f"{told}it must be {name.replace('_', ' ')} {limits[name]}.")
 
     def quick(self) -> Self:
         """Smaller, for a first look; what was chosen stays as chosen."""
@@ -146,11 +143,10 @@ class Plan(Generic[S]):
     lead: str = ""
     sources: tuple[Source, ...] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
-    context: type[Context[Any]] = Context
 
     def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
         """Answer the questions about a model."""
-        ctx = self.context(settings, (model,), progress)
+        ctx = Context(settings, (model,), progress)
         parts = [question(ctx) for question in self.questions]
         claims = [claim for part in parts for claim in part.claims]
         return Study(

@@ -1,9 +1,9 @@
 """What the studies of (x, y) pairs have in common: their settings, and the problems drawn from them.
 
 In: a model and settings. Out: `Shots`. A model that was trained on a language of pairs is asked about its own
-functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other
-model gets `tasks.shots.EVERYDAY`, twelve clean pairs. `article` asks for the twelve pairs of the article on
-redundant heads themselves, whose prompts then differ in the query alone.
+functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other model
+gets `tasks.shots.EVERYDAY`, twelve clean pairs. With `article`, prompts show that article's pairs and differ in the
+query.
 """
 
 import re
@@ -45,7 +45,7 @@ class PairsConfig(Settings):
     among: str = setting(
         "grid", "functions: all (grid), those of the model's training, or held_out ones", choices=get_args(Which)
     )
-    article: bool = setting(False, "the article's own twelve pairs, y = 2x + 3, with n queries")
+    article: bool = setting(False, "the twelve pairs, y = 2x + 3, of the article on redundant heads, with n queries")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +83,18 @@ class PairsConfig(Settings):
             among=self.among,  # type: ignore[arg-type]  # checked above
             seed=self.seed + seed,
         )
+
+
+def described(shots: Shots) -> str:
+    """What is asked, in a sentence for the notes."""
+    pairs = f"{shots.x.shape[1]} pairs before each query, {shots.noise:.0%} of them with a random y"
+    return f"Problems: {shots.functions.stated}; {pairs}."
+
+
+def expected_noise(model: Model, shots: Shots) -> float:
+    """The share of random y that an observer with the model's experience expects: that of its training."""
+    language = functions_of(model)
+    return shots.noise if language is None else language.noise
 
 
 def _articles(n: int, seed: int) -> Shots:

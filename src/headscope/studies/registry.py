@@ -58,17 +58,17 @@ def study(
     Raises:
         UnknownName: for an unknown study or setting.
     """
-    found = entry(name)
-    known = [field.name for field in dataclasses.fields(found.settings)]
+    plan = entry(name)
+    known = [field.name for field in dataclasses.fields(plan.settings)]
     for setting in settings:
         if setting not in known:
             raise UnknownName.among(f"setting of the study {name!r}", setting, known)
-    config = found.settings(**settings)
+    config = plan.settings(**settings)
     if out is not None:
         check_free(Path(out))
-    opened = model if isinstance(model, Model) else load(found.shown_on if model is None else model)
+    opened = model if isinstance(model, Model) else load(plan.shown_on if model is None else model)
     config = config.quick() if quick else config
-    result = found.run(config, opened, progress)
+    result = plan.run(config, opened, progress)
     told = {**result.provenance, "command": command(opened, name, config, options)}
     result = dataclasses.replace(result, provenance=told)
     if out is not None:

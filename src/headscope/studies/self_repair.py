@@ -1,11 +1,9 @@
 """What components write differently when a head is ablated, and self-repair: what they make up for.
 
 In: heads, and the direct effects of all components before and under the ablation of each (sweeps.self_repair). Out:
-samples [prompt] for each ablated head, in logits of the token that really follows. What the ablation changes is what
-the head wrote, and what others write differently because of it: self-repair = total change + direct effect = by_heads
-+ by_mlps + by_norms (McGrath et al. 2023; Rushing & Nanda 2024). A head that writes next to nothing to the logit has
-no self-repair: there is nothing to be made up for. Not done here: which component is a backup (that is a matter of
-selection).
+samples [prompt] for each ablated head, in logits of the token that follows. Self-repair = total change + direct
+effect = by_heads + by_mlps + by_norms (McGrath et al. 2023; Rushing & Nanda 2024); undefined for a head that writes
+next to nothing to the logit. Not done here: which component is a backup.
 """
 
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from headscope.errors import UnservedModel
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.sweeps.self_repair import AblatedEffects, runs_after
@@ -40,6 +39,15 @@ _QUANTITIES = {
     "by_mlps": "sum of the changes of all MLPs' direct effects, norms scaled as in the clean run",
     "by_norms": "the rest: the norms rescale what is written (and a soft-cap bends it, where there is one)",
 }
+
+
+def unserved_direct_effects(model: Model) -> str:
+    """Why this model has no direct effects; empty where it has."""
+    try:
+        model.require_direct_effects()
+    except UnservedModel as error:
+        return str(error)
+    return ""
 
 
 def self_repair_of(heads: Sequence[Head], followed: AblatedEffects) -> dict[str, Samples]:

@@ -1,7 +1,7 @@
-"""Sites of a model at some positions of each prompt: what studies read of residual streams and head outputs.
+"""Residual streams and head outputs at some positions of each prompt, read and patched.
 
-In: a model, prompts, sites, positions. Out: float32 values on the model's device; no more prompts run at a time than
-fit into memory.
+In: a model, prompts, sites, positions. Out: float32 values on the model's device, no more prompts being run at a
+time than fit into memory; runs and cells to patch the final token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from headscope.interventions import patch
+from headscope.measures.intervals import Array
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.models.run import Run
+from headscope.sweeps.grid import Cell
 from headscope.sweeps.sweep import chunks
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
@@ -27,32 +30,41 @@ def at_positions(
     wanted = torch.tensor([list(each) for each in positions])
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for rows in chunks(model, prompts):
-        found = model.activations(prompts.rows(rows), sites)
+        read = model.activations(prompts.rows(rows), sites)
         at = wanted[rows].to(model.device)
         each = torch.arange(len(at), device=model.device)[:, None]
         for site, part in parts.items():
-            part.append(found[site][each, at].float())
+            part.append(read[site][each, at].float())
     return {site: torch.cat(part) for site, part in parts.items()}
 
 
-def at_readout(model: Model, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, Tensor]:
+def at_final_token(model: Model, prompts: Prompts, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """Each site at the last position of every prompt, [prompt, ...]."""
-    found = at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])
-    return {site: values[:, 0] for site, values in found.items()}
+    read = at_positions(model, prompts, sites, [(length - 1,) for length in prompts.lengths])
+    return {site: values[:, 0] for site, values in read.items()}
 
 
-def residual_streams(model: Model, prompts: Prompts) -> Tensor:
-    """The residual stream before every layer at the final token, float32 [layer, prompt, model]."""
-    sites = [("resid_pre", layer) for layer in range(model.n_layers)]
-    captured = at_readout(model, prompts, sites)
-    return torch.stack([captured[site] for site in sites])
+def stacked(values: Mapping[Site, Tensor]) -> Array:
+    """Sites of like shape as one, float64 [site, prompt, ...]."""
+    return torch.stack(list(values.values())).double().cpu().numpy()
+
+
+def residual_sites(model: Model) -> list[Site]:
+    """The residual stream before every layer, and after the last.
+
+    Raises:
+        UnservedSite: if the model does not serve one of them.
+    """
+    sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
+    for site, layer in sites:
+        model.require_site(site, layer)
+    return sites
 
 
 def head_outputs(model: Model, prompts: Prompts) -> dict[int, Tensor]:
     """z of every layer with attention at the final token, float32 [prompt, head, head_dim] by layer."""
-    layers = sorted({head.layer for head in model.heads})
-    captured = at_readout(model, prompts, [("z", layer) for layer in layers])
-    return {layer: captured["z", layer] for layer in layers}
+    read = at_final_token(model, prompts, [("z", layer) for layer in model.anatomy.attending])
+    return {layer: z for (_, layer), z in read.items()}
 
 
 def through_output(model: Model, z: Mapping[int, Tensor], heads: Sequence[Head]) -> Tensor:
@@ -77,13 +89,8 @@ def means_by(values: Tensor, function: Ints) -> Tensor:
     return total / count
 
 
-def residual_sites(model: Model) -> list[Site]:
-    """The sites that are patched: the residual stream before each layer, then the final one."""
-    return [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
-
-
-def last_position_run(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> Run:
-    """The residual streams of these prompts at the last position, as if each were its last token: to patch from."""
+def final_token_run(model: Model, prompts: Prompts, edits: Sequence[Edit] = ()) -> Run:
+    """The residual streams of these prompts at the final token, as if each were nothing else: to patch from."""
     sites = residual_sites(model)
     kept_bytes = 4 * prompts.longest * (len(sites) * model.d_model + model.vocab_size)
     parts: list[dict[Site, Tensor]] = []
@@ -96,3 +103,9 @@ def last_position_run(model: Model, prompts: Prompts, edits: Sequence[Edit]) -> 
     captured = {site: torch.cat([part[site] for part in parts]) for site in sites}
     tokens = Prompts(tuple((example[-1],) for example in prompts.tokens))
     return Run(model, tokens, tuple(edits), torch.empty(len(prompts), 1, 0), captured)
+
+
+def residual_patches(model: Model, source: Run) -> list[Cell]:
+    """One cell for each of `residual_sites`: it is patched from the source's final token into the target's."""
+    sites = enumerate(residual_sites(model))
+    return [Cell((patch(site, source=source, positions={-1: -1}),), layer=layer) for layer, site in sites]

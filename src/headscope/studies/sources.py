@@ -1,7 +1,34 @@
-"""The papers whose claims several studies put to the test: named once, with where to find them."""
+"""The papers whose claims studies put to the test: named once, with author, year and link."""
 
 from headscope.results.study import Source
 
+REDUNDANT_HEADS = Source(
+    "Redundant Attention Heads in Large Language Models For In Context Learning",
+    "skunnavakkam",
+    2024,
+    "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/",
+)
+SCALING_LAWS = Source(
+    "Bayesian scaling laws for in-context learning",
+    "Arora, Jurafsky, Potts and Goodman",
+    2024,
+    "https://arxiv.org/abs/2410.16531",
+)
+TASK_VECTORS = Source(
+    "In-Context Learning Creates Task Vectors", "Hendel, Geva and Globerson", 2023, "https://arxiv.org/abs/2310.15916"
+)
+FUNCTION_VECTORS = Source(
+    "Function Vectors in Large Language Models",
+    "Todd, Li, Sen Sharma, Mueller, Wallace and Bau",
+    2024,
+    "https://arxiv.org/abs/2310.15213",
+)
+WHICH_HEADS_MATTER = Source(
+    "Which Attention Heads Matter for In-Context Learning?",
+    "Yin and Steinhardt",
+    2025,
+    "https://arxiv.org/abs/2502.14010",
+)
 INDUCTION_HEADS = Source(
     "In-context Learning and Induction Heads",
     "Olsson, Elhage, Nanda and others",

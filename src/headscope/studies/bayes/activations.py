@@ -1,27 +1,25 @@
-"""What is read off a model of pairs: log-odds of answers, the residual stream, attention of the final token.
+"""What is read off a model of pairs: log-odds of answers, attention of the final token.
 
-In: a model and prompts of pairs. Out: numpy arrays, one value or vector per prompt. Log-odds are those of the whole
-answer, all its tokens together, so that models of number tokens and models of text are asked alike. Not done here:
-interventions (the questions' own), intervals (measures.samples).
+In: a model and prompts of pairs. Out: numpy arrays, one value per prompt. Log-odds are those of the whole answer,
+all its tokens together, so that models of number tokens and models of text are asked alike.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
+from headscope.evidence import Test, claim
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
+from headscope.measures.samples import Samples
 from headscope.models.model import Model
-from headscope.studies.bayes.problems import with_role
-from headscope.studies.context import Context
-from headscope.studies.sites import Site
+from headscope.studies.bayes.problems import Ctx, with_role
+from headscope.studies.context import Part
 from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
@@ -35,34 +33,27 @@ LEAST_RISE_NATS = 0.5
 RESIDUAL = Column("layer", pl.Int64, "residual stream before this layer, from 0; the last: after all layers")
 
 
+def examples_help(rise: Samples) -> Test:
+    """What claims about how examples act need: that they add to the log-odds of the answer, [prompt]."""
+    return Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)
+
+
+def unanswered(name: str, statement: str, reason: str) -> Part:
+    """A question that cannot be asked of this model: an undetermined claim, and why."""
+    return Part(claims=[claim(name, statement, tests=[Test("effect", None, above=0.0, reason=reason)])])
+
+
 def answer_log_odds(model: Model, prompts: Prompts) -> Array:
     """Log-odds of each prompt's whole answer, in nats, [prompt]."""
     (log_probability,) = evaluate(model, prompts.answered(), [joint_log_probability()])
     return log_odds(log_probability).numpy()
 
 
-def log_odds_under(ctx: Context[Any], prompts: Prompts, cells: Sequence[Cell], stage: str) -> Array:
+def log_odds_under(ctx: Ctx, prompts: Prompts, cells: Sequence[Cell], stage: str) -> Array:
     """The same under the interventions of every cell, [cell, prompt]."""
     measure = joint_log_probability()
     values = cell_values(ctx.model, prompts.answered(), cells, measure, progress=ctx.stage(stage))
     return log_odds(values).numpy()
-
-
-def residual_sites(model: Model) -> list[Site]:
-    """The residual stream before every layer, and after the last.
-
-    Raises:
-        UnservedSite: if the model does not serve one of them.
-    """
-    sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
-    for site, layer in sites:
-        model.require_site(site, layer)
-    return sites
-
-
-def stacked(values: Mapping[Site, Tensor]) -> Array:
-    """What `studies.sites` reads, float64 [site, prompt, ...]."""
-    return torch.stack(list(values.values())).double().cpu().numpy()
 
 
 def attention_on(model: Model, prompts: Prompts, keys: Sequence[Sequence[int]]) -> tuple[Array, Array]:
@@ -74,9 +65,8 @@ def attention_on(model: Model, prompts: Prompts, keys: Sequence[Sequence[int]]) 
     queries = shown.where("readout")
     reading = MassReading([KeySets(queries[:, :, None] & shown.where("keys")[:, None, :], queries)])
     model.read(shown, [reading])
-    mass = [reading.mass[head.layer][0, :, head.index] for head in model.heads]
-    even = [reading.uniform[head.layer][0] for head in model.heads]
-    return torch.stack(mass, 1).double().numpy(), torch.stack(even, 1).double().numpy()
+    even = torch.stack([reading.uniform[head.layer][0] for head in model.heads], 1)
+    return reading.over_layers(0)[0].numpy(), even.double().numpy()
 
 
 def label_reading_heads(model: Model, prompts: Prompts, margin: float) -> tuple[Head, ...]:

@@ -1,9 +1,8 @@
 """Do examples add features: each further one the same increment, and j increments worth j examples?
 
-In: a model and the settings of a study of pairs. Out: by layer, how parallel the increments of further examples are
-and what adding j of them to a run without examples does; the claim "features_add". An increment is one function's
-(a, b), so functions are the unit of every interval; half of them choose the layer that the other half is judged on.
-Source: the article "Redundant Attention Heads ..." (2024), claim 2. Not done here: where the increments come from.
+In: a model and settings. Out: by layer, how parallel the increments of further examples are and what adding j of
+them to a run without examples does; the claim "features_add" (claim 2 of `sources.REDUNDANT_HEADS`). An increment is
+one function's, so functions are the unit of intervals; half of them choose the layer that the others are judged on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,11 @@ from headscope.measures.intervals import Array
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import LAYER, Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import LEAST_RISE_NATS, LOG_ODDS, RESIDUAL, RISE
+from headscope.studies.bayes.activations import LOG_ODDS, RESIDUAL, RISE, examples_help, unanswered
 from headscope.studies.bayes.increments import MOST_INCREMENTS, Increments, increments_about
-from headscope.studies.bayes.problems import Problems, prompts_each
+from headscope.studies.bayes.problems import Ctx, Problems, prompts_each
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN, effects_of_adding, with_examples, zero_shot
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
 from headscope.tasks.split import Split
@@ -81,20 +79,19 @@ class Observed:
         return Samples.grid(quantity, axes, values, over="functions")
 
 
-def additive_features(ctx: Context[PairsConfig]) -> Part:
+def additive_features(ctx: Ctx) -> Part:
     """Are the increments parallel, and do they act like examples when they are added?"""
     problems = Problems.of(ctx.settings, ctx.model)
     halves = problems.halves(min(MOST_FUNCTIONS, 10 + prompts_each(ctx.settings) // 10))
     if min(map(len, halves)) < 2:
-        reason = "there are fewer than four functions: no other function's increment to compare with"
-        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("effect", None, above=0.0, reason=reason)])])
+        return unanswered(NAME, STATEMENT, "fewer than four functions: no other one's increment to compare with")
     prompts = 2 * max(4, prompts_each(ctx.settings) // 8)
     observed = Split(*(_observed(ctx, problems, own, half, prompts) for half, own in enumerate(halves)))
     layer = best_layer(observed.selection.of_curves(SLOPE, slope))
     return _reported(observed.estimation, layer, prompts)
 
 
-def _observed(ctx: Context[PairsConfig], problems: Problems, some: Ints, half: int, prompts: int) -> Observed:
+def _observed(ctx: Ctx, problems: Problems, some: Ints, half: int, prompts: int) -> Observed:
     ctx.progress("increments of single functions", half, 2)
     increments = increments_about(ctx.model, problems, some, prompts=prompts, seed=half)
     doses = list(range(min(MOST_INCREMENTS, problems.shots) + 1))
@@ -128,7 +125,7 @@ def features_add(observed: Observed, layer: int) -> Claim:
     return claim(
         NAME,
         STATEMENT,
-        needs=[Test("log-odds that real examples add", rise, above=LEAST_RISE_NATS)],
+        needs=[examples_help(rise)],
         tests=[
             Test("cosine of different increments minus half that of equal ones", excess, above=0.0),
             Test("cosine of different increments, against noise", compared[DIFFERENT], above=noise),

@@ -1,11 +1,10 @@
 """Does the final token attend more to the examples, the more there are, as a sum of features needs?
 
-In: a model and the settings of a study of pairs. Out: every head's total attention from the final token on the
-examples, by their number, and the claim "attention_grows". A softmax averages: what a head brings from n like
-examples is their mean times its total attention on them. For n examples to add up to n times one feature (claim 2
-of the article on redundant heads) that total must grow with n; for a head that has nowhere else to look it stays
-near 1. Growth is the exponent e of total ~ n^e from one example to all: 1 for a sum, 0 for an average. Not done
-here: what the heads write (additive_features).
+In: a model and settings. Out: every head's total attention from the final token on the examples, by their number,
+and the claim "attention_grows". A softmax averages: what a head writes of n like examples is their mean times its
+total attention on them. For n examples to add up to n times one feature that total must grow with n; for a head that
+has nowhere else to attend it stays near 1. Growth is the exponent e of total ~ n^e from one example to all: 1 for a
+sum, 0 for an average.
 """
 
 import numpy as np
@@ -16,9 +15,8 @@ from headscope.evidence import any_of, claim, joint_table, lines, table
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes.activations import attention_on
-from headscope.studies.bayes.problems import example_spans, prompts_each, truncated_context
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.problems import Ctx, example_spans, prompts_each, truncated_context
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity
 from headscope.tasks.split import Split
 
@@ -37,7 +35,7 @@ SHOTS = Column("shots", pl.Int64, "examples before the query")
 ATTENDS = Column("attends", pl.Boolean, "attends to the examples, on the half of the prompts that selects")
 
 
-def attention_growth(ctx: Context[PairsConfig]) -> Part:
+def attention_growth(ctx: Ctx) -> Part:
     """Does the attention on examples grow with their number?"""
     attention, even = (samples.halves() for samples in _attention(ctx))
     growth = attention.map(growth_of)
@@ -92,7 +90,7 @@ def attention_grows(growth: Split[Samples], attends: list[str]) -> Claim:
     )
 
 
-def _attention(ctx: Context[PairsConfig]) -> tuple[Samples, Samples]:
+def _attention(ctx: Ctx) -> tuple[Samples, Samples]:
     """Attention on the examples, and that of an even head, [prompt, (layer, head, shots)]: 1, 2, 4, ..., all."""
     model = ctx.model
     shots = ctx.settings.draw(model, n=2 * prompts_each(ctx.settings), seed=11)

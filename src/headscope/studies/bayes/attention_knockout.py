@@ -1,11 +1,10 @@
 """Is blocking attention to an example the same as removing the example? Dose and response of attention knockout.
 
-In: a model and the settings of a study of pairs. Out: log-odds of the answer when k of the n examples are taken
-away in several ways, the same examples each time (those of k are among those of k + 1), and the claim
-"edge_is_example". *Removed from the prompt* is the reference. *Hidden from every later token* differs from it by
-positions alone, and shows what these do. *Hidden from the final token*, in all heads or in those that read labels,
-is the question: what an example gave to other examples still arrives through these. Attention knockout: Geva et al.
-2023. Not done here: edges between examples one by one.
+In: a model and settings. Out: log-odds of the answer when k of the n examples are taken away in several ways, the
+same examples each time (those of k are among those of k + 1), and the claim "edge_is_example". *Removed from the
+prompt* is the reference. *Hidden from every later token* differs from it by positions alone. *Hidden from the final
+token*, in all heads or in those that attend to labels, is the question: what an example gave to other examples still
+arrives through these. Attention knockout: Geva et al. 2023.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import polars as pl
 
 from headscope import tasks
 from headscope.detectors import NAMED_MARGIN
-from headscope.evidence import Test, claim, every, lines, table
+from headscope.evidence import claim, every, lines, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions import knock_out
 from headscope.interventions.base import Intervention
@@ -24,16 +23,15 @@ from headscope.measures.readouts import ANSWERING
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes.activations import (
-    LEAST_RISE_NATS,
     LOG_ODDS,
     RISE,
     answer_log_odds,
+    examples_help,
     label_reading_heads,
     log_odds_under,
 )
-from headscope.studies.bayes.problems import example_spans, prompts_each, with_role
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.problems import Ctx, example_spans, prompts_each, with_role
+from headscope.studies.context import Part
 from headscope.sweeps import Cell
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
@@ -54,7 +52,7 @@ TAKEN = Column("taken", pl.Int64, "examples taken away, of all")
 EXCESS = Quantity("excess", "log-odds minus those with the examples removed from the prompt", "nats")
 
 
-def attention_knockout(ctx: Context[PairsConfig]) -> Part:
+def attention_knockout(ctx: Ctx) -> Part:
     """What is left when the final token no longer sees some of the examples?"""
     n = prompts_each(ctx.settings)
     selection = tasks.linear(ctx.model, ctx.settings.draw(ctx.model, n=n, seed=22))
@@ -71,8 +69,8 @@ def attention_knockout(ctx: Context[PairsConfig]) -> Part:
         "“hidden from the final token” stays above “removed”, other tokens still pass on the examples.",
     )
     note = (
-        "Hidden examples stay in the prompt; a row of attention is scaled up as if the softmax had not seen them. "
-        f"Heads that read labels, named on other prompts: {head_names(heads) or 'none'}."
+        "Hidden examples stay in the prompt; attention is rescaled as if the softmax had left them out. "
+        f"Heads that attend to labels, named on other prompts: {head_names(heads) or 'none'}."
     )
     return Part(
         tables=[
@@ -101,13 +99,13 @@ def edge_is_example(log_odds: Samples) -> Claim:
     return claim(
         "edge_is_example",
         "Blocking attention from the final token to an example has the same effect as removing the example.",
-        needs=[Test("log-odds that all examples add", rise, above=LEAST_RISE_NATS)],
+        needs=[examples_help(rise)],
         tests=[every("hidden from the final token minus removed", blocked, within=margin)],
         tables=("attention_knockout", "knockout_against_removal"),
     )
 
 
-def _log_odds(ctx: Context[PairsConfig], heads: Sequence[Head]) -> Samples:
+def _log_odds(ctx: Ctx, heads: Sequence[Head]) -> Samples:
     model, settings = ctx.model, ctx.settings
     shots = settings.draw(model, n=prompts_each(settings), seed=21)
     count = shots.x.shape[1]

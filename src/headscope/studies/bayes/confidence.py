@@ -1,12 +1,10 @@
-"""Does an example move the model more, the surer it makes an observer of one function?
+"""Does an example change the model more, the more certain of one function it makes an exact observer?
 
-In: a model and the settings of a study of pairs. Out: rank correlations between the size of the update by the n-th
-example and confidence, and the claim "update_grows" (the article on redundant heads, step 3 of claim 3). Sizes: the
-change of the answer's log-odds, and the norm of the change of what attention adds at the final token. Confidence:
-the exact posterior's probability of its favourite function, after and before the example, and the model's own
-|log-odds| before it. Both change with n whatever goes on, so they are correlated *within* each n, over prompts; a
-prompt is one unit however many n it gives. The exact observer's own updates stand beside the model's. Not done
-here: causes.
+In: a model and settings. Out: rank correlations between the size of the update by the n-th example and confidence,
+and the claim "update_grows" (step 3 of claim 3 of `sources.REDUNDANT_HEADS`). Sizes: the change of the answer's
+log-odds, and the norm of the change of what attention adds at the final token. Confidence: the exact posterior's
+probability of its favourite function, after and before the example, and the model's own |log-odds| before it. Both
+change with n whatever goes on, so they are correlated *within* each n, over prompts. Not done here: causes.
 """
 
 import numpy as np
@@ -21,13 +19,12 @@ from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies import sites
-from headscope.studies.bayes.activations import LEAST_RISE_NATS, RISE, answer_log_odds, stacked
-from headscope.studies.bayes.problems import prompts_each, truncated_context
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help
+from headscope.studies.bayes.problems import Ctx, prompts_each, truncated_context
+from headscope.studies.context import Part
+from headscope.studies.pairs import expected_noise
+from headscope.studies.sites import at_final_token, stacked
 from headscope.tables import Column, Quantity
-from headscope.tasks.linear import functions_of
 from headscope.tasks.shots import Shots
 
 MOST_EXAMPLES = 12
@@ -41,12 +38,11 @@ UPDATE = Column("update", pl.String, "what the last example changes: the size of
 CONFIDENCE = Column("confidence", pl.String, "the exact posterior's certainty, or the model's own |log-odds|")
 
 
-def confidence(ctx: Context[PairsConfig]) -> Part:
-    """Do examples that leave an observer surer move the model more?"""
+def confidence(ctx: Ctx) -> Part:
+    """Do examples that leave an exact observer more certain change the model more?"""
     model = ctx.model
     shots = ctx.settings.draw(model, n=prompts_each(ctx.settings), seed=51)
-    language = functions_of(model)
-    noise = shots.noise if language is None else language.noise
+    noise = expected_noise(model, shots)
     served = [("attn_out", layer) for layer in model.anatomy.attending if model.has("attn_out", layer)]
     last = min(shots.x.shape[1], MOST_EXAMPLES)
     known, written, certain, exact = [], [], [], []
@@ -56,7 +52,7 @@ def confidence(ctx: Context[PairsConfig]) -> Part:
         prompts = tasks.linear(model, some)
         known.append(answer_log_odds(model, prompts))
         if served:
-            written.append(stacked(sites.at_readout(model, prompts, served)).sum(0))
+            written.append(stacked(at_final_token(model, prompts, served)).sum(0))
         certain.append(_certainty(some, noise))
         exact.append(_exact_log_odds(some, noise))
     odds, certainty = np.stack(known, axis=1), np.stack(certain, axis=1)
@@ -73,7 +69,7 @@ def confidence(ctx: Context[PairsConfig]) -> Part:
         colour="confidence",
         reference=shuffled,
         name="confidence",
-        title="Do surer examples move the model more?",
+        title="Do examples change the model more where they leave an exact observer more certain?",
         caption="Rank correlation of an update's size with confidence, within equal numbers of examples, over "
         f"{len(shots)} prompts. Stroke: with the confidence of another prompt.",
     )
@@ -89,7 +85,7 @@ def confidence(ctx: Context[PairsConfig]) -> Part:
         ],
         notes=[
             "Confidence is that of an exact posterior with a uniform prior over all functions of the family, which "
-            f"expects {noise:.0%} wrong labels."
+            f"expects {noise:.0%} random labels."
         ],
     )
 
@@ -107,8 +103,8 @@ def update_grows(correlation: Samples, exchanged: Samples, rise: Samples) -> Cla
     return claim(
         "update_grows",
         "Among prompts with equally many examples, the last one changes answer and attention output more where it "
-        "leaves the exact posterior surer.",
-        needs=[Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)],
+        "leaves the exact posterior more certain.",
+        needs=[examples_help(rise)],
         null=null,
         tests=tests,
         tables=("confidence",),

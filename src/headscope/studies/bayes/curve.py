@@ -2,8 +2,8 @@
 
 In: the context of the study. Out: the model's curve over the number of examples beside the exact posterior under one
 or two priors, least squares and ridge, and its own curve on label-shuffled prompts; how often each is right; the
-claim `rises`, which every further claim about updates needs. Prompts are the unit of all intervals: shots of a prompt
-share its examples. Not done here: how near the curve is to the exact one (near_exact), its shape (updates, families).
+claim `rises`, which every further claim about updates needs. Shots of a prompt share its examples: prompts are
+units.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL, Observations, over_shots
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context, Part
+from headscope.studies.bayes.problems import Ctx
+from headscope.studies.context import Part
+from headscope.studies.pairs import described
 from headscope.tables import Quantity
 from headscope.tasks.linear import functions_of
 
@@ -29,7 +30,7 @@ EXACT_SHUFFLED = "exact posterior, labels shuffled"
 _NO_LINE, _NO_NUMBERS = "a line is undefined with so few pairs", "not every number is scored in text"
 
 
-def curve(ctx: Context[BayesSettings]) -> Part:
+def curve(ctx: Ctx) -> Part:
     """Does the model learn from the examples?"""
     observed = ctx.once(seen.observations)
     probability, rise, beyond = probabilities(observed), observed.rise, observed.rise_beyond_shuffled
@@ -101,22 +102,20 @@ def _same(answer: Tensor, other: Tensor) -> Tensor:
     return torch.where(other.isnan(), other, same) if other.is_floating_point() else same
 
 
-def _notes(ctx: Context[BayesSettings], observed: Observations) -> list[str]:
+def _notes(ctx: Ctx, observed: Observations) -> list[str]:
     """What was asked, what is compared with what, and what cannot be known here."""
-    shots = observed.shots
     notes = [
-        f"Problems: {shots.functions.stated}; {shots.x.shape[1]} pairs, {shots.noise:.0%} of them with a random y. "
-        f"The exact posterior expects {observed.noise:.0%}. Judged is the function's value, also where a shown y is "
-        "not.",
+        f"{described(observed.shots)} The exact posterior expects {observed.noise:.0%}. The function's value is "
+        "judged, also where a shown y is random.",
         "Intervals are over prompts, each with a function and examples of its own; curves are fitted again to "
         "resampled prompts.",
         f"Least squares answers from two pairs on, ridge (strength {ctx.settings.ridge:g}, pairs centred) from one "
-        "on. Neither knows of corrupted pairs.",
+        "on. Neither expects a random y.",
     ]
     if functions_of(ctx.model) is not None:
         notes.append(
-            "This model was trained on pairs like these and so towards the exact posterior. That it comes near shows "
-            "that the study can see a Bayesian where there is one; it says nothing about large models of text."
+            "This model was trained on pairs like these and so towards the exact posterior. That it comes near is "
+            "a positive control of this study, and no evidence about large language models."
         )
     else:
         notes.append(

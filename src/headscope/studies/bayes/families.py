@@ -2,9 +2,8 @@
 
 In: the context of the study. Out: four families (power, bounded power, logistic, Bayesian) fitted to the first 5,
 10, 20 and 50% of the shots and judged on the rest, for the model and for the exact posterior on the same resampled
-prompts; the claim `bayesian_extrapolates`. A good fit inside says little, since most families bend well enough.
-Source: Arora et al. 2024, whose families and error (NRMSE of p = exp(-NLL), the NLL averaged over prompts) these
-are. Power is a limit of bounded and of logistic. Not done here: fitting (measures.curve_fits).
+prompts; the claim `bayesian_extrapolates`. Source: Arora et al. 2024, whose families and error (NRMSE of p =
+exp(-NLL), the NLL averaged over prompts) these are. Power is a limit of bounded and of logistic.
 """
 
 import math
@@ -23,9 +22,9 @@ from headscope.measures.statistics import Statistic
 from headscope.results.study import Claim
 from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL
-from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.problems import Ctx
 from headscope.studies.bayes.updates import NEAREST
-from headscope.studies.context import Context, Part
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity, Schema
 
 # Two errors of extrapolation that differ by less are the same for any purpose here.
@@ -66,7 +65,7 @@ PREDICTED = Schema(
 Fits = Mapping[tuple[str, float, str], Extrapolation]
 
 
-def families(ctx: Context[BayesSettings]) -> Part:
+def families(ctx: Ctx) -> Part:
     """Does the Bayesian law extrapolate better than power laws?"""
     fits = ctx.once(extrapolations)
     error = errors(ctx)
@@ -114,17 +113,10 @@ def _tests(error: Statistic, learner: str) -> list[Test]:
     return tests
 
 
-def errors(ctx: Context[BayesSettings]) -> Statistic:
+def errors(ctx: Ctx) -> Statistic:
     """On the later shots, [learner, fitted share, family]; draws of the same prompts are paired."""
-    prompts, fits = len(ctx.once(seen.observations).shots), ctx.once(extrapolations)
-    return Statistic.of(
-        ERROR,
-        (LEARNER, SHARE, FAMILY),
-        {cell: (fit.error, fit.resampled) for cell, fit in fits.items()},
-        count=prompts,
-        drawn_from=(prompts, ctx.settings.seed),
-        reasons={cell: fit.reason for cell, fit in fits.items() if fit.reason},
-    )
+    fits, axes = ctx.once(extrapolations), (LEARNER, SHARE, FAMILY)
+    return seen.resampled(ctx, ERROR, axes, fits, lambda fit: (fit.error, fit.resampled))
 
 
 def excess_errors(error: Statistic) -> dict[str, Statistic]:
@@ -135,7 +127,7 @@ def excess_errors(error: Statistic) -> dict[str, Statistic]:
     return {name: each.measured_as(EXCESS).labelled(FAMILY, name) for name, each in differences.items()}
 
 
-def extrapolations(ctx: Context[BayesSettings]) -> dict[tuple[str, float, str], Extrapolation]:
+def extrapolations(ctx: Ctx) -> dict[tuple[str, float, str], Extrapolation]:
     """Every family fitted to every prefix, for the model and for the exact posterior where it is defined."""
     settings, fits = ctx.settings, {}
     for done, (learner, curve) in enumerate(ctx.once(seen.observations).learners.items()):
@@ -151,7 +143,7 @@ def extrapolations(ctx: Context[BayesSettings]) -> dict[tuple[str, float, str], 
     return fits
 
 
-def _predicted(ctx: Context[BayesSettings], fits: Fits) -> list[dict[str, Any]]:
+def _predicted(ctx: Ctx, fits: Fits) -> list[dict[str, Any]]:
     """The model's curve, and what each family predicts after a fit to the first half."""
     p = np.clip(ctx.once(seen.observations).model.probability.numpy(), NEAREST, 1 - NEAREST)
     curves = {"model": np.exp(np.log(p[:, 1:]).mean(0))}

@@ -1,10 +1,9 @@
 """What each further example adds to the final token's residual stream, one function at a time.
 
-In: problems about one function. Out: `Increments`: d_n is the residual stream with n examples minus that with n -
-1, minus the same with shuffled labels (which has the examples without the function); how well the d_n of different
-n agree, and what noise alone would give. Every d_n has prompts of its own: increments that share prompts share
-noise, and look opposed (cosine -.48) where nothing moves at all. Not done here: what adding them does
-(vector_effects).
+In: problems about one function. Out: `Increments`: d_n is the residual stream with n examples minus that with n - 1,
+minus the same with shuffled labels; how well the d_n of different n agree, and what noise alone would give. Every
+d_n has prompts of its own: increments that share prompts share noise, and look opposed (cosine -.48) where nothing
+moves.
 """
 
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from headscope import tasks
 from headscope.measures.directions import agreement, first_share, flipped_means, random_signs
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
-from headscope.studies import sites
-from headscope.studies.bayes.activations import residual_sites, stacked
 from headscope.studies.bayes.problems import Problems, truncated_context
+from headscope.studies.sites import at_final_token, residual_sites, stacked
 from headscope.tasks.functions import Ints
 from headscope.tasks.shots import Shots
 
@@ -84,5 +82,5 @@ def _differences(model: Model, problems: Problems, functions: Ints, n: int, prom
 
 def _increment(model: Model, shots: Shots, n: int) -> Array:
     prompts = (tasks.linear(model, truncated_context(shots, count)) for count in (n, n - 1))
-    after, before = (stacked(sites.at_readout(model, each, residual_sites(model))) for each in prompts)
+    after, before = (stacked(at_final_token(model, each, residual_sites(model))) for each in prompts)
     return after - before

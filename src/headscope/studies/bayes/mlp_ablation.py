@@ -1,11 +1,10 @@
-"""Where do MLPs matter: at the labels of the examples, or at the final token where the answer is read?
+"""Where do MLPs matter: at the labels of the examples, or at the final token where the answer is predicted?
 
-In: a model and the settings of a study of pairs. Out: what mean-ablating MLPs (and attention, for comparison) costs
-at one kind of place, layer by layer and in all layers together, and the claim "mlps_at_y". The article on redundant
-heads (claim 3) expects MLPs at the labels to break examples down. The mean is that of the same place of the same
-example in prompts with shuffled labels, so that what is removed is what depends on the function. There are as many
-x as labels: a place with many tokens is compared with another of its kind, not with the final token alone. Not done
-here: what an MLP writes.
+In: a model and settings. Out: what mean-ablating MLPs (and attention, for comparison) costs at one kind of place,
+layer by layer and in all layers together, and the claim "mlps_at_y": `sources.REDUNDANT_HEADS` (claim 3) expects
+MLPs at the labels to break examples down. The mean is that of the same place of the same example in prompts with
+shuffled labels, so that what is removed is what depends on the function. There are as many x as labels, but one
+final token.
 """
 
 from itertools import chain
@@ -19,10 +18,9 @@ from headscope.interventions.base import Intervention
 from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import LEAST_RISE_NATS, RISE, answer_log_odds, log_odds_under
-from headscope.studies.bayes.problems import prompts_each, role_by_example, with_role
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help, log_odds_under, unanswered
+from headscope.studies.bayes.problems import Ctx, prompts_each, role_by_example, with_role
+from headscope.studies.context import Part
 from headscope.studies.sites import Site
 from headscope.sweeps import Cell
 from headscope.tables import Column, Quantity
@@ -46,12 +44,11 @@ PLACE = Column("place", pl.String, "label, x, token before the label (of every e
 ABLATED = Column("ablated", pl.String, "the layer that is ablated, or all layers")
 
 
-def mlp_ablation(ctx: Context[PairsConfig]) -> Part:
+def mlp_ablation(ctx: Ctx) -> Part:
     """What does it cost to mean-ablate MLPs at each kind of place?"""
     model, n = ctx.model, prompts_each(ctx.settings)
     if not any(model.has(SITES[MLP], layer) for layer in range(model.n_layers)):
-        reason = "this model has no MLPs whose output can be replaced"
-        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("damage", None, above=0.0, reason=reason)])])
+        return unanswered(NAME, STATEMENT, "this model has no MLPs whose output can be replaced")
     shots = ctx.settings.draw(model, n=n, seed=41)
     drawn = ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=42)
     reference = _numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
@@ -86,7 +83,7 @@ def mlps_at_y(damage: Samples, rise: Samples) -> Claim:
     return claim(
         NAME,
         STATEMENT,
-        needs=[Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)],
+        needs=[examples_help(rise)],
         tests=[
             Test(f"damage at the labels minus that at the {other}", at[LABEL] - at[other], above=margin)
             for other in (FINAL_TOKEN, X)
@@ -95,7 +92,7 @@ def mlps_at_y(damage: Samples, rise: Samples) -> Claim:
     )
 
 
-def _cells(ctx: Context[PairsConfig], reference: Prompts) -> dict[tuple[str, str, str], Cell]:
+def _cells(ctx: Ctx, reference: Prompts) -> dict[tuple[str, str, str], Cell]:
     """Every ablation, by component, place and layer; single layers at the labels and at the final token."""
     cells: dict[tuple[str, str, str], Cell] = {}
     for component, name in SITES.items():

@@ -1,11 +1,10 @@
-"""How near is the model to the exact posterior, and does it mind the order of the examples as little?
+"""How near is the model to the exact posterior, and is it as independent of the order of the examples?
 
 In: the context of the study. Out: KL(exact || model) in nats per number of examples, under one or two priors; the
-difference of the right answer's probability from the exact one, prompt by prompt, and its change when the same
-pairs are shown in a random other order; the claims `near_exact` and `order`. The divergence is over all numbers
-where a model gives every number a probability, else over two outcomes, the right number or any other, which is at
-most as much. Bayes' rule does not mind the order: there the exact posterior is the positive control. Not done here:
-the curve by itself (curve), the shape of its updates (updates).
+difference of the right answer's probability from the exact one, prompt by prompt, and its change when the same pairs
+are shown in a random other order; the claims `near_exact` and `order`. The divergence is over all numbers where a
+model gives every number a probability, else over two outcomes, the right number or any other, which is at most as
+much. Bayes' rule does not depend on order: there the exact posterior is the positive control.
 """
 
 import math
@@ -20,8 +19,8 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, IMPOSSIBLE, MODEL, SHOTS, Observations
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context, Part
+from headscope.studies.bayes.problems import Ctx
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity
 
 AFTER = 8
@@ -37,7 +36,7 @@ KL = Quantity("kl", "KL divergence of the model from the reference", "nats", wit
 APART = Quantity("difference", "of the right answer's probability, prompt by prompt", within=(-1.0, 1.0))
 
 
-def near_exact(ctx: Context[BayesSettings]) -> Part:
+def near_exact(ctx: Ctx) -> Part:
     """Does the model predict what the exact posterior predicts, in whatever order it sees the examples?"""
     observed = ctx.once(seen.observations)
     kl, apart = divergences(observed), differences(observed)

@@ -2,12 +2,13 @@
 
 In: the context of the study. Out: `Observations`, computed once, in which nothing is averaged; samples over the
 number of examples; and what every claim about updates needs. The exact posterior (of which Xie et al. 2022 take
-in-context learning for an approximation) is enumerated on the very numbers that are shown, with the noise that an
-observer with the model's experience expects. Not done here: judging.
+in-context learning for an approximation) is enumerated on the very numbers that are shown, with the noise that it
+expects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,11 +21,11 @@ from headscope.measures import exact_predictive
 from headscope.measures.baselines import regression
 from headscope.measures.posterior import function_log_odds
 from headscope.measures.samples import Samples
+from headscope.measures.statistics import Statistic
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context
+from headscope.studies.bayes.problems import BayesSettings, Ctx
+from headscope.studies.pairs import expected_noise
 from headscope.tables import Column, Quantity
-from headscope.tasks.linear import functions_of
 from headscope.tasks.shots import Shots
 
 MIN_SHOTS = 2
@@ -82,7 +83,7 @@ class Observations:
         return self.rise.at(learner=MODEL) - self.rise.at(learner=SHUFFLED)
 
 
-def observations(ctx: Context[BayesSettings]) -> Observations:
+def observations(ctx: Ctx) -> Observations:
     """Run the model on the prompts and their controls; enumerate the exact posterior on the very same numbers.
 
     Raises:
@@ -99,8 +100,7 @@ def observations(ctx: Context[BayesSettings]) -> Observations:
         ctx.progress("reading the curve", done, 3)
         read.append(predictions(model, shown))
     ctx.progress("reading the curve", 2, 3)
-    language = functions_of(model)
-    noise = shots.noise if language is None else language.noise
+    noise = expected_noise(model, shots)
     exact = {EXACT: exact_predictive(shots, "grid", noise=noise)}
     if shots.functions.held_out:
         exact[EXACT_TRAINING] = exact_predictive(shots, "training", noise=noise)
@@ -129,6 +129,22 @@ def over_shots(quantity: Quantity, curves: Mapping[str, Tensor], *, axis: Column
     return Samples.of(quantity, (axis, SHOTS), cells)
 
 
+def resampled(
+    ctx: Ctx, quantity: Quantity, axes: Sequence[Column], fits: Mapping[Any, Any], read: Callable[[Any], Any]
+) -> Statistic:
+    """A number that `read` takes from each fit, with its draws; those of the same resampled prompts are paired."""
+    by_cell = {key if isinstance(key, tuple) else (key,): fit for key, fit in fits.items()}
+    prompts = len(ctx.once(observations).shots)
+    return Statistic.of(
+        quantity,
+        axes,
+        {cell: read(fit) for cell, fit in by_cell.items()},
+        count=prompts,
+        drawn_from=(prompts, ctx.settings.seed),
+        reasons={cell: fit.reason for cell, fit in by_cell.items() if fit.reason},
+    )
+
+
 def own_pairs(settings: BayesSettings) -> tuple[Test, ...]:
     """An unmet need where all prompts show the article's own twelve pairs: with one list there is one curve."""
     reason = "all prompts show the article's own pairs"
@@ -136,7 +152,7 @@ def own_pairs(settings: BayesSettings) -> tuple[Test, ...]:
     return (unmet,) if settings.article else ()
 
 
-def updates_to_judge(ctx: Context[BayesSettings]) -> tuple[Test, ...]:
+def updates_to_judge(ctx: Ctx) -> tuple[Test, ...]:
     """What every claim about updates needs: pairs of each prompt's own, and a curve that rises."""
     rise = ctx.once(observations).rise_beyond_shuffled
     return (*own_pairs(ctx.settings), Test("rise beyond shuffled labels", rise, above=RISE_MARGIN))

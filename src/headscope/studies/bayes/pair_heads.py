@@ -2,32 +2,33 @@
 
 In: the context of the study. Out: every head's attention from y to the x of its own pair and from one pair to
 earlier y, with the null of shuffled roles; the strongest heads of each kind, named on one half of the prompts and
-ablated on the other beside random sets of as many heads; the curve over examples without them; the claims `heads_*`
-and `flattens_without_*`. These are the two kinds of heads of the article's third claim. An ablated head writes its
-mean over *label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
+ablated on the other beside random sets; the curve over examples without them; the claims `heads_*` and
+`flattens_without_*`. These are the two kinds of heads of the third claim of `sources.REDUNDANT_HEADS`. An ablated
+head writes its mean over *label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import polars as pl
 
 from headscope.detectors.roles import role_attention, role_table
 from headscope.detectors.scores import NAMED_MARGIN, LayerMass, above_null
-from headscope.evidence import Rank, Test, any_of, claim, lines, table
+from headscope.evidence import Test, any_of, claim, lines, table
 from headscope.evidence.comparisons import head_names
 from headscope.figures import head_grid
 from headscope.interventions import mean
-from headscope.interventions.ablations import Mean
+from headscope.interventions.base import Intervention
+from headscope.interventions.targets import targets_of
 from headscope.measures import joint_log_probability
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.bayes.curve import PROBABILITY
 from headscope.studies.bayes.observations import RISE, RISE_MARGIN, over_shots
 from headscope.studies.bayes.predictions import predictions
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context, Part
+from headscope.studies.bayes.problems import Ctx
+from headscope.studies.context import Part
+from headscope.studies.head_sets import beyond_random, columns_of, named
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.linear import functions_of, linear
@@ -42,19 +43,11 @@ STATED = {
 KIND = Column("kind", pl.String, "what the heads were named for, on the selection half of the prompts")
 ABLATED = Column("ablated", pl.String, "heads that write their mean over label-shuffled prompts instead")
 DAMAGE = Quantity("damage", "fall of the answer's log-probability after all pairs", "nats")
-GROUP = (
-    ABLATED,
-    Column("random_mean", pl.Float64, "mean fall with as many random heads ablated", "nats"),
-    Column("random_max", pl.Float64, "largest fall among the random sets", "nats"),
-    Column("random_worst", pl.String, "the heads of that set"),
-    Column("random_sets", pl.Int64, "how many random sets were ablated"),
-    Column("p_value", pl.Float64, "sets, this one included, with at least this fall", "share"),
-)
 _REFERENCES = 64
 _OTHER_PROMPTS = 5  # on top of the seed: the reference of means shares no prompt with what is ablated
 
 
-def pair_heads(ctx: Context[BayesSettings]) -> Part:
+def pair_heads(ctx: Ctx) -> Part:
     """Are there heads of the two kinds, and does ablating the strongest cost more than ablating others?"""
     attention, beside = ctx.once(attention_of_roles).estimation, ctx.once(ablated_heads)
     roles, probability = role_table(attention), curves(ctx)
@@ -64,11 +57,11 @@ def pair_heads(ctx: Context[BayesSettings]) -> Part:
     flat = [flattens(kind, beside.get(kind), rise.measured_as(RISE)) for kind in STATED]
     damages = {kind: each.damage for kind, each in beside.items()}
     damage = Samples.of(DAMAGE, (KIND,), damages, units=rise.units)
-    more = {column: {kind: _group(each)[i] for kind, each in beside.items()} for i, column in enumerate(GROUP)}
+    more = columns_of(beside, "ablated random_mean random_max random_worst random_sets p_value")
     where = "position by position" if functions_of(ctx.model) else "over all positions"
     note = (
         "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
-        "distances from queries of another role: a head that looks a fixed number of tokens back does as much there. "
+        "distances from queries of another role: a head that attends a fixed number of tokens back does so as well. "
         f"Ablated are the {ctx.settings.strongest} strongest of each kind: a head then writes its mean over other, "
         f"label-shuffled prompts, {where}."
     )
@@ -92,28 +85,18 @@ def heads_of_kind(kind: str, above: Samples) -> Claim:
 
 def flattens(kind: str, beside: AgainstRandom | None, rise: Samples) -> Claim:
     """`beside`: the heads and random sets, None where none was named; `rise` [prompt] of the intact model's curve."""
-    tests: list[Test | Rank]
-    if beside is None:
-        nothing = "no head of this kind was named on the other half of the prompts"
-        tests = [Test("damage of ablating them", None, above=0.0, reason=nothing)]
-    else:
-        damage, drawn = Samples.one(DAMAGE, beside.damage), beside.means.numpy()
-        usual = max(0.0, float(drawn.mean())) if len(drawn) else 0.0
-        tests = [
-            Test("damage, against the mean of random sets", damage, above=usual),
-            Rank("damage among random sets of as many heads", float(damage.mean[0]), drawn, "damage", "nats"),
-        ]
+    what, none = "damage of ablating them", "no head of this kind was named on the other half of the prompts"
     return claim(
         f"flattens_without_{kind}",
-        f"Ablating the strongest {kind.replace('_', ' ')} heads costs the answer more than ablating as many random "
-        "heads.",
+        f"Ablating the strongest {kind.replace('_', '-')} heads lowers the answer's log-probability more "
+        "than ablating as many random heads.",
         needs=[Test("rise of the right answer with examples", rise, above=RISE_MARGIN)],
-        tests=tests,
+        tests=beyond_random(what, DAMAGE, beside, none),
         tables=("head_groups", "ablated_curves"),
     )
 
 
-def attention_of_roles(ctx: Context[BayesSettings]) -> Split[dict[str, dict[int, LayerMass]]]:
+def attention_of_roles(ctx: Ctx) -> Split[dict[str, dict[int, LayerMass]]]:
     """By kind and layer, of the half of the prompts that names heads, and of the half that they are judged on."""
     ctx.progress("finding heads of pairs", 0, 1)
     return halves(ctx.settings.draw(ctx.model)).map(
@@ -121,30 +104,25 @@ def attention_of_roles(ctx: Context[BayesSettings]) -> Split[dict[str, dict[int,
     )
 
 
-def named_heads(ctx: Context[BayesSettings]) -> dict[str, tuple[Head, ...]]:
+def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
     """The heads that the selection half names, by kind, most strongly first."""
-    named = {}
-    for kind, layers in ctx.once(attention_of_roles).selection.items():
-        heads = above_null(layers).named(above=NAMED_MARGIN)
-        order = (-heads.estimate().low).argsort(kind="stable")
-        if len(heads):
-            named[kind] = tuple(Head.parse(heads.coordinates("head")[place]) for place in order)
-    return named
+    read = ctx.once(attention_of_roles).selection.items()
+    return {kind: heads for kind, layers in read if (heads := named(above_null(layers)))}
 
 
-def strongest(named: Mapping[str, Sequence[Head]], most: int) -> dict[str, tuple[Head, ...]]:
+def strongest(heads_by_kind: Mapping[str, Sequence[Head]], most: int) -> dict[str, tuple[Head, ...]]:
     """The first `most` heads of each kind, to be ablated; and those of both kinds together, last.
 
     >>> strongest({"x_to_y": [Head(0, 1), Head(0, 0)], "example_to_example": [Head(1, 0)]}, 1)["both"]
     (Head(0, 1), Head(1, 0))
     """
-    groups = {kind: tuple(heads[:most]) for kind, heads in named.items()}
+    groups = {kind: tuple(heads[:most]) for kind, heads in heads_by_kind.items()}
     if len(set(map(frozenset, groups.values()))) > 1:
         groups[BOTH] = tuple(sorted({head for heads in groups.values() for head in heads}))
     return groups
 
 
-def ablated_heads(ctx: Context[BayesSettings]) -> dict[str, AgainstRandom]:
+def ablated_heads(ctx: Ctx) -> dict[str, AgainstRandom]:
     """Each group ablated together beside random sets, on the estimation half; a group of all heads has no control."""
     groups = strongest(ctx.once(named_heads), ctx.settings.strongest)
     if not groups:
@@ -161,16 +139,14 @@ def ablated_heads(ctx: Context[BayesSettings]) -> dict[str, AgainstRandom]:
     )
 
 
-def mean_over_shuffled(ctx: Context[BayesSettings]) -> Mean:
+def mean_over_shuffled(ctx: Ctx) -> Intervention:
     """A head's mean over other prompts with shuffled labels, where they align position by position."""
     settings, model = ctx.settings, ctx.model
     shuffled = settings.draw(model, n=_REFERENCES, seed=_OTHER_PROMPTS).with_shuffled_labels(settings.seed)
-    ablation = mean("z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None)
-    assert isinstance(ablation, Mean)
-    return ablation
+    return mean("z", over=linear(model, shuffled).answered(), per_position=functions_of(model) is not None)
 
 
-def curves(ctx: Context[BayesSettings]) -> Samples:
+def curves(ctx: Ctx) -> Samples:
     """[prompt, (ablated, shots)]: intact, without each group, and without the random set that costs most."""
     beside, ablation = ctx.once(ablated_heads), ctx.once(mean_over_shuffled)
     sets: dict[str, Sequence[Head]] = {INTACT: ()}
@@ -181,14 +157,9 @@ def curves(ctx: Context[BayesSettings]) -> Samples:
     without = {}
     for done, (name, heads) in enumerate(sets.items()):
         ctx.progress("curves without heads", done, len(sets))
-        edits = [mean(list(heads), over=ablation.over, per_position=ablation.per_position)] if heads else []
+        edits = [replace(ablation, targets=targets_of(heads))] if heads else []
         without[name] = predictions(ctx.model, shots, edits).probability
     return over_shots(PROBABILITY, without, axis=ABLATED)
-
-
-def _group(beside: AgainstRandom) -> tuple[Any, ...]:
-    mean, largest = float(beside.means.mean()), max(beside.means.tolist(), default=math.nan)
-    return head_names(beside.picked), mean, largest, head_names(beside.worst), len(beside.sets), beside.p
 
 
 def _figures(roles: Table, probability: Samples) -> list[Figure]:

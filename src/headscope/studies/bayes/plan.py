@@ -1,18 +1,16 @@
 """The study of Bayesian updates: does a model learn from pairs (x, y) as Bayes' rule says, and by which heads?
 
-In: a model and settings. Out: a Study. The article on redundant heads claims that in-context learning works through
-the addition of features which are learnt through Bayesian updates; each question puts one of its statements to the
-test, with the exact posterior as positive control and label-shuffled prompts as null. Questions do not know each
-other; their order is that of the report: what is learned, by which heads, and what that looks like inside.
+In: a model and settings. Out: a Study. `sources.REDUNDANT_HEADS` claims that in-context learning works through the
+addition of features which are learnt through Bayesian updates; each question puts one of its statements to the test,
+with the exact posterior as positive control and label-shuffled prompts as null.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from headscope.evidence.claim import in_words
 from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
-from headscope.results.study import Claim, Source
+from headscope.results.study import Claim
 from headscope.studies.bayes.additive_features import additive_features
 from headscope.studies.bayes.attention_growth import attention_growth
 from headscope.studies.bayes.attention_knockout import attention_knockout
@@ -23,22 +21,23 @@ from headscope.studies.bayes.mlp_ablation import mlp_ablation
 from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
-from headscope.studies.bayes.settings import BayesSettings
+from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
-from headscope.studies.context import Context, Part, Plan
+from headscope.studies.context import Plan
+from headscope.studies.head_sets import first_few
+from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
 from headscope.tasks.linear import linear
-from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head
 
+MOST_NAMED = 4
 _KINDS = {
     "x_to_y": "attend from a y to the x of its pair",
     "example_to_example": "from one pair to the y of earlier ones",
 }
 
 
-def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str]:
+def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     """What was learned from the examples, how near that is to Bayes' rule, and by which heads."""
     observed = ctx.once(observations)
     curve_of = probabilities(observed).at(learner=MODEL)
@@ -57,75 +56,42 @@ def answer(ctx: Context[BayesSettings], claims: Mapping[str, Claim]) -> list[str
         f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
         f"rises by {in_words(observed.rise.at(learner=EXACT))}"
         + (f", and from {AFTER} pairs on the two differ by {near}." if pairs >= AFTER else "."),
-        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task: that this is a line "
-        f"is {verdict['linear_log_odds']}, that features of examples add up is {verdict['features_add']}. "
+        f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task. That each adds the "
+        f"same is {verdict['linear_log_odds']}; that features of examples add up is {verdict['features_add']}. "
         + _heads(ctx),
     ]
 
 
-def _heads(ctx: Context[BayesSettings]) -> str:
+def _heads(ctx: Ctx) -> str:
     """The heads between the tokens of pairs, and what ablating the strongest costs."""
     named, beside = ctx.once(named_heads), ctx.once(ablated_heads)
     if not named:
         return "No head is named that attends from a y to its x, or from one pair to earlier ones."
-    listed = [f"{_first_few(named[kind])} {_KINDS[kind]}" for kind in STATED if kind in named]
+    listed = [f"{first_few(named[kind], MOST_NAMED)} {_KINDS[kind]}" for kind in STATED if kind in named]
     each = beside.get(BOTH) or next(iter(beside.values()))
     cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
     return (
-        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together costs the answer {cost}, as many "
-        f"random heads {others:.2f} on average (p = {each.p:.2f})."
+        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together lowers the answer's log-probability "
+        f"by {cost}, ablating as many random heads by {others:.2f} on average (p = {each.p:.2f})."
     )
 
 
-def _first_few(heads: Sequence[Head], most: int = 4) -> str:
-    return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
+LEARNT = (curve, updates, families, near_exact, pair_heads)
+INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
 
-
-def _prompts(ctx: Context[BayesSettings]) -> list[Prompts]:
-    return [linear(ctx.model, ctx.once(observations).shots)]
-
-
-QUESTIONS: tuple[Callable[[Any], Part], ...] = (
-    curve,
-    updates,
-    families,
-    near_exact,
-    pair_heads,
-    additive_features,
-    attention_growth,
-    attention_knockout,
-    x_probe,
-    mlp_ablation,
-    confidence,
-    variables,
-)
-
-PLAN = Plan(
+PLAN: Plan[BayesSettings] = Plan(
     name="bayes",
-    help="Whether a model learns from examples (x, y) as Bayes' rule says, and which heads carry it.",
+    help="Whether a model learns from examples (x, y) as Bayes' rule says, and by which heads.",
     title="Bayesian updates",
-    question="Does the model learn from examples in its context as Bayes' rule says, which heads carry the "
-    "examples, and do their features add up?",
+    question="Does the model learn from examples in its context as Bayes' rule says, which heads move information "
+    "between them, and do the features of examples add up?",
     settings=BayesSettings,
     shown_on="zoo:linear-4l",
-    questions=QUESTIONS,
+    questions=(*LEARNT, *INSIDE),
     answer=answer,
-    prompts=_prompts,
+    prompts=lambda ctx: [linear(ctx.model, ctx.once(observations).shots)],
     lead="curve-shots",
-    sources=(
-        Source(
-            "Redundant Attention Heads in Large Language Models For In Context Learning",
-            "skunnavakkam",
-            2024,
-            "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/",
-        ),
-        Source(
-            "Bayesian scaling laws for in-context learning",
-            "Arora, Jurafsky, Potts, Goodman",
-            2024,
-            "https://arxiv.org/abs/2410.16531",
-        ),
-    ),
+    sources=(REDUNDANT_HEADS, SCALING_LAWS),
     terms={
         "exact posterior": "What an ideal observer predicts who knows the family of functions and the share of "
         "random y, and updates on the very pairs of the prompt.",

@@ -4,9 +4,9 @@ In: a model and few-shot problems (`Shots`). Out: log-probabilities [example, sh
 pairs. The value that is judged is always the *function's*, also where the shown one is corrupted or moved.
 
 A model of number tokens predicts everything in one pass over the prompts with all pairs, and gives every number a
-probability. Text needs the tokens of the judged number after the pairs: where all shown numbers are the function's
-own, one pass has them; otherwise there is one pass for each number of pairs, on prompts that end there. Either
-way, shots of one example share its pairs: whole examples are independent, shots are not.
+probability. In text one pass does where all shown numbers are the function's own; otherwise there is one pass for
+each number of pairs. Either way, shots of one example share its pairs: whole examples are independent, shots are
+not.
 """
 
 from collections.abc import Sequence

@@ -1,19 +1,19 @@
-"""Problems about chosen functions, and where each example stands in a prompt.
+"""Settings of the study, problems about chosen functions, and where each example stands in a prompt.
 
-In: the settings of a study of pairs and a model. Out: `Problems`, from which `Shots` about *given* functions are
-drawn (a feature of a task belongs to one function, so its prompts must be about that function), and the positions
-of whole examples in prompts. Functions are split into those that select and those that estimate. Not done here:
-running the model (activations).
+In: settings and a model. Out: `Problems`, from which `Shots` about *given* functions are drawn (a feature of a task
+belongs to one function), and the positions of whole examples in prompts.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
 from headscope.errors import BadArgument, PromptError
 from headscope.models.model import Model
+from headscope.studies.context import Context, setting
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.functions import Functions, Ints
 from headscope.tasks.prompts import Prompts, Role
@@ -21,6 +21,29 @@ from headscope.tasks.shots import ARTICLE_FUNCTION, Shots
 from headscope.tasks.split import Split
 
 FEWEST_SHOTS = 2
+_ARTICLE_QUERIES = 80  # its pairs leave 87 inputs to ask; by default more are asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesSettings(PairsConfig):
+    """Settings of `headscope study bayes`; the command's options and help come from these fields."""
+
+    doing: ClassVar[str] = "study updates"
+    n: int = setting(300, "problems (prompts) for each estimate", at_least=10, quick=60)
+    ridge: float = setting(1.0, "strength of the ridge regression that the model is compared with", above=0)
+    resamples: int = setting(
+        200, "resamples of the prompts, for the bounds of what is fitted to curves", at_least=20, quick=60
+    )
+    strongest: int = setting(3, "heads of each kind that are ablated together", at_least=1)
+    random_sets: int = setting(20, "random sets of as many heads, ablated for comparison", at_least=1)
+
+    def __post_init__(self) -> None:
+        if self.article and self.n == BayesSettings.n:
+            object.__setattr__(self, "n", _ARTICLE_QUERIES)
+        super().__post_init__()
+
+
+Ctx = Context[BayesSettings]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Does every example add the same to the log-odds of the task, as the article's Bayesian update has it?
+"""Does every example add the same to the log-odds of the task, as Bayesian updates do?
 
 In: the context of the study. Out: the update fitted to log-odds averaged over prompts, p_n = beta + (gamma - beta)
 A_n with logit A_n = logit A_0 + n log(c / (1 - c)), for the model and for the exact posterior on the same resampled
-prompts; how far each is from that line (the misfit); the claim `linear_log_odds`. The line is one of logit A and
-not of logit p: the exact posterior predictive itself bends in logit p, and stands in the tables for that, beside
-its own belief in the true function. Source: the article, its update mended (measures.updates). Not done here: other
-families of curves (families).
+prompts; how far each is from that line (the misfit); the claim `linear_log_odds`. The line is one of logit A and not
+of logit p: the exact posterior predictive itself bends in logit p, and stands in the tables for that. Source:
+`sources.REDUNDANT_HEADS`, its update mended (measures.updates).
 """
 
 import math
@@ -24,8 +23,8 @@ from headscope.measures.updates import RESOLVED, Updates, fit_updates, line_of
 from headscope.results.study import Claim
 from headscope.studies.bayes import observations as seen
 from headscope.studies.bayes.observations import EXACT, LEARNER, MODEL
-from headscope.studies.bayes.settings import BayesSettings
-from headscope.studies.context import Context, Part
+from headscope.studies.bayes.problems import Ctx
+from headscope.studies.context import Part
 from headscope.tables import Column, Quantity, Schema
 
 # By how much worse than the exact posterior a line may fit, and from where on that one is no line either.
@@ -39,7 +38,7 @@ GAMMA = Quantity("gamma", "probability of the right answer where the task is fol
 MISFIT = Quantity("misfit", "root mean squared error of the fitted curve over the curve's mean")
 PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {
     Column("a_0", pl.Float64, "belief in the task before any example (often not identifiable)"): lambda u: u.prior,
-    Column("c", pl.Float64, "how strongly an example speaks for the task"): lambda u: u.c,
+    Column("c", pl.Float64, "how strongly an example supports the task"): lambda u: u.c,
     Column("beta", pl.Float64, "probability of the right answer where the task is not followed"): lambda u: u.beta,
     Column("line_slope", pl.Float64, "of the log-odds over shots, least squares", "nats"): lambda u: u.line.slope,
     Column("line_r2", pl.Float64, "r squared of that line"): lambda u: u.line.r2,
@@ -56,7 +55,7 @@ LOG_ODDS = Schema(
         LEARNER,
         seen.SHOTS,
         Column("probability", pl.Float64, "the curve of the mean log-odds of the right answer"),
-        Column("fitted", pl.Float64, "the article's update fitted to it, as a probability"),
+        Column("fitted", pl.Float64, "the Bayesian update fitted to it, as a probability"),
         Column("task_log_odds", pl.Float64, "log-odds of the task, read off p or the posterior's own", "nats"),
     ),
 )
@@ -64,11 +63,12 @@ LOG_ODDS = Schema(
 Fits = Mapping[str, Updates]
 
 
-def updates(ctx: Context[BayesSettings]) -> Part:
+def updates(ctx: Ctx) -> Part:
     """Is the model's curve one of Bayesian updates between two hypotheses?"""
     fits = ctx.once(fitted_updates)
-    gamma = _statistic(ctx, GAMMA, lambda fit: (fit.gamma, fit.resampled_gammas))
-    misfit = _statistic(ctx, MISFIT, lambda fit: (fit.misfit, fit.resampled_misfits)).only(learner=[MODEL, EXACT])
+    gamma = seen.resampled(ctx, GAMMA, (LEARNER,), fits, lambda fit: (fit.gamma, fit.resampled_gammas))
+    misfit = seen.resampled(ctx, MISFIT, (LEARNER,), fits, lambda fit: (fit.misfit, fit.resampled_misfits))
+    misfit = misfit.only(learner=[MODEL, EXACT])
     more = {column: {(learner,): read(fit) for learner, fit in fits.items()} for column, read in PARAMETERS.items()}
     belief, answer = fits[BELIEF].line, fits[LOGIT_P].line
     bends = (
@@ -84,7 +84,7 @@ def updates(ctx: Context[BayesSettings]) -> Part:
         name="log_odds",
         title="Log-odds of the task",
         caption="Log-odds of A, read off the curve of the mean log-odds over prompts with the fitted beta and gamma, "
-        "where p lies between them and A is not within .02 of 0 or 1: the article's update makes it a straight line. "
+        "where p lies between them and A is not within .02 of 0 or 1: Bayesian updates make it a straight line. "
         "Beside it the log-odds of the exact p itself, which level off.",
     )
     return Part(
@@ -120,7 +120,7 @@ def worse_fit(misfit: Statistic) -> Statistic:
     return difference.because(next(iter(misfit.reasons.values()), ""))
 
 
-def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
+def fitted_updates(ctx: Ctx) -> dict[str, Updates]:
     """The update fitted to the model and the exact posterior; of that one's own log-odds only the line."""
     observed, settings = ctx.once(seen.observations), ctx.settings
     fits = {}
@@ -139,23 +139,10 @@ def fitted_updates(ctx: Context[BayesSettings]) -> dict[str, Updates]:
     return fits
 
 
-def steps(ctx: Context[BayesSettings]) -> Statistic:
+def steps(ctx: Ctx) -> Statistic:
     """What an example adds to the log-odds of the task, [learner]."""
-    return _statistic(ctx, STEP, lambda fit: (fit.step_nats, fit.resampled_steps))
-
-
-def _statistic(
-    ctx: Context[BayesSettings], quantity: Quantity, read: Callable[[Updates], tuple[float, Array]]
-) -> Statistic:
-    """One number of the fits with its draws, [learner]; those of the same prompts are paired."""
-    fits, prompts = ctx.once(fitted_updates), len(ctx.once(seen.observations).shots)
-    return Statistic.of(
-        quantity,
-        (LEARNER,),
-        {learner: read(fit) for learner, fit in fits.items()},
-        count=prompts,
-        drawn_from=(prompts, ctx.settings.seed),
-        reasons={(learner,): fit.reason for learner, fit in fits.items() if fit.reason},
+    return seen.resampled(
+        ctx, STEP, (LEARNER,), ctx.once(fitted_updates), lambda fit: (fit.step_nats, fit.resampled_steps)
     )
 
 
@@ -174,9 +161,9 @@ def _log_odds(fits: Fits) -> list[dict[str, Any]]:
 
 
 _NOTES = (
-    "The article prints (c - 1) where the update needs (1 - c); here it is mended. What an example adds to the "
-    "log-odds, log(c / (1 - c)) = K log(gamma / beta), can be read off a curve; A_0, beta and K separately often "
-    "cannot.",
+    "The article on redundant heads prints (c - 1) where the update needs (1 - c), which is corrected here. What an "
+    "example adds to the log-odds, log(c / (1 - c)) = K log(gamma / beta), can be identified from a curve; A_0, beta "
+    "and K separately often cannot.",
     f"Updates are fitted to log-odds averaged over prompts, p kept {NEAREST:g} away from 0 and 1. Shots at which p "
     f"is not between beta and gamma, or the belief not between {RESOLVED[0]} and {RESOLVED[1]}, count in the misfit "
     "and are left out of the line.",

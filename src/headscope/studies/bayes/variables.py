@@ -1,11 +1,10 @@
 """From which layer on does the final token decide by a, b, x or the number of shots? Each is swapped alone.
 
-In: a model and the settings of a study of pairs. Out: by layer and variable, how far the answer moves when the
-final token's residual stream is patched from a prompt that differs in that one variable. Source and target prompt
-share everything else: inputs, wrong labels, and for a and b the query; for the number of shots the source has the
-first quarter of the pairs. The share is 0 where the final token does not know the variable yet, and 1 where it no
-longer reads it elsewhere. No claim: the article on redundant heads asks when (parity, slope, the number: claim 2),
-not whether.
+In: a model and settings. Out: by layer and variable, how far the answer moves when the final token's residual stream
+is patched from a prompt that differs in that one variable. Source and target prompt share everything else: inputs,
+wrong labels, and for a and b the query; for the number of shots the source has the first quarter of the pairs. The
+share is 0 where the final token does not know the variable yet, and 1 where it no longer attends to it elsewhere. No
+claim: `sources.REDUNDANT_HEADS` asks when (parity, slope, the number: claim 2), not whether.
 """
 
 from collections.abc import Sequence
@@ -16,16 +15,15 @@ import polars as pl
 
 from headscope import tasks
 from headscope.evidence import lines, table
-from headscope.interventions import patch
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
-from headscope.studies.bayes.activations import RESIDUAL, residual_sites
-from headscope.studies.bayes.problems import prompts_each, truncated_context
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
-from headscope.sweeps import Cell, evaluate
+from headscope.studies.bayes.activations import RESIDUAL
+from headscope.studies.bayes.problems import Ctx, prompts_each, truncated_context
+from headscope.studies.context import Part
+from headscope.studies.sites import final_token_run, residual_patches
+from headscope.sweeps import evaluate
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
@@ -43,7 +41,7 @@ MOVED = Quantity("moved", "share of the way from the target's answer to the sour
 GAP = Column("gap", pl.Float64, "the whole way: source minus target, unpatched", "nats")
 
 
-def variables(ctx: Context[PairsConfig]) -> Part:
+def variables(ctx: Ctx) -> Part:
     """How far does the answer go with the final token, variable by variable?"""
     shots = ctx.settings.draw(ctx.model, n=prompts_each(ctx.settings), seed=71)
     moved, gaps = [], {}
@@ -55,13 +53,13 @@ def variables(ctx: Context[PairsConfig]) -> Part:
         "layer",
         colour="variable",
         name="variables",
-        title="From which layer on the final token knows each variable",
+        title="From which layer on the final token decides by each variable",
         caption="Share of the way from the target's answer to the source's when the final token's residual stream "
         f"before a layer (right end: after all) is patched; mean over up to {len(shots)} pairs of prompts.",
     )
     note = (
         "Single variables: of an answer of several tokens, the later ones still read the target prompt. "
-        "Where positions are learned, a source with fewer shots brings its own position along, too."
+        "Where positions are learned, patching from a source with fewer shots transfers its position, too."
     )
     tables = [table(moved, "variables", more={GAP: gaps})]
     return Part(tables=tables, figures=[figure], says=[first_layers(moved)], notes=[note])
@@ -104,25 +102,21 @@ def _others(shots: Shots, row: int, variable: str) -> Ints:
     return np.array([(*each, query) for each in same], np.int64).reshape(-1, 3)
 
 
-def _moved(ctx: Context[PairsConfig], swap: tuple[Shots, Shots] | None, variable: str) -> tuple[Samples, float]:
+def _moved(ctx: Ctx, swap: tuple[Shots, Shots] | None, variable: str) -> tuple[Samples, float]:
     """The share that each patch moves the answer, [prompt, layer], and the whole way in nats.
 
     The way is in the odds of the source's answer against the target's, or, where only the number of shots differs and
     the answer is one, against all others.
     """
     model = ctx.model
-    sites, measure = residual_sites(model), joint_log_probability()
-    layers = {RESIDUAL: range(len(sites))}
+    measure, layers = joint_log_probability(), {RESIDUAL: range(model.n_layers + 1)}
     if swap is None:
-        nothing = Samples.grid(MOVED, layers, np.full((1, len(sites)), np.nan))
+        nothing = Samples.grid(MOVED, layers, np.full((1, model.n_layers + 1), np.nan))
         return nothing.because("no other value of it changes the answer"), float("nan")
     read = []
     for answer in [swap[1].answer] if variable == SHOTS else [swap[1].answer, swap[0].answer]:
         target, source = (tasks.linear(model, shots, answers=answer) for shots in swap)
-        run = model.run(source, capture=sites)
-        patches = [patch(site, source=run, positions={-1: -1}) for site in sites]
-        cells = [Cell((one,), layer) for layer, one in enumerate(patches)]
-        stage = ctx.stage(f"swapping {variable}")
+        cells, stage = residual_patches(model, final_token_run(model, source)), ctx.stage(f"swapping {variable}")
         patched = cell_values(model, target.answered(), cells, measure, progress=stage)
         unpatched = (evaluate(model, each.answered(), [measure])[0] for each in (target, source))
         read.append((patched, *unpatched))
@@ -131,7 +125,7 @@ def _moved(ctx: Context[PairsConfig], swap: tuple[Shots, Shots] | None, variable
     reached, start, end = (each.numpy() for each in odds)
     gap = Samples.one(MOVED, end - start).estimate()
     moved = Samples.grid(MOVED, layers, (reached - start).T)
-    moved = replace(moved, counts=np.tile((end - start)[:, None], len(sites)))
+    moved = replace(moved, counts=np.tile((end - start)[:, None], model.n_layers + 1))
     unlike = abs(gap.mean[0]) > LEAST_GAP_NATS
     if not (unlike and (gap.low[0] > 0 or gap.high[0] < 0)):
         reason = "source and target do not differ " + ("clearly" if unlike else f"by {LEAST_GAP_NATS} nats")

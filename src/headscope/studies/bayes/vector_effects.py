@@ -1,10 +1,9 @@
 """What j times a vector does to the answer when it is added to the final token of a run without examples.
 
-In: a function's mean increment by layer, and vectors of the same length that should do nothing. Out: log-odds of
-the function's answers by direction, layer and dose j. Three controls: random directions; another function's
-increment, which has what examples of any function bring; and the answer that the function gives to *another* input,
-which rises too if the increment only says which numbers are frequent. Steering by added vectors: Turner et al.
-2023. Not done here: which layer is judged (additive_features).
+In: a function's mean increment by layer, and vectors of the same length that should do nothing. Out: log-odds of the
+function's answers by direction, layer and dose j. Three controls: random directions; another function's increment,
+which has what examples of any function bring; and the answer that the function gives to *another* input, which rises
+too if the increment only tells which numbers are frequent. Steering by added vectors: Turner et al. 2023.
 """
 
 from collections.abc import Sequence
@@ -17,9 +16,7 @@ from headscope.measures.directions import random_like
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
 from headscope.studies.bayes.activations import answer_log_odds, log_odds_under
-from headscope.studies.bayes.problems import Problems, truncated_context
-from headscope.studies.context import Context
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.problems import Ctx, Problems, truncated_context
 from headscope.sweeps import Cell
 from headscope.tasks.functions import Ints
 
@@ -31,7 +28,7 @@ QUERIES = 10
 
 
 def effects_of_adding(
-    ctx: Context[PairsConfig], asked: tasks.Shots, own: Array, other: Array, doses: Sequence[int], seed: int
+    ctx: Ctx, asked: tasks.Shots, own: Array, other: Array, doses: Sequence[int], seed: int
 ) -> dict[str, Array]:
     """Mean log-odds over inputs, [layer, dose], for every direction; `own` and `other` are [layer, model].
 

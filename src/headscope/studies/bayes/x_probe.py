@@ -1,11 +1,11 @@
 """Is x decodable at its label, in directions of its own?
 
-In: a model and the settings of a study of pairs. Out: what linear probes decode at the label of each shown pair, by
-layer; how far the directions of x and of y overlap there; and the claim "x_carried" (step 1 of claim 3 of the
-article on redundant heads). Probes are fitted on some functions and judged on others; of those, half choose the
-layer, the first that nearly has the most. Controls: the token itself (layer 0), since y tells something of x; the x
-of the pair before, which is as near at hand to a head that looks at everything; shuffled x; and the label before,
-which cannot know. What is decodable need not be used (Belinkov 2022). Not done here: which head brings x there.
+In: a model and settings. Out: what linear probes decode at the label of each shown pair, by layer; how far the
+directions of x and of y overlap there; and the claim "x_carried" (step 1 of claim 3 of `sources.REDUNDANT_HEADS`).
+Probes are fitted on some functions and judged on others, of which half choose the layer, the first that nearly has
+the most. Controls: the token itself (layer 0), since y tells something of x; the x of the pair before, as near at
+hand to a head that attends everywhere; shuffled x; and the label before. What is decodable need not be used
+(Belinkov 2022).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,12 @@ from headscope.measures.intervals import Array
 from headscope.measures.probes import Probe, digits, written_along
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies import sites
-from headscope.studies.bayes.activations import RESIDUAL, residual_sites, stacked
-from headscope.studies.bayes.problems import Problems, prompts_each, role_by_example
-from headscope.studies.context import Context, Part
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.bayes.activations import RESIDUAL, unanswered
+from headscope.studies.bayes.problems import Ctx, Problems, prompts_each, role_by_example
+from headscope.studies.context import Part
+from headscope.studies.sites import at_positions, residual_sites, stacked
 from headscope.tables import Column, Quantity
-from headscope.tasks.functions import Bools, Ints
+from headscope.tasks.functions import Ints
 from headscope.tasks.split import Split
 
 SHOTS = 6
@@ -38,7 +37,7 @@ DECODABLE_MARGIN = 0.1
 OVERLAP_MARGIN = 0.1
 NEAR_BEST = 0.9
 NAME = "x_carried"
-STATEMENT = "At the label of a pair a linear probe decodes that pair's x, written outside the label's directions."
+STATEMENT = "At the label of a pair a linear probe decodes that pair's x, in directions other than the label's."
 
 OWN, BEFORE, SHUFFLED = "its x, at the label", "the x before, at the label", "shuffled x, at the label"
 EARLIER, DUE = "its x, at the label before", "its x, one token before"
@@ -69,13 +68,12 @@ class Examples:
     function: Ints
 
 
-def x_probe(ctx: Context[PairsConfig]) -> Part:
+def x_probe(ctx: Ctx) -> Part:
     """What of x can be decoded where its label stands?"""
     problems = Problems.of(ctx.settings, ctx.model)
     count, n, seed = len(problems.choices), prompts_each(ctx.settings), ctx.settings.seed
     if count < 4:
-        reason = "there are fewer than four functions: a probe must be judged on others than its own"
-        return Part(claims=[claim(NAME, STATEMENT, tests=[Test("r²", None, above=0.0, reason=reason)])])
+        return unanswered(NAME, STATEMENT, "fewer than four functions: a probe is judged on others than its own")
     examples = []
     groups = np.split(problems.choices, [count // 2, count // 2 + count // 4])
     for index, (functions, prompts) in enumerate(zip(groups, (2 * n, n, n), strict=True)):
@@ -92,7 +90,7 @@ def x_probe(ctx: Context[PairsConfig]) -> Part:
         name="x_probe",
         title="What a linear probe decodes of x",
         caption="r² on functions new to the probe, in the residual stream before each layer and after all, "
-        f"mean over {len(r2.estimation.units)} functions. At layer 0 a label knows only itself.",
+        f"mean over {len(r2.estimation.units)} functions. At layer 0 a label has its own token alone.",
     )
     return Part(
         tables=[
@@ -137,7 +135,7 @@ def x_carried(r2: Samples, overlap: Samples, random: float, layer: int) -> Claim
     return claim(NAME, STATEMENT, tests=tests, tables=("x_probe", "x_probe_beyond_controls", "x_overlap"))
 
 
-def _examples(ctx: Context[PairsConfig], problems: Problems, functions: Ints, n: int, seed: int) -> Examples:
+def _examples(ctx: Ctx, problems: Problems, functions: Ints, n: int, seed: int) -> Examples:
     which = np.arange(n) % len(functions)
     shots = problems.about(functions[which], shots=min(SHOTS, problems.shots), seed=seed)
     prompts = tasks.linear(ctx.model, shots)
@@ -145,7 +143,7 @@ def _examples(ctx: Context[PairsConfig], problems: Problems, functions: Ints, n:
     last = [[label[-1] for label in row] for row in labels]
     due = [[label[0] - 1 for label in row] for row in labels]
     where = residual_sites(ctx.model)
-    label, comma = (stacked(sites.at_positions(ctx.model, prompts, where, each)) for each in (last, due))
+    label, comma = (stacked(at_positions(ctx.model, prompts, where, each)) for each in (last, due))
     each = (label[:, :, 1:], comma[:, :, 1:], label[:, :, :-1])
     at_label, at_due, at_earlier = (values.reshape(len(where), -1, values.shape[-1]) for values in each)
     shown = (shots.x[:, 1:].ravel(), shots.x[:, :-1].ravel(), shots.y[:, 1:].ravel())
@@ -182,13 +180,12 @@ def _overlaps(both: Sequence[Examples], seed: int) -> tuple[Samples, dict[Column
     function = np.concatenate((training.function, judged.function + training.function.max() + 1))
     of_x, of_y = digits(x, int(x.max())), digits(y, int(y.max()))
     mixed = of_y[np.random.default_rng(seed).permutation(len(x))]
-    layers, values = range(len(vectors)), []
-    for at in vectors:
+    layers = range(len(vectors))
 
-        def of_some(kept: Bools, at: Array = at) -> float:
-            return _overlap(at[kept], of_x[kept], of_y[kept], function[kept])
+    def by_leaving_out(at: Array) -> Array:
+        return pseudo_values(lambda k: _overlap(at[k], of_x[k], of_y[k], function[k]), function, seed=seed)
 
-        values.append(pseudo_values(of_some, function, seed=seed))
+    values = [by_leaving_out(at) for at in vectors]
     more: dict[Column, Mapping[int, float]] = {
         RANDOM: dict.fromkeys(layers, of_y.shape[1] / vectors.shape[2]),
         NOISE: {layer: _overlap(at, of_x, mixed, function) for layer, at in enumerate(vectors)},

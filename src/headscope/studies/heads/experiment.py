@@ -2,8 +2,7 @@
 
 In: a model and settings. Out: functions of the context, each computed once (`ctx.once`). Heads are named and ordered
 on the *selection* half of the prompts; what is reported is of the *estimation* half, so that picking the largest of
-many does not flatter it. Mean ablation puts a head's mean over prompts without repetition in its place: what is
-removed is what depends on the repetition.
+many does not flatter it.
 """
 
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from headscope.detectors.detect import LARGEST_SEED
 from headscope.interventions import Intervention, mean
 from headscope.measures import MIN_UNITS, loss
 from headscope.studies.context import Context, Settings, setting
+from headscope.studies.head_sets import named
 from headscope.sweeps import each_head
 from headscope.sweeps.cell_values import damages
 from headscope.tables import Quantity
@@ -79,14 +79,8 @@ def attention(ctx: Ctx) -> Split[dict[str, dict[int, detectors.LayerMass]]]:
 
 def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
     """Heads that the selection half names, by detector, most strongly first; detectors without any are left out."""
-    groups = {}
-    for detector, layers in ctx.once(attention).selection.items():
-        above = detectors.above_null(layers)
-        named = above.named(above=detectors.NAMED_MARGIN) if len(above) else above
-        if len(named):
-            low = dict(zip(named.coordinates("head"), named.estimate().low, strict=True))
-            groups[detector] = tuple(Head.parse(head) for head in sorted(low, key=lambda head: -low[head]))
-    return groups
+    read = ctx.once(attention).selection.items()
+    return {name: heads for name, layers in read if (heads := named(detectors.above_null(layers)))}
 
 
 def mean_ablation(ctx: Ctx) -> Intervention:

@@ -3,8 +3,6 @@
 In: the named induction heads, most damaging first. Out: the damage of ablating the first one, two, three ... of them
 jointly, beside the sum of their single ablations: in logits, where damages add up, and in loss, which levels off
 where the model is sure and so fakes an interaction; for the few that matter most, every statistic over sets of them.
-Copies that share the work are not redundant by this measure: each loss is felt. A backup of another kind works on
-throughout.
 """
 
 from collections.abc import Sequence
@@ -12,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from headscope.evidence import Test, claim, lines, table
+from headscope.evidence import claim, lines, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions import mean
 from headscope.measures import loss, next_logit
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.context import Part
+from headscope.studies.head_sets import superadditive
 from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
 from headscope.studies.self_repair import ABLATED
@@ -27,7 +26,6 @@ from headscope.sweeps.redundancy import Options, head_redundancy
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
-MARGIN = 0.1  # of the sum of single ablations
 MOST_HEADS = 12
 MOST_IN_SETS = 6  # every set of so many is ablated: 2^6 - 1 passes over the prompts
 LOGIT_DAMAGE = Quantity("logit_damage", "fall of the logit of the token that follows", "logits")
@@ -63,16 +61,14 @@ def joint_ablation(ctx: Ctx) -> Part:
 
 def redundant(damage: Samples | None, tables: Sequence[str] = ()) -> Claim:
     """Whether ablating all induction heads costs more than the sum of single ablations, from [prompt, cell]."""
-    interaction, margin = None, 0.0
+    interaction = singly = None
     if damage is not None and (last := max(damage.coordinates(COUNT.name))) > 1:
         judged = damage.only(heads_ablated=last).by(EFFECT.name)
-        interaction, margin = judged[INTERACTION], MARGIN * abs(float(judged[SUM].mean[0]))
-    few = "fewer than two heads were named induction heads"
-    extra = Test("joint ablation minus sum of single ablations", interaction, above=margin, reason=few)
+        interaction, singly = judged[INTERACTION], judged[SUM]
     return claim(
         "redundant",
         "Induction heads are redundant: ablating them jointly costs over 10% more than the sum of single ablations.",
-        tests=[extra],
+        tests=[superadditive(interaction, singly, "fewer than two heads were named induction heads")],
         tables=tables,
     )
 

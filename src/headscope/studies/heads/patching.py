@@ -1,10 +1,9 @@
 """Does previous-token information reach the next position before the induction heads read it?
 
 In: clean prompts `... A B ... A`, whose answer is B, and corrupted ones in which the first A is another token. Out:
-how much of the answer's logit difference comes back when the clean residual stream is patched into the corrupted run,
-at each layer and position (Wang et al. 2023). An induction circuit shows as a recovery that steps from the match (the
-first A) to the token after it, and later to the query. The layer is chosen on half of the pairs and judged on the
-rest.
+how much of the answer's logit difference comes back when the clean residual stream is patched into the corrupted
+run, by layer and position (Wang et al. 2023). In an induction circuit recovery moves from the match (the first A) to
+the token after it, and later to the query.
 """
 
 from headscope.evidence import Test, any_of, claim, table

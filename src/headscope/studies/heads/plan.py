@@ -1,8 +1,7 @@
 """The heads study: which heads a model has, what each does for it, and what the others do when one is ablated.
 
-In: any causal language model. Out: a Study record. It puts to the test, on the model at hand, what Olsson et al.
-(2022) say of induction heads, with the patching of Wang et al. (2023) and the self-repair of McGrath et al. (2023).
-One file for each question; what they share is in `experiment`.
+In: any causal language model. Out: a Study. It puts to the test, on the model at hand, what Olsson et al. (2022) say
+of induction heads, with the patching of Wang et al. (2023) and the self-repair of McGrath et al. (2023).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from headscope.evidence import in_words
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Plan
+from headscope.studies.head_sets import first_few
 from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import Ctx
 from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
@@ -47,8 +47,7 @@ def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], induction: Claim) 
     told = []
     for kind, heads in named.items():
         beyond = in_words(above_null(read[kind]).at(head=str(heads[0])))
-        listed = " ".join(map(str, heads[:MOST_NAMED])) + (" ..." if len(heads) > MOST_NAMED else "")
-        which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {listed}"
+        which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {first_few(heads, MOST_NAMED)}"
         first = f"{heads[0]}: " if len(heads) > 1 else ""
         told.append(f"the {which} ({first}{beyond} of its attention, beyond the null, goes to {WHERE[kind]})")
     if told:

@@ -1,20 +1,24 @@
 """When a head is ablated, does a later component write more of what it wrote?
 
 In: a few heads, each ablated by zero. Out: the direct effect of every head and MLP on the logit of the token that
-follows, before and after, at the norms' scales of the clean run; and how much of the damage is made up for (McGrath
-et al. 2023; Rushing & Nanda 2024). A backup head writes *more of what the ablated head wrote*; one that writes the
-same as before is redundant, not a backup. It is chosen on one half of the prompts and judged on the other.
+follows, before and after, and how much of the damage is made up for (McGrath et al. 2023; Rushing & Nanda 2024). A
+backup writes *more of what the ablated head wrote*; one that writes the same as before is redundant, not a backup.
 """
 
-from headscope.errors import UnservedModel
 from headscope.evidence import any_of, bars, claim, table
 from headscope.interventions import zero
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
-from headscope.studies import self_repair as shared
 from headscope.studies.context import Part
 from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, most_damaging, named_heads, prompts
-from headscope.studies.self_repair import effects_before_and_after, self_repair_of
+from headscope.studies.self_repair import (
+    ABLATED,
+    COMPONENT,
+    NEAR_ZERO_LOGITS,
+    effects_before_and_after,
+    self_repair_of,
+    unserved_direct_effects,
+)
 from headscope.sweeps.self_repair import direct_effects
 from headscope.tables import Quantity
 from headscope.tasks.split import Split
@@ -27,10 +31,8 @@ SHARE = Quantity("compensated", "change as a share of the ablated head's direct 
 
 def self_repair(ctx: Ctx) -> Part:
     """What do the other components write when a head is ablated?"""
-    try:
-        ctx.model.require_direct_effects()
-    except UnservedModel as error:
-        return Part(claims=[backup(None, None, "direct effects are not served here")], notes=[str(error)])
+    if unserved := unserved_direct_effects(ctx.model):
+        return Part(claims=[backup(None, None, "direct effects are not served here")], notes=[unserved])
     heads, stage = heads_to_follow(ctx), ctx.stage("following ablations through the model")
     edits = [zero(head) for head in heads]
     followed = prompts(ctx).map(
@@ -70,10 +72,10 @@ def backup(change: Split[Samples] | None, direct: Samples | None, unserved: str 
         for head, wrote in zip(direct.coordinates("ablated"), direct.mean, strict=True):
             later = change.selection.only(ablated=head, later=True)
             most = (later if wrote > 0 else -later).best("component")
-            if abs(wrote) >= shared.NEAR_ZERO_LOGITS and most is not None:
+            if abs(wrote) >= NEAR_ZERO_LOGITS and most is not None:
                 shares[head, most] = change.estimation.only(ablated=head, component=most).values[:, 0] / wrote
-    none = f"no followed head writes {shared.NEAR_ZERO_LOGITS} logits itself and has components after it"
-    compensated = Samples.of(SHARE, (shared.ABLATED, shared.COMPONENT), shares) if shares else None
+    none = f"no followed head writes {NEAR_ZERO_LOGITS} logits itself and has components after it"
+    compensated = Samples.of(SHARE, (ABLATED, COMPONENT), shares) if shares else None
     return claim(
         "backup",
         "When a head is ablated, a later head or MLP (a backup) compensates for over 10% of its direct effect.",

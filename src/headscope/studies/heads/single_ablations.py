@@ -1,9 +1,8 @@
 """What does each head's ablation cost?
 
-In: repeated random tokens and natural prompts. Out: the rise of the loss for every head by itself, under three
-ablations, since each removes something else: mean (what depends on the prompt), zero (everything, and farther from
-what the model has seen), to BOS (the head rests on the first token; Janiak et al. 2023). A small damage does not say
-that a head does nothing: others may do the same, or make up for it.
+In: repeated random tokens and natural prompts. Out: the rise of the loss for every head by itself, by three
+ablations: mean (what depends on the prompt), zero (everything, and farther from what the model has seen), to BOS
+(the head rests on the first token; Janiak et al. 2023). A small damage does not say that a head does nothing.
 """
 
 import polars as pl

@@ -1,9 +1,9 @@
 """Which heads does the model have?
 
 In: attention of every head on natural prompts and on repeated random tokens. Out: the detector table on either half
-of the prompts; whether there are induction heads (Olsson et al. 2022) and previous-token heads. A score counts beyond
-its null, the same pairs where nothing repeats or as many other keys, by a bound that holds for all heads at once. A
-detector sees where a head attends, not what it does there: that is asked by ablation.
+of the prompts; whether there are induction heads (Olsson et al. 2022) and previous-token heads, beyond a null: the
+same pairs where nothing repeats, or as many other keys. What a head does with what it attends to is asked by
+ablation.
 """
 
 from headscope.detectors import NAMED_MARGIN, above_null, heads_table

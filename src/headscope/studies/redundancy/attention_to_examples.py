@@ -1,9 +1,8 @@
 """Do the heads that form the task attend from the token before each label to earlier labels?
 
 In: the layers ablated first. Out: of each such layer the head whose ablation costs the task most, on the selection
-half; its damage and its attention on the other; and the article's observation as a claim about those that surely cost
-the task something alone. The null are as many other earlier tokens, from the same queries. The heads that matter for
-the source's answer stand beside them: most of those attend elsewhere.
+half; its damage and its attention on the other; and the article's observation as a claim about those that clearly
+cost the task something alone. The null is attention to as many other earlier tokens, from the same queries.
 """
 
 from headscope.detectors.reading import MassReading
@@ -14,7 +13,7 @@ from headscope.results.example import attention_example
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.damage import TaskDamage, important_heads
-from headscope.studies.redundancy.experiment import Asked, experiment
+from headscope.studies.redundancy.experiment import Ctx, experiment
 from headscope.studies.redundancy.patching import MARGIN, best_cell
 from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.redundancy.self_repair import growth
@@ -28,7 +27,7 @@ OTHERS = Quantity("attention_to_others", "from the same queries to as many other
 MORE = Quantity("attention_excess", "attention to earlier labels minus to as many others", within=(-1.0, 1.0))
 
 
-def forming_heads(ctx: Asked) -> Split[Samples] | None:
+def forming_heads(ctx: Ctx) -> Split[Samples] | None:
     """Damage to the task by the head of each layer ablated first that costs it most; None without a task."""
     made, tried = ctx.once(rounds), ctx.once(experiment)
     clean = made[0].halves.selection
@@ -46,7 +45,7 @@ def forming_heads(ctx: Asked) -> Split[Samples] | None:
 
 def looks_back(attention: Samples | None) -> Claim:
     """`attention` of the heads that form the task, to earlier labels minus to as many others."""
-    why = "no ablated head surely costs the task anything alone"
+    why = "no single ablated head clearly lowers the task's logit"
     statement = "The heads that matter most in ablated layers attend from before labels to earlier labels."
     what = "attention to earlier labels minus to as many others"
     tables = () if attention is None else ("forming_heads", "label_attention")
@@ -54,7 +53,7 @@ def looks_back(attention: Samples | None) -> Claim:
     return claim("looks_back", statement, tests=tests, tables=tables)
 
 
-def attention_to_examples(ctx: Asked) -> Part:
+def attention_to_examples(ctx: Ctx) -> Part:
     """Where do the heads that form the task, and those that matter for the answer, attend?"""
     model, forming, asked = ctx.model, ctx.once(forming_heads), ctx.once(experiment).prompts.estimation.source
     reading = MassReading([example_to_example(asked)])
@@ -74,7 +73,7 @@ def attention_to_examples(ctx: Asked) -> Part:
     example = attention_example(
         model.run(asked.rows(slice(0, 1)), capture="pattern"),
         labels=roles,
-        caption="A source prompt, and where each head attends. “answer”: the source's answer suffers without it; "
+        caption="A source prompt, and where each head attends. “answer”: ablating it lowers the source's answer; "
         "“task”: it matters most in a layer ablated first; “backup”: it grew once others were ablated.",
     )
     claims = [looks_back(more.only(head=sure) if sure else None)]

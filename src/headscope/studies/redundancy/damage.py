@@ -1,9 +1,9 @@
-"""What is lost when heads are ablated: of the source's own answer, and of the task that the target is given.
+"""What is lost when heads are ablated: of the source's own answer, and of the task that is patched into the target.
 
-In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean; an
-answer of several tokens counts by their mean. *Of the answer*: heads at their mean over label-shuffled prompts.
-*Of the task*: the fall of f(target x) when the residual stream that is patched into the target comes from the ablated
-source, so that heads that the source needs only to read its own x, or to write its answer, do not count.
+In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean (the
+mean over an answer's tokens). *Of the answer*: heads at their mean over label-shuffled prompts. *Of the task*: the
+fall of f(target x) when the ablated source's residual stream is patched into the target, so that heads that the
+source needs only to read its own x, or to write its answer, do not count.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,10 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from headscope.interventions import patch
 from headscope.measures import next_logit
 from headscope.measures.samples import Samples, over_heads
-from headscope.studies.redundancy.experiment import Asked, Experiment, Heads, experiment
-from headscope.studies.sites import last_position_run, residual_sites
+from headscope.studies.redundancy.experiment import Ctx, Experiment, Heads, experiment
+from headscope.studies.sites import final_token_run, residual_patches
 from headscope.sweeps import each_head
 from headscope.sweeps.cell_values import damages
 from headscope.sweeps.naive import evaluate
@@ -26,12 +25,12 @@ from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
 from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 
-# A head matters if ablating it surely lowers the answer's logit by more than this.
+# A head matters if ablating it clearly lowers the answer's logit by more than this.
 MATTERS_LOGITS = 0.1
 DAMAGE = Quantity("damage", "fall of the right answer's logit when ablated", "logits")
 
 
-def head_damages(ctx: Asked) -> Split[Samples]:
+def head_damages(ctx: Ctx) -> Split[Samples]:
     """Damage of every head to the source's answer."""
     model, tried, stage = ctx.model, ctx.once(experiment), ctx.stage("ablating single heads")
     cells, measure = each_head(tried.ablation("z", "mean"), model.heads), next_logit("readout")
@@ -39,8 +38,8 @@ def head_damages(ctx: Asked) -> Split[Samples]:
     return values.map(lambda each: over_heads(DAMAGE, model.heads, each.T))
 
 
-def important_heads(ctx: Asked) -> Heads:
-    """The heads that surely matter for the source's answer on the selection half, worst first."""
+def important_heads(ctx: Ctx) -> Heads:
+    """The heads that clearly matter for the source's answer on the selection half, worst first."""
     in_words, heads = ctx.once(head_damages).selection.estimate(), ctx.model.heads
     order = sorted(range(len(heads)), key=lambda index: -in_words.mean[index])
     sure = [heads[index] for index in order if in_words.low[index] > MATTERS_LOGITS]
@@ -71,7 +70,6 @@ class TaskDamage:
     def _logit(self, heads: Sequence[Head]) -> Tensor:
         model, rows = self.tried.model, slice(0, len(self.prompts))
         source = self.prompts.sources[EXAMPLES]
-        run = last_position_run(model, source.prompts, self.tried.edits(heads))
-        own = run.rows(list(source.of_answers[rows]))
-        put = patch(residual_sites(model)[self.layer], source=own, positions={-1: -1})
-        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], [put])[0]
+        run = final_token_run(model, source.prompts, self.tried.edits(heads))
+        patched = residual_patches(model, run.rows(list(source.of_answers[rows])))[self.layer].interventions
+        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], patched)[0]

@@ -1,7 +1,7 @@
 """Does the model do the task, with examples and without?
 
-In: the experiment. Out: how often source and zero-shot target are answered, and the tests that later claims need: the
-source's right answer is likelier than with shuffled labels, and than with another function's examples.
+In: the experiment. Out: how often source and zero-shot target are answered, and the tests that later claims need:
+the source's right answer is likelier than with shuffled labels, and than with another function's examples.
 """
 
 import polars as pl
@@ -10,7 +10,7 @@ from headscope.evidence import Test, table
 from headscope.measures import joint_probability
 from headscope.measures.samples import Samples
 from headscope.studies.context import Part
-from headscope.studies.redundancy.experiment import Asked, experiment
+from headscope.studies.redundancy.experiment import Ctx, experiment
 from headscope.studies.redundancy.patching import ANSWER, ANY_NUMBER, MARGIN, PROBABILITY, READINGS
 from headscope.studies.redundancy.rounds import rounds
 from headscope.sweeps.grid import Cell
@@ -22,14 +22,14 @@ from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED
 PROMPT = Column("prompt", pl.String, "source: with examples; target: zero-shot, nothing patched")
 
 
-def source_answered(ctx: Asked) -> list[Test]:
+def source_answered(ctx: Ctx) -> list[Test]:
     """What most claims need: the source's answer (what its final residual stream transfers) above both controls."""
     above = ctx.once(rounds)[0].patched.excess.at(answer=COPIED[0], layer=ctx.model.n_layers)
     what = "the source prompt's right answer, above {} sources"
     return [Test(what.format(each), above.at(control=each), above=MARGIN) for each in CONTROLS]
 
 
-def does_the_task(ctx: Asked) -> Part:
+def does_the_task(ctx: Ctx) -> Part:
     """How likely is the right answer with examples, and what is answered without?"""
     model, tried, source = ctx.model, ctx.once(experiment), ctx.once(rounds)[0].patched
     half = tried.prompts.estimation

@@ -1,8 +1,8 @@
 """What every question of the redundancy study needs: settings, problems, prompts, how heads are ablated.
 
-In: a context. Out: `RedundancySettings`, and an `Experiment` that is made once. One half of the problems selects
-layers and heads, the other estimates. A mean ablation has its reference in label-shuffled prompts, since a mean over
-the same task would contain it: at the same position where all prompts are equally long, else over all positions.
+In: a context. Out: an `Experiment`, made once. One half of the problems selects layers and heads, the other
+estimates. A mean ablation has its reference in label-shuffled prompts, since a mean over the same task would contain
+it: position by position where all prompts are equally long, else over all positions.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class RedundancySettings(PairsConfig):
             parse_heads(self.ablate)
 
 
-Asked = Context[RedundancySettings]
+Ctx = Context[RedundancySettings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +77,14 @@ class Experiment:
         return resample(heads, over=over, per_position=self.aligned, positions=positions, seed=seed)
 
 
-def problems(ctx: Asked) -> SourceAndTarget:
+def problems(ctx: Ctx) -> SourceAndTarget:
     """Twice `n` problems, one half to select on and one to estimate with; fewer of the article's."""
     settings, wanted = ctx.settings, 2 * ctx.settings.n
     source = settings.draw(ctx.model, n=_ARTICLES_QUERIES if settings.article else _SPARE * wanted)
     return SourceAndTarget.of(source, wanted=wanted, seed=settings.seed)
 
 
-def experiment(ctx: Asked) -> Experiment:
+def experiment(ctx: Ctx) -> Experiment:
     model, settings = ctx.model, ctx.settings
     prompts = halves(ctx.once(problems)).map(lambda half: TransferPrompts.of(model, half))
     shuffled = prompts.map(lambda half: linear(model, half.problems.shuffled).answered())

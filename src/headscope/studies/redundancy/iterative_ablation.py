@@ -1,9 +1,9 @@
 """With the attention that forms the task ablated, is the task formed elsewhere, and does the answer remain?
 
 In: the rounds of iterative ablation. Out: the article's table (what is ablated, how the source still answers, from
-which layer on the target gives what), random ablations of the same size beside it, the lead figure, and three claims
-about the first round that ablates what forms the task. That a layer right behind the ablation still transfers it, by
-what is left before, is redundancy, but not the article's *later* layer: that has a claim of its own.
+which layer on the target gives what), random ablations of the same size beside it, and three claims about the first
+round that ablates what forms the task. A layer right behind the ablation that still transfers it is redundancy, but
+not the article's *later* layer: that has a claim of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
-from headscope.studies.redundancy.experiment import Asked
+from headscope.studies.redundancy.experiment import Ctx
 from headscope.studies.redundancy.patching import ABLATED, MARGIN, READINGS, Patched, best_cell
 from headscope.studies.redundancy.rounds import KEPT_SHARE, Round, first_effective, kept, rounds
 from headscope.studies.redundancy.transfer import transferred
@@ -33,7 +33,7 @@ SET = Column("set", pl.String, "chosen: round by round, or by name; random: as m
 OWN = Quantity("probability", "mean probability of the source's own answer f(source x)", within=(0.0, 1.0))
 CLEAN = Quantity("clean", "the same with nothing ablated", within=(0.0, 1.0))
 ROW = Column("ablation", pl.String, "round, set, and what is ablated in the source prompt")
-REMAINS = Column("remains", pl.Boolean, f"whether it surely keeps over {KEPT_SHARE:.0%} of its clean value")
+REMAINS = Column("remains", pl.Boolean, f"whether it clearly keeps over {KEPT_SHARE:.0%} of its clean value")
 FIRST = "first layer whose patch makes the target give {}; empty: none"
 FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
 ENDED = Column("ended", pl.String, "why nothing was ablated after this")
@@ -72,7 +72,7 @@ def answer_remains(own: Samples | None, why: str = "") -> Test:
     return Test(what, own, above=0.0, reason=why)
 
 
-def iterative_ablation(ctx: Asked) -> Part:
+def iterative_ablation(ctx: Ctx) -> Part:
     """Which layers form the task once those that formed it are ablated?"""
     made, n_layers, needs = ctx.once(rounds), ctx.model.n_layers, source_answered(ctx)
     (judged, why), clean = first_effective(ctx), made[0]

@@ -1,17 +1,17 @@
 """Is parity learnt later than slope?
 
-In: the numbers that the target predicts, where a is even and the parity of f(x) is that of b whatever x is. Out: a
-table, and the article's claim judged at the first layer that transfers the slope and at a later one, both chosen on
-the selection half. All labels of such a source have the parity of b, which shuffling leaves, so that another function
-is the only control; a copied answer has that parity too.
+In: the numbers that the target predicts, where a is even and so the parity of f(x) is that of b. Out: a table, and
+the article's claim judged at the first layer that transfers the slope and at a later one, both chosen on the
+selection half. All labels of such a source have the parity of b, shuffled or not: another function is the only
+control.
 """
 
 from headscope.evidence import Test, claim, table
 from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.redundancy.experiment import Asked
-from headscope.studies.redundancy.patching import ABLATED, MARGIN, excess, surely
+from headscope.studies.redundancy.experiment import Ctx
+from headscope.studies.redundancy.patching import ABLATED, MARGIN, clear, excess
 from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.redundancy.transfer import CONTROL_MEANS
 from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
@@ -28,7 +28,7 @@ def parity_later(slope: int | None, above: Split[Samples] | None) -> Claim:
         there = above.estimation.at(layer=slope)
         after = above.map(lambda half: half.only(layer=lambda layer: layer > slope))
         later = after.estimation.at(layer=after.selection.best("layer"))
-    statement = "Parity is learnt later than slope: where slope is first transferred, parity is not yet."
+    statement = "Parity is learnt later than slope: the first layer that transfers slope does not transfer parity."
     what = f"parity of f(x) at layer {slope}, the first that transfers the slope, above another function"
     at_best = Test("parity at the best later layer, above another function", later, above=MARGIN, reason=why)
     tables = () if above is None else ("parity", "parity_excess")
@@ -36,9 +36,9 @@ def parity_later(slope: int | None, above: Split[Samples] | None) -> Claim:
     return claim("parity", statement, tests=[not_yet, at_best], tables=tables)
 
 
-def parity(ctx: Asked) -> Part:
+def parity(ctx: Ctx) -> Part:
     """At which layers does the target's number have the parity of f(x)?"""
-    decided = surely(excess(ctx.once(rounds)[0].halves.selection.either(TASK)))
+    decided = clear(excess(ctx.once(rounds)[0].halves.selection.either(TASK)))
     slope = min((layer for (layer,), yes in decided.items() if yes), default=None)
     halves = [
         [(each.name, each.parity) for each in patched if each.parity is not None]

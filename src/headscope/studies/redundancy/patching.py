@@ -2,8 +2,8 @@
 
 In: an experiment and heads that are ablated in the source. Out: `Patched`: the source's own answer, and for every
 kind of source (examples; label-shuffled examples; examples of another function) what the zero-shot target answers
-when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023 patch one layer). A
-layer *transfers* an answer if its probability exceeds that under both controls, surely and by more than `MARGIN`.
+when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023). A layer *transfers*
+an answer if the lower bound of its probability above both controls exceeds `MARGIN`.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from headscope.interventions import patch
 from headscope.interventions.named_heads import set_name
 from headscope.measures import joint_probability
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Coordinates, Samples, stacked
 from headscope.models.run import Run
 from headscope.studies.redundancy.experiment import Experiment, Heads
-from headscope.studies.sites import last_position_run, residual_sites
+from headscope.studies.sites import final_token_run, residual_patches
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
@@ -70,19 +69,19 @@ class Patched:
 
     @cached_property
     def transferred(self) -> dict[Coordinates, bool]:
-        """Whether a layer surely transfers an answer, by (answer, layer)."""
-        return surely(self.excess)
+        """Whether a layer clearly transfers an answer, by (answer, layer)."""
+        return clear(self.excess)
 
     def layers(self, *answers: str) -> list[int]:
-        """The layers that surely transfer one of these answers."""
+        """The layers that clearly transfer one of these answers."""
         return [layer for (answer, layer), yes in self.transferred.items() if yes and answer in answers]
 
     def first(self, *answers: str) -> int | None:
         return min(self.layers(*answers), default=None)
 
     def first_near_copied(self) -> int | None:
-        """The first layer whose patch surely makes the target give a number near the source's own answer."""
-        near = [cell for cell, yes in surely(excess(self.accuracy)).items() if yes]
+        """The first layer whose patch clearly makes the target give a number near the source's own answer."""
+        near = [cell for cell, yes in clear(excess(self.accuracy)).items() if yes]
         return min((layer for *which, layer in near if which == [COPIED[0], "near"]), default=None)
 
     def share(self, reading: str) -> float:
@@ -109,7 +108,7 @@ def nearer(above: Samples, values: Array) -> dict[Coordinates, float]:
     return dict(zip(cells, by_control.min(0).tolist(), strict=True))
 
 
-def surely(above: Samples) -> dict[Coordinates, bool]:
+def clear(above: Samples) -> dict[Coordinates, bool]:
     """Whether the lower bounds above every control exceed the margin, by the other coordinates."""
     return {cell: low > MARGIN for cell, low in nearer(above, above.estimate().low).items()}
 
@@ -124,7 +123,7 @@ def best_cell(above: Samples) -> tuple[str, int]:
 def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patched:
     """The source's own answer under an ablation, and what the target makes of each kind of source under it."""
     model, edits, right = tried.model, tried.edits(heads), prompts.problems.numbers
-    runs = {kind: last_position_run(model, each.prompts, edits) for kind, each in prompts.sources.items()}
+    runs = {kind: final_token_run(model, each.prompts, edits) for kind, each in prompts.sources.items()}
     answers = [_answers(tried, prompts, prompts.sources[kind], run) for kind, run in runs.items()]
     probability, predicted = (torch.stack(each) for each in zip(*answers, strict=True))
     accuracy = [torch.stack([read(predicted, right[name]) for read in READINGS.values()]) for name in ANSWERS]
@@ -151,11 +150,7 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
 def _answers(tried: Experiment, prompts: TransferPrompts, source: Source, run: Run) -> tuple[Tensor, Tensor]:
     """By patched layer: probabilities [answer, layer, prompt], any number last, and predicted numbers."""
     model, n = tried.model, len(prompts)
-    sites = list(enumerate(residual_sites(model)))
-    of_all, of_target = (
-        [Cell((patch(site, source=ends, positions={-1: -1}),), layer=layer) for layer, site in sites]
-        for ends in (run.rows(list(source.of_answers)), run.rows(list(source.of_answers[:n])))
-    )
+    of_all, of_target = (residual_patches(model, run.rows(list(source.of_answers[:count]))) for count in (None, n))
     probability = cell_values(model, prompts.target_answers, of_all, joint_probability())
     number = cell_values(model, prompts.target, of_target, tried.number)
     predicted = predicted_numbers(model, prompts.target, of_target, prompts.longest_answer)

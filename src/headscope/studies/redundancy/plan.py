@@ -1,20 +1,21 @@
 """The redundancy study: where a task learnt in context is formed, and which heads form it once those are ablated.
 
-In: a model that reads pairs (x, y). Out: a Study. The final-position residual stream of a prompt with examples is
-patched into one without, layer by layer, and what that answers says what had formed there: the task, its slope, or
-the source's own answer. Then the attention that formed it is ablated, and the same is asked again. The claims are
-those of an article on Llama-3-8B and one function (`ARTICLE`); here with controls, intervals and many functions.
+In: a model that reads pairs (x, y). Out: a Study. The final-token residual stream of a prompt with examples is
+patched into one without, layer by layer: what that answers shows what had formed there. Then the attention that
+formed it is ablated, and the same is asked again. The claims are those of `sources.REDUNDANT_HEADS` on Llama-3-8B
+and one function; here with controls, intervals and many functions.
 """
 
 from collections.abc import Mapping
 
 from headscope.evidence import in_words
 from headscope.figures.words import joined
-from headscope.results.study import Claim, Source, Verdict
+from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Part, Plan
+from headscope.studies.pairs import described
 from headscope.studies.redundancy.attention_to_examples import attention_to_examples
 from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
-from headscope.studies.redundancy.experiment import Asked, RedundancySettings, experiment, problems
+from headscope.studies.redundancy.experiment import Ctx, RedundancySettings, experiment, problems
 from headscope.studies.redundancy.iterative_ablation import iterative_ablation
 from headscope.studies.redundancy.joint_ablation import joint_ablation, joint_layers
 from headscope.studies.redundancy.parity import parity
@@ -23,20 +24,16 @@ from headscope.studies.redundancy.repeats import repeats
 from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.redundancy.self_repair import INPUTS, LABELS, WRITING, growth, self_repair
 from headscope.studies.redundancy.transfer import transfer
+from headscope.studies.sources import REDUNDANT_HEADS, TASK_VECTORS
 from headscope.tasks.linear import functions_of, linear
 from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
 
 POSITIONS = {"last": "the final position", "all": "all positions"}
-DOING = {LABELS: "attend more to the labels", INPUTS: "attend more to the inputs", WRITING: "write more"}
+GROWS = {LABELS: "attention to the labels", INPUTS: "attention to the inputs", WRITING: "the direct effect"}
 QUESTIONS = (does_the_task, transfer, iterative_ablation, self_repair, joint_ablation, repeats, parity)
-TITLE = "Redundant Attention Heads in Large Language Models For In Context Learning"
-LINK = "https://skunnavakkam.github.io/blog/degenerate-attention-heads-in-large-language-models/"
-ARTICLE = (TITLE, "skunnavakkam", 2024, LINK)
-VECTORS = "In-Context Learning Creates Task Vectors"
-TASK_VECTORS = (VECTORS, "Hendel, Geva and Globerson", 2023, "https://arxiv.org/abs/2310.15916")
 
 
-def answer(ctx: Asked, claims: Mapping[str, Claim]) -> list[str]:
+def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     """Where the task is formed, whether it forms elsewhere once that is ablated, and which heads grow."""
     clean = ctx.once(rounds)[0].patched
     n, shots = len(clean.prompts), clean.prompts.problems.source.x.shape[1]
@@ -54,7 +51,7 @@ def answer(ctx: Asked, claims: Mapping[str, Claim]) -> list[str]:
     return [*told, *_backups(ctx)]
 
 
-def _transfer(ctx: Asked) -> str:
+def _transfer(ctx: Ctx) -> str:
     what = "Patching its final-position residual stream into a zero-shot target prompt"
     halves = ctx.once(rounds)[0].halves
     answer, layer = best_cell(halves.selection.excess.only(answer=TASK))
@@ -71,41 +68,42 @@ def _span(each: Patched) -> str:
     return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else one
 
 
-def _ablations(ctx: Asked) -> list[str]:
+def _ablations(ctx: Ctx) -> list[str]:
     rest = [each.patched for each in ctx.once(rounds)[1:]]
     told = [
-        f"with {e.name} ablated, it is transferred at {_span(e)} (source's answer: {e.own.mean[0]:.2f})" for e in rest
+        f"with {e.name} ablated, the task is transferred at {_span(e)} (the source's answer: {e.own.mean[0]:.2f})"
+        for e in rest
     ]
     return ["; ".join(told).capitalize() + "."] if told else []
 
 
-def _backups(ctx: Asked) -> list[str]:
+def _backups(ctx: Ctx) -> list[str]:
     heads: dict[tuple[str, str], list[str]] = {}
     for kind, each in ctx.once(growth).items():
         for ablated, _, head in each.backups:
-            heads.setdefault((DOING[kind], ablated), []).append(head)
-    told = [f"{joined(each)} {doing} once {ablated} are gone" for (doing, ablated), each in heads.items()]
+            heads.setdefault((GROWS[kind], ablated), []).append(head)
+    told = [f"with {ablated} ablated, {what} grows at {joined(each)}" for (what, ablated), each in heads.items()]
     return [f"Backup heads: {'; '.join(told)}."] if told else []
 
 
-def limits(ctx: Asked) -> Part:
+def limits(ctx: Ctx) -> Part:
     """What a reader must know to believe the rest."""
-    drawn, settings = ctx.once(problems).source, ctx.settings
+    settings = ctx.settings
     own_language = functions_of(ctx.model) is not None
     several = ctx.once(experiment).prompts.estimation.longest_answer > 1
     notes = {
-        f"Problems: {drawn.functions.stated}; {drawn.x.shape[1]} pairs, a share {drawn.noise} with a random y. "
+        f"{described(ctx.once(problems).source)} "
         "Left out are a < 2 and b < 1 where there are others, and problems with two equal answers. "
         "The target's x is neither shown nor asked in the source.": True,
         "Layers and heads are selected on one half of the problems; all that is shown is measured on the other. "
         "Bounds are 95% over problems, one number at a time.": True,
-        f"A layer transfers an answer if its probability exceeds, surely and by more than {MARGIN}, that of the same "
+        f"A layer transfers an answer if its probability exceeds, by a lower bound above {MARGIN}, that of the same "
         "patch from a source with shuffled labels and from one about another function, paired by problem.": True,
-        f"Ablated: all heads named, by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads "
-        "that matter are at their mean over label-shuffled prompts; self-repair is measured with zero.": True,
+        f"Ablations are by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads that matter "
+        "are found by their mean over label-shuffled prompts; self-repair is measured by zero ablation.": True,
         "Any number: with number tokens the probability of all of them together, in text the share of prompts whose "
         "most likely next token begins a number.": True,
-        "All prompts share the article's twelve pairs: they tell about these, not about functions.": settings.article,
+        "All prompts share the article's twelve pairs: nothing is known of other functions.": settings.article,
         "Answers have several tokens: ablations and patches hold where the first of them is predicted.": several,
         "This model was trained on nothing but such pairs: linear-8l to have redundant layers and to form the task "
         "before its layers 4 and 5, linear-4l on noisy pairs. It is a positive control.": own_language,
@@ -124,7 +122,7 @@ PLAN = Plan(
     answer=answer,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(problems).source)],
     lead="task",
-    sources=(Source(*ARTICLE), Source(*TASK_VECTORS)),
+    sources=(REDUNDANT_HEADS, TASK_VECTORS),
     terms={
         "source prompt": "Shows pairs of a function f(x) = a x + b and asks for f of another x.",
         "target prompt": "Asks for f of yet another x, without any pairs (zero-shot).",

@@ -1,8 +1,8 @@
 """Once the source's x has reached the final position, does the target repeat the source's answer?
 
 In: what the target answers with each layer patched and nothing ablated. Out: the article's second hypothesis as a
-claim, from the first layer that transfers the source's answer, chosen on the selection half, to the last layer. The
-final residual stream is the source's answer itself and is left out.
+claim, from the first layer that transfers the source's answer, chosen on the selection half, to the last layer (not
+after it: the final residual stream is the source's answer itself).
 """
 
 import polars as pl
@@ -11,7 +11,7 @@ from headscope.evidence import Test, claim, table
 from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.redundancy.experiment import Asked
+from headscope.studies.redundancy.experiment import Ctx
 from headscope.studies.redundancy.patching import PROBABILITY
 from headscope.studies.redundancy.rounds import rounds
 from headscope.tables import Column
@@ -31,7 +31,7 @@ def repeated(first: int | None, answers: Samples | None) -> Claim:
     return claim("repeats", statement, tests=[Test(what, gap, above=0.0, reason=why)], tables=tables)
 
 
-def repeats(ctx: Asked) -> Part:
+def repeats(ctx: Ctx) -> Part:
     """From the first layer that transfers the source's answer on, whose answer is given?"""
     clean, n_layers = ctx.once(rounds)[0].halves, ctx.model.n_layers
     first = clean.selection.first(*COPIED)

@@ -1,10 +1,10 @@
 """Iterative ablation: ablate the attention that forms the task, look where it is formed now, and ablate that too.
 
-In: an experiment. Out: rounds, the first with nothing ablated. The article's procedure made automatic: find the first
-layer that transfers the task; ablate, in the source, the attention layers just before it, back to those ablated
-already; repeat until no layer transfers it, the source's own answer fails, or the rounds are over. Or two rounds,
-where the heads to ablate are listed. Where to ablate is decided on the selection half, everything that is reported is
-measured on the other. Beside each round stand ablations of as many random attention layers.
+In: an experiment. Out: rounds, the first with nothing ablated. The article's procedure made automatic: find the
+first layer that transfers the task; ablate, in the source, the attention layers just before it, back to those
+ablated already; repeat until no layer transfers it, the source's own answer fails, or the rounds are over. Or two
+rounds, where the heads to ablate are listed. All is decided on the selection half, beside ablations of as many
+random layers.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from functools import partial
 from headscope.interventions.named_heads import heads_among, parse_heads
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
-from headscope.studies.redundancy.experiment import Asked, Heads, experiment
+from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
 from headscope.studies.redundancy.patching import MARGIN, Patched, patched
 from headscope.sweeps.controls import random_ablations
 from headscope.tables import Quantity
 from headscope.tasks.source_and_target import EXAMPLES, TASK
 from headscope.tasks.split import Split
 
-# The source's answer remains while it surely has more than this share of its clean probability, fails with less.
+# The source's answer remains while it clearly has more than this share of its clean probability, fails with less.
 KEPT_SHARE = 0.5
 KEPT = Quantity("kept", f"probability minus {KEPT_SHARE:.0%} of the clean one", within=(-1.0, 1.0))
 
@@ -45,7 +45,7 @@ class Round:
         return self.halves.map(lambda half: half.excess)
 
 
-def rounds(ctx: Asked) -> tuple[Round, ...]:
+def rounds(ctx: Ctx) -> tuple[Round, ...]:
     """What was listed, or rounds until no layer transfers the task, the source fails, or there were enough."""
     tried, count = ctx.once(experiment), ctx.settings.random_sets
     made: list[Round] = []
@@ -63,7 +63,7 @@ def rounds(ctx: Asked) -> tuple[Round, ...]:
         heads = (*heads, *new)
 
 
-def _next(ctx: Asked, made: Sequence[Round]) -> tuple[str, Heads]:
+def _next(ctx: Ctx, made: Sequence[Round]) -> tuple[str, Heads]:
     """Why the rounds end, or which heads are ablated next; from the selection half."""
     model, settings, now = ctx.model, ctx.settings, made[-1].halves.selection
     if settings.ablate is not None:
@@ -103,7 +103,7 @@ def kept(under: Patched, clean: Patched) -> Samples:
     return (under.own - clean.own.changed(KEPT, lambda values: KEPT_SHARE * values)).measured_as(KEPT)
 
 
-def first_effective(ctx: Asked) -> tuple[Round | None, str]:
+def first_effective(ctx: Ctx) -> tuple[Round | None, str]:
     """The first round that ablates what first forms the task; None, and why, if none does."""
     clean, *others = ctx.once(rounds)
     effective = (each for each in others if ablates_what_forms(ctx.model, each, clean))

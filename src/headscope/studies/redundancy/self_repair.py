@@ -2,9 +2,8 @@
 
 In: the rounds of iterative ablation, and the heads that matter most for the answer. Out: how much more every later
 head attends from the final position to the examples' labels and inputs, and writes on the answer, once newly ablated
-heads are gone; the self-repair of each important head (McGrath et al. 2023, Rushing & Nanda 2024); and the claim that
-a backup head grows. A later head that reads the same again is none. Growth is judged by a margin alone: part of it
-may be what any ablation does to later attention.
+heads are gone; the self-repair of each important head (McGrath et al. 2023, Rushing & Nanda 2024); and the claim
+that a backup head grows. Part of the growth may be what any ablation does to later attention.
 """
 
 from collections.abc import Mapping
@@ -18,18 +17,16 @@ import torch
 
 from headscope.detectors.reading import MassReading
 from headscope.detectors.roles import last_to
-from headscope.errors import UnservedModel
 from headscope.evidence import Test, any_of, bars, claim, table
 from headscope.evidence.figures import joined
 from headscope.interventions.named_heads import set_name
 from headscope.measures.samples import Coordinates, Samples, over_heads, stacked
-from headscope.models.model import Model
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.damage import important_heads
-from headscope.studies.redundancy.experiment import Asked, Experiment, Heads, experiment
+from headscope.studies.redundancy.experiment import Ctx, Experiment, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
-from headscope.studies.self_repair import self_repair_of
+from headscope.studies.self_repair import self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.source_and_target import TransferPrompts
@@ -42,7 +39,7 @@ SHARE = Quantity("attention", "from the final position to all of these tokens", 
 LOGITS = Quantity("direct_effect", "what the head writes on the answer's logit", "logits")
 # What may grow, and the margin up to which growth is none.
 KINDS = {LABELS: (SHARE, 0.1), INPUTS: (SHARE, 0.1), WRITING: (LOGITS, 0.5)}
-NEWLY = Column("ablated", pl.String, "against the round before, or for a single head against nothing ablated")
+NEWLY = Column("ablated", pl.String, "newly ablated heads; growth is against the round before, or nothing ablated")
 GROWN = Column("grown", pl.String, "head, and what is ablated")
 LATER = Quantity("compensation", "what all that comes after the head writes more, at clean scales", "logits")
 
@@ -63,13 +60,13 @@ class Growth:
 
     @property
     def backups(self) -> list[Coordinates]:
-        """The cells that surely grew by more than the margin, each by its own bound."""
+        """The cells that clearly grew by more than the margin, each by its own bound."""
         grown = self.change.estimation
         sure = grown.estimate().low > self.margin
         return [cell for cell, each in zip(grown.cells, sure, strict=True) if each]
 
 
-def growth(ctx: Asked) -> dict[str, Growth]:
+def growth(ctx: Ctx) -> dict[str, Growth]:
     """By kind, from each round to the next, and from nothing to the ablation of the head that matters most."""
     model, tried, top = ctx.model, ctx.once(experiment), ctx.once(important_heads)[:1]
     pairs = [(old.patched.heads, new.patched.heads, new.new) for old, new in pairwise(ctx.once(rounds))]
@@ -113,8 +110,10 @@ def reads_and_writes(tried: Experiment, half: TransferPrompts, heads: Heads) -> 
 
 def backups(growths: Mapping[str, Growth]) -> Claim:
     """Judged at the head, kind and ablation that grew most on the selection half, in units of its margin."""
-    statement = "Backup heads grow: once heads are ablated, a later one attends more to examples or writes more."
-    why = "nothing was ablated that a later head could answer to"
+    statement = (
+        "Backup heads grow: with heads ablated, a later one attends more to examples or writes the answer more."
+    )
+    why = "no head was ablated that has later heads"
     test = Test("growth of a later head", None, above=KINDS[LABELS][1], reason=why)
     if growths:
         kind = max(growths, key=lambda each: growths[each].change.selection.mean.max() / growths[each].margin)
@@ -125,20 +124,11 @@ def backups(growths: Mapping[str, Growth]) -> Claim:
     return claim("backups", statement, tests=[test], tables=[f"growth_of_{kind}" for kind in growths])
 
 
-def unserved_direct_effects(model: Model) -> str:
-    """Why this model has no direct effects; empty where it has."""
-    try:
-        model.require_direct_effects()
-    except UnservedModel as error:
-        return str(error)
-    return ""
-
-
 def _words(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def _repairs(ctx: Asked) -> list[Table]:
+def _repairs(ctx: Ctx) -> list[Table]:
     """Self-repair of each important head, and what comes after it alone (the Hydra effect); none where unserved."""
     model, tried, heads = ctx.model, ctx.once(experiment), ctx.once(important_heads)
     if not heads or unserved_direct_effects(model):
@@ -155,7 +145,7 @@ def _repairs(ctx: Asked) -> list[Table]:
     return [table(repair, "self_repair", beside=beside), *later]
 
 
-def self_repair(ctx: Asked) -> Part:
+def self_repair(ctx: Ctx) -> Part:
     """Who makes up for ablated heads?"""
     growths, tables, figures = ctx.once(growth), [], []
     for kind, each in growths.items():

@@ -1,8 +1,8 @@
 """From which layer on does the source's final residual stream make the target do the source's task?
 
 In: what the target answers with every layer patched, under every ablation. Out: tables of probabilities, of their
-excess above both controls and of predicted numbers, a figure of the answers by layer, and the article's first claim,
-judged at the answer and layer that the selection half chose. Hendel et al. 2023 call such a patch a task vector.
+excess above both controls and of predicted numbers, and the article's first claim, judged at the answer and layer
+that the selection half chose. Hendel et al. 2023 call such a patch a task vector.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
-from headscope.studies.redundancy.experiment import Asked
+from headscope.studies.redundancy.experiment import Ctx
 from headscope.studies.redundancy.patching import ABLATED, MARGIN, best_cell
 from headscope.studies.redundancy.rounds import rounds
 from headscope.tables import Quantity
@@ -37,7 +37,7 @@ def carried(needs: Sequence[Test], excess: Split[Samples]) -> Claim:
     return claim("carried", statement, needs=needs, tests=transferred(excess), tables=("transfer", "excess"))
 
 
-def transfer(ctx: Asked) -> Part:
+def transfer(ctx: Ctx) -> Part:
     """What does the target answer with each layer patched?"""
     made = [each.patched for each in ctx.once(rounds)]
     probability, excess, accuracy = (

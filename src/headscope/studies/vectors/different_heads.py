@@ -1,9 +1,8 @@
 """Are function-vector heads and induction heads different heads: the overlap of Yin & Steinhardt 2025.
 
 In: causal indirect effects and induction scores of every head on the estimating half, and the top heads that the
-selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random,
-and the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts
-(measures.rankings). Not done here: what either kind does for the answer (matter_more).
+selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random, and
+the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from headscope.measures.rankings import Agreement, agreement
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.vectors.does_the_task import examples_help
-from headscope.studies.vectors.effects import columns
 from headscope.studies.vectors.head_effects import SCORE, indirect_effects, induction, kinds_exist, top_heads
 from headscope.studies.vectors.problems import Ctx
 from headscope.tables import Column
@@ -23,8 +21,8 @@ from headscope.tasks.split import Split
 
 COMMON_MARGIN = 0.5
 """From this share of common heads on, two kinds of heads are not different."""
+_JUDGED = Column("judged", pl.Boolean, "whether the claims go by this score")
 _COUNTS = (
-    Column("judged", pl.Boolean, "whether the claims go by this score"),
     Column("top", pl.Int64, "heads taken of each ranking"),
     Column("common", pl.Int64, "heads that are in both, as selected"),
     Column("expected", pl.Float64, "how many if both were drawn at random", "heads"),
@@ -35,19 +33,19 @@ _P_VALUE = Column("p_value", pl.Float64, "chance of so strong a correlation with
 
 
 def different_heads(ctx: Ctx) -> Part:
-    """Are the heads that carry the function those that look examples up?"""
+    """Are the heads that write the function those that look examples up?"""
     rankings, judged = ctx.once(agreements), ctx.once(top_heads).judged
     claims = [heads_differ([examples_help(ctx), *kinds_exist(ctx)], rankings.get(judged))]
     if not rankings:
         return Part(claims=claims)
-    counts = {
-        kind: (kind == judged, r.top, r.common, r.expected, r.p_value_at_least, r.p_value_at_most)
-        for kind, r in rankings.items()
-    }
-    p_values = {_P_VALUE: {kind: r.p_value for kind, r in rankings.items()}}
+    marks = {_JUDGED: {kind: kind == judged for kind in rankings}}
+    counts, p_values = (
+        {column: {kind: getattr(r, column.name) for kind, r in rankings.items()} for column in columns}
+        for columns in (_COUNTS, [_P_VALUE])
+    )
     shares = [r.share.labelled(SCORE, kind) for kind, r in rankings.items()]
     rhos = [r.rho.labelled(SCORE, kind) for kind, r in rankings.items()]
-    listed = table(shares, "overlap", more=columns(_COUNTS, counts))
+    listed = table(shares, "overlap", more={**marks, **counts})
     noisy = (
         "Resampling adds noise to rankings of heads with like scores: the intervals of their common share and their "
         "rank correlation are biased downwards."

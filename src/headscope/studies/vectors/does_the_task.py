@@ -1,8 +1,7 @@
 """Does the model do the task at all: are answers right with examples, and not without?
 
 In: the estimating half of the problems. Out: accuracy and probability of the answer zero-shot, few-shot, and with
-the labels of the examples shuffled; and the need of every claim of this study, that examples help. What a model can
-reach at best where its training had wrong labels is said in a note.
+the labels of the examples shuffled; and the need of every claim of this study, that examples help.
 """
 
 from headscope import zoo
@@ -10,6 +9,7 @@ from headscope.evidence import Test
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.studies.context import Part
+from headscope.studies.pairs import described
 from headscope.studies.vectors import effects
 from headscope.studies.vectors.effects import FEW, SHUFFLED, ZERO, Outcomes
 from headscope.studies.vectors.problems import Ctx, problems
@@ -20,11 +20,9 @@ from headscope.tasks.linear import functions_of
 def does_the_task(ctx: Ctx) -> Part:
     """How often is the answer right without any vector?"""
     half = ctx.once(problems).estimation
-    shots = half.few
     drawn = (
-        f"{shots.functions.stated}; {shots.x.shape[1]} examples before each query, of which a share of "
-        f"{shots.noise:g} has a random y. {half.functions} functions choose layers and heads; {half.functions} "
-        f"others, with {len(half)} problems, give every number that is claimed. Intervals are 95% over functions."
+        f"{described(half.few)} {half.functions} functions choose layers and heads; all numbers "
+        f"are of {half.functions} others, with {len(half)} problems. Intervals are 95% over functions."
     )
     table = effects.outcome_table("baselines", ctx.once(baselines))
     return Part(tables=[table], notes=[*filter(None, (drawn, attainable(ctx.model), zoo.standing(ctx.model.name)))])
@@ -45,7 +43,7 @@ def gain_of_examples(ctx: Ctx, kind: str = ZERO) -> Samples:
 
 
 def examples_help(ctx: Ctx) -> Test:
-    """The need of every claim: without it there is no task that a vector could carry."""
+    """The need of every claim: without it there is no task that a vector could transfer."""
     return Test("accuracy with examples minus without", gain_of_examples(ctx), above=effects.MARGIN)
 
 

@@ -1,10 +1,9 @@
 """What vectors do for answers: accuracy and probability under every vector, by function and layer.
 
 In: queries with the answers that are looked for, and vectors for them. Out: `Outcomes`, samples whose unit is the
-function: problems of one function share its vectors, and another function would have given others. Task vectors
-(Hendel et al. 2023) take the place of the final token's residual stream before the layer from which they come;
-function vectors (Todd et al. 2024) are added to it before every layer. Not done here: what vectors are made of,
-verdicts.
+function, since problems of one function share its vectors. Task vectors (Hendel et al. 2023) take the place of the
+final token's residual stream before the layer from which they come; function vectors (Todd et al. 2024) are added to
+it before every layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from headscope.evidence import beside, table
 from headscope.interventions import set_values
+from headscope.measures.clusters import by_cluster
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
@@ -35,7 +35,7 @@ from headscope.tasks.transfer import Transfer
 MARGIN = 0.1
 """Accuracy by which a vector must beat its control."""
 RECOVERED_MARGIN = 0.5
-"""Share of what examples add to accuracy that a vector must recover to carry the task."""
+"""Share of what examples add to accuracy that a vector must recover to transfer the task."""
 
 # The answers that are looked for, and the prompts into which vectors are put.
 OWN, OTHERS, DUMMYS = "f(x)", "g(x)", "f(dummy)"
@@ -87,8 +87,7 @@ class Outcomes:
 
 def by_function(values: Any, function: Ints) -> Array:
     """Means over the problems of each function, float64 [function, ...] from [..., problem]."""
-    by_problem = np.moveaxis(np.asarray(values, np.float64), -1, 0)
-    return np.stack([by_problem[function == number].mean(0) for number in range(int(function.max()) + 1)])
+    return by_cluster(np.moveaxis(np.asarray(values, np.float64), -1, 0), function)
 
 
 def plain_outcomes(model: Model, prompts: Prompts) -> Tensor:
@@ -146,11 +145,6 @@ def outcome_table(name: str, *outcomes: Outcomes) -> Table:
     """Accuracy with bounds, and probability with bounds beside it."""
     more = beside(*(each.probability for each in outcomes))
     return table([each.accuracy for each in outcomes], name, more=more)
-
-
-def columns(names: Sequence[Column], rows: Mapping[str, tuple[Any, ...]]) -> dict[Column, dict[str, Any]]:
-    """Further columns of a table (`more=`), from a row of values for each of its labels."""
-    return {name: {label: row[i] for label, row in rows.items()} for i, name in enumerate(names)}
 
 
 def of_halves(outcomes: Split[Outcomes]) -> tuple[Outcomes, Outcomes]:

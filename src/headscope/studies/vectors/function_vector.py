@@ -1,10 +1,10 @@
-"""Do a few heads carry the task: the function vectors of Todd et al. 2024.
+"""Do a few heads write the task: the function vectors of Todd et al. 2024.
 
-In: the heads with the largest causal indirect effect on the selecting functions. Out: accuracy when the sum of
-their mean outputs over clean prompts of a function, through W_O, is added to the final token's residual stream of
-zero-shot and of label-shuffled prompts, before every layer; beside as many random heads, a random direction of the
-same norm, another function's vector, and the sum of all heads. The paper adds it at about a third of the depth;
-here the layer is chosen on other functions. Without the projection's bias. Which heads those are is `head_effects`.
+In: the heads with the largest causal indirect effect on the selecting functions. Out: accuracy when the sum of their
+mean outputs over clean prompts of a function, through W_O (without its bias), is added to the final token's residual
+stream of zero-shot and of label-shuffled prompts, before every layer; beside as many random heads, a random
+direction of the same norm, another function's vector, and the sum of all heads. The paper adds it at about a third
+of the depth; here other functions choose the layer.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headscope.evidence import Chosen, Test, chosen_table, claim, lines, series
+from headscope.evidence.comparisons import head_names
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.sites import through_output
@@ -62,7 +63,7 @@ def function_vector(ctx: Ctx) -> Part:
 
 
 def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
-    """Whether the top heads' mean outputs carry the task to zero-shot prompts."""
+    """Whether the top heads' mean outputs transfer the task to zero-shot prompts."""
     share = "share of the gain from examples that the function vector recovers"
     tests = [judged.share.exceeds(share, effects.RECOVERED_MARGIN)]
     none = "there is no other set of so many heads"
@@ -72,7 +73,7 @@ def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
         tests.append(missing if beyond is None else beyond.exceeds(what, effects.MARGIN))
     return claim(
         "few_heads",
-        "A few heads carry the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
+        "A few heads write the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
         "examples add.",
         needs=[need],
         tests=tests,
@@ -141,7 +142,7 @@ def _figure(ctx: Ctx, kind: str) -> Figure:
     plain, known = ctx.once(baselines).accuracy.by("prompts_kind"), accuracy.coordinates("vector")
     looked_for = {**{vector: OWN for vector in _DRAWN if vector in known}, OTHER_FUNCTION: OTHERS}
     drawn = {f"{v}: {answer}": accuracy.at(vector=v, answer=answer) for v, answer in looked_for.items()}
-    heads = " ".join(map(str, ctx.once(top_heads).function_vector))
+    heads = head_names(ctx.once(top_heads).function_vector)
     figure = lines(
         series(drawn, {f"no vector, {each}": plain[each] for each in dict.fromkeys((FEW, kind))}),
         "layer",

@@ -1,12 +1,10 @@
-"""Which heads carry a function, and which look examples up: two scores of every head, and the top heads by each.
+"""Which heads write a function, and which look examples up: two scores of every head, and the top heads by each.
 
 In: both halves of the problems. Out: the *causal indirect effect* (Todd et al. 2024): how much more likely the
 answer of a label-shuffled prompt becomes when a head's output at the final token is its mean over clean prompts of
 the function; and two induction scores. *Prefix matching* (Olsson et al. 2022) is attention to what followed earlier
-copies of the token, on repeated random tokens. *Example to example* is attention from the tokens before which a y
-is predicted to earlier y: in pairs of number tokens those are what followed earlier copies of the comma, so it is
-prefix matching on the model's own prompts. Top heads are picked on the selecting half. Not done here: comparing the
-kinds.
+copies of the token, on repeated random tokens. *Example to example* is attention from the tokens before which a y is
+predicted to earlier y: prefix matching on the model's own prompts, where these follow copies of the comma.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +54,7 @@ _BY_EXAMPLES = (
 
 
 def head_effects(ctx: Ctx) -> Part:
-    """Which heads carry the function to a prompt that does not show it?"""
+    """Which heads write the function into a prompt that does not show it?"""
     effects, top = ctx.once(indirect_effects), ctx.once(top_heads)
     own, chosen = effects.estimation, effects.selection
     more = {

@@ -1,8 +1,8 @@
 """Which kind of heads matters more for few-shot accuracy: the ablations of Yin & Steinhardt 2025.
 
-In: the top heads of both kinds, picked on the selecting half. Out: accuracy lost when the top heads of one kind are
-mean-ablated that are not top heads of the other, as in the paper, beside random sets of as many heads. Means are
-over all positions of label-shuffled prompts about other functions, which hold the form of the task but no function.
+In: the top heads of both kinds, picked on the selecting half. Out: accuracy lost when the top heads of one kind that
+are not top heads of the other are mean-ablated, beside random sets of as many heads. Means are over all positions of
+label-shuffled prompts about other functions, which hold the form of the task but no function.
 """
 
 import math
@@ -13,13 +13,14 @@ from typing import Any
 import polars as pl
 
 from headscope.evidence import Test, bars, beside, claim, percent, table
+from headscope.evidence.comparisons import head_names
 from headscope.interventions import mean
 from headscope.measures.samples import Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.vectors.does_the_task import examples_help
-from headscope.studies.vectors.effects import by_function, columns
+from headscope.studies.vectors.effects import by_function
 from headscope.studies.vectors.head_effects import kinds_exist, top_heads
 from headscope.studies.vectors.problems import Ctx, problems
 from headscope.sweeps.controls import Control, against_random_sets
@@ -53,7 +54,7 @@ class Ablated:
 
 
 def matter_more(ctx: Ctx) -> Part:
-    """Do answers rest on the heads that carry the function, or on those that look examples up?"""
+    """Do answers rest on the heads that write the function, or on those that look examples up?"""
     ablated = ctx.once(ablations)
     judged = function_vector_heads_more([examples_help(ctx), *kinds_exist(ctx)], ablated)
     if ablated is None:
@@ -114,14 +115,16 @@ def ablations(ctx: Ctx) -> Ablated | None:
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         progress=ctx.stage("ablating heads"),
     )
-    lost, random, more = {}, {}, {}
+    lost, random = {}, {}
+    more: dict[Column, dict[str, Any]] = {column: {} for column in _MORE}
     for group, each in against_random.items():
         (accuracy, probability), drawn = unpacked(each.damage), unpacked(each.set_damage)[0]
         sets = drawn.mean(1)
         lost[group] = by_function(accuracy, half.function)
         random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
         p_value = (1 + int((sets >= accuracy.mean()).sum())) / (1 + len(sets))
-        largest, heads = max(sets.tolist(), default=math.nan), " ".join(map(str, each.picked))
-        more[group] = (heads, largest, len(sets), p_value, float(probability.mean()))
+        largest, heads = max(sets.tolist(), default=math.nan), head_names(each.picked)
+        for column, value in zip(_MORE, (heads, largest, len(sets), p_value, float(probability.mean())), strict=True):
+            more[column][group] = value
     own, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
-    return Ablated(own, others, (own - others).measured_as(BEYOND), columns(_MORE, more))
+    return Ablated(own, others, (own - others).measured_as(BEYOND), more)

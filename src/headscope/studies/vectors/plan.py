@@ -1,16 +1,17 @@
-"""The vectors study: does one vector carry a task learnt in context, and which heads write it?
+"""The vectors study: does one vector transfer a task learnt in context, and which heads write it?
 
-In: a model and settings of (x, y) problems. Out: a Study. Task vectors (Hendel et al. 2023), function vectors with
-the causal indirect effect of every head (Todd et al. 2024), and the comparison of function-vector with induction
-heads (Yin & Steinhardt 2025), one file per question. Layers and heads are *selected* on half of the functions and
-*estimated* on the other half; functions are the unit of intervals.
+In: a model and settings of (x, y) problems. Out: a Study. Task vectors (Hendel et al. 2023), function vectors (Todd
+et al. 2024), and the comparison of function-vector with induction heads (Yin & Steinhardt 2025). Layers and heads
+are *selected* on half of the functions and *estimated* on the other half; functions are the unit of intervals.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from headscope.evidence import percent
-from headscope.results.study import Claim, Source
+from headscope.evidence.comparisons import head_names
+from headscope.results.study import Claim
 from headscope.studies.context import Plan
+from headscope.studies.sources import FUNCTION_VECTORS, TASK_VECTORS, WHICH_HEADS_MATTER
 from headscope.studies.vectors.different_heads import different_heads
 from headscope.studies.vectors.does_the_task import baselines, does_the_task, examples_help
 from headscope.studies.vectors.effects import FEW, OWN, ZERO
@@ -21,7 +22,6 @@ from headscope.studies.vectors.problems import Ctx, VectorsConfig, problems
 from headscope.studies.vectors.task_not_answer import task_not_answer
 from headscope.studies.vectors.task_vector import SHUFFLED, recovered_share, task_vector, task_vector_outcomes
 from headscope.tasks import linear
-from headscope.tasks.prompts import Prompts
 
 TERMS = {
     "task vector": "The residual stream at the final token of a few-shot prompt, patched into a zero-shot prompt "
@@ -30,40 +30,23 @@ TERMS = {
     "function vector": "The sum of a few heads' mean outputs at the final token over prompts of one function, added "
     "to the residual stream (Todd et al. 2024).",
 }
-SOURCES = (
-    Source(
-        "In-Context Learning Creates Task Vectors",
-        "Roee Hendel, Mor Geva, Amir Globerson",
-        2023,
-        "https://arxiv.org/abs/2310.15916",
-    ),
-    Source(
-        "Function Vectors in Large Language Models",
-        "Eric Todd, Millicent L. Li, Arnab Sen Sharma, Aaron Mueller, Byron C. Wallace, David Bau",
-        2024,
-        "https://arxiv.org/abs/2310.15213",
-    ),
-    Source(
-        "Which Attention Heads Matter for In-Context Learning?",
-        "Kayo Yin, Jacob Steinhardt",
-        2025,
-        "https://arxiv.org/abs/2502.14010",
-    ),
-)
+
+
+QUESTIONS = (does_the_task, task_vector, task_not_answer, head_effects, function_vector, different_heads, matter_more)
 
 
 def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
-    """Whether a vector carries the task, from which layer, and what a few heads' sum does instead."""
+    """Whether a vector transfers the task, from which layer, and what a few heads' sum does instead."""
     plain = ctx.once(baselines).accuracy.by("prompts_kind")
     few, zero = percent(plain[FEW]), percent(plain[ZERO])
     does = f"{ctx.model.name} answers {few} of queries right with examples, and {zero} without"
     if examples_help(ctx).row("need").side != "yes":
-        return (f"{does}: examples do not clearly help, so there is no task for a vector to carry.",)
+        return (f"{does}: examples do not clearly help, so there is no task for a vector to transfer.",)
     task, summed = ctx.once(recovered_share), ctx.once(carried_by_heads)[ZERO].share
     right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=SHUFFLED, answer=OWN)
     top, layer = ctx.once(top_heads), task.where["layer"]
-    heads = " ".join(map(str, top.function_vector))
-    common = " ".join(str(head) for head in top.function_vector if head in top.induction) or "none"
+    heads = head_names(top.function_vector)
+    common = head_names([head for head in top.function_vector if head in top.induction]) or "none"
     shuffled = percent(right.at(**task.where))
     return (
         f"{does}. The final-token residual stream of one few-shot prompt, patched into a zero-shot prompt before "
@@ -73,31 +56,18 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     )
 
 
-def prompts(ctx: Ctx) -> Iterable[Prompts]:
-    """The few-shot prompts of both halves."""
-    return [linear(ctx.model, half.few) for half in ctx.once(problems)]
-
-
-PLAN = Plan(
+PLAN: Plan[VectorsConfig] = Plan(
     name="vectors",
-    help="Whether one vector carries a task learnt in context, and which heads write it.",
+    help="Whether one vector transfers a task learnt in context, and which heads write it.",
     title="Task vectors and function vectors",
-    question="Does a single vector carry a task learnt in context, which heads write it, and are those the induction "
-    "heads?",
+    question="Does a single vector transfer a task learnt in context, which heads write it, and are those the "
+    "induction heads?",
     settings=VectorsConfig,
     shown_on="zoo:linear-8l",
-    questions=(
-        does_the_task,
-        task_vector,
-        task_not_answer,
-        head_effects,
-        function_vector,
-        different_heads,
-        matter_more,
-    ),
+    questions=QUESTIONS,
     answer=answer,
-    prompts=prompts,
+    prompts=lambda ctx: [linear(ctx.model, half.few) for half in ctx.once(problems)],
     lead="task_vectors-layer",
-    sources=SOURCES,
+    sources=(TASK_VECTORS, FUNCTION_VECTORS, WHICH_HEADS_MATTER),
     terms=TERMS,
 )

@@ -1,7 +1,6 @@
 """What the vectors study asks: its settings, and problems of functions in two halves, one to select, one to estimate.
 
-In: options and a model. Out: `Split[Transfer]` (tasks.transfer): one half of the functions selects layers and
-heads, the other estimates. A model that was trained on pairs is asked about its own functions, with its own noise.
+In: options and a model. Out: `Split[Transfer]` (tasks.transfer).
 """
 
 from dataclasses import dataclass

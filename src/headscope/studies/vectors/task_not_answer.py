@@ -1,10 +1,9 @@
 """Is it the task that is transferred, or the answer of the prompt from which the vector comes?
 
-In: outcomes under task vectors. Out: comparisons by layer. With the task vector the model must answer its own
-query, not repeat the dummy query's answer, and with another function's vector it must follow that function. Late
-layers copy: the article on redundant heads sees both outcomes when it patches a residual stream ("almost the exact
-answer is copied over"). Something must be transferred at all before it is asked what: whichever of task and answer
-the selecting functions show more often.
+In: outcomes under task vectors. Out: comparisons by layer. With the task vector the model must answer its own query,
+not repeat the dummy query's answer, and with another function's vector it must follow that function. Late layers
+copy: `sources.REDUNDANT_HEADS` sees both ("almost the exact answer is copied over"). Something must be transferred
+before it is asked what: whichever of task and answer the selecting functions show more often.
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class Transferred:
 
 
 def task_not_answer(ctx: Ctx) -> Part:
-    """Does a task vector carry the task, or the answer of its own prompt?"""
+    """Does a task vector transfer the task, or the answer of its own prompt?"""
     judged = ctx.once(transferred)
     compared = {
         "task vector minus label-shuffled, f(x)": judged.beyond_shuffled,

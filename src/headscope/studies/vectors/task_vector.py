@@ -1,11 +1,9 @@
 """Does one residual stream transfer the task: the task vectors of Hendel et al. 2023.
 
 In: the residual stream at the final token of few-shot prompts with dummy queries, before every layer. Out: accuracy
-where it takes the place of that of a zero-shot prompt with another query, before the same layer; for single
-prompts, label-shuffled ones, another function, and means over prompts. The layer is chosen on other functions, as
-in the paper on a development set. The residual stream after the last layer is left out: there the dummy query's
-answer is copied by construction. Whether it is the task that is transferred, and not the answer, is
-`task_not_answer`.
+where it takes the place of that of a zero-shot prompt with another query, before the same layer; for single prompts,
+label-shuffled ones, another function, and means over prompts. Other functions choose the layer, as in the paper a
+development set does. After the last layer the dummy query's answer is copied by construction: that is left out.
 """
 
 import torch
@@ -14,7 +12,7 @@ from headscope.evidence import Chosen, Test, chosen_table, claim, lines, series
 from headscope.models.model import Model
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.sites import means_by, residual_streams
+from headscope.studies.sites import at_final_token, means_by, residual_sites
 from headscope.studies.vectors import effects
 from headscope.studies.vectors.does_the_task import baselines, examples_help, gain_of_examples
 from headscope.studies.vectors.effects import DUMMYS, FEW, OTHERS, OWN, ZERO, Draws, Outcomes
@@ -104,10 +102,12 @@ def task_vectors(model: Model, half: Transfer) -> dict[str, Draws]:
     """The residual stream at the final token of prompts with dummy queries: single prompts, and means by function."""
     single = {TASK: half.dummy, SHUFFLED: half.dummy.with_shuffled_labels(half.seed), OTHER: half.other}
     averaged = {MEAN: half.sources, MEAN_SHUFFLED: half.sources.with_shuffled_labels(half.seed)}
-    vectors = {name: residual_streams(model, linear(model, shots)) for name, shots in single.items()}
+    sites, vectors = residual_sites(model)[:-1], {}
+    for name, shots in single.items():
+        vectors[name] = torch.stack([*at_final_token(model, linear(model, shots), sites).values()])
     for name, shots in averaged.items():
-        by_layer = residual_streams(model, linear(model, shots))
-        means = torch.stack([means_by(stream, half.source_function) for stream in by_layer])
+        by_layer = at_final_token(model, linear(model, shots), sites).values()
+        means = torch.stack([means_by(residual, half.source_function) for residual in by_layer])
         vectors[name] = means[:, half.function]
         if name == MEAN:
             vectors[MEAN_OTHER] = means[:, half.partner]

@@ -1,0 +1,74 @@
+"""Sets of heads: named by a detector, told in a sentence, and ablated beside as many random heads.
+
+In: attention above a null, or `AgainstRandom` (sweeps.controls) by the name of the set. Out: heads, strongest first;
+the tests that a set costs more than random ones do; columns of a table of sets. Not done here: ablating.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from headscope.detectors import NAMED_MARGIN
+from headscope.evidence import Rank, Test
+from headscope.evidence.comparisons import head_names
+from headscope.measures.samples import Samples
+from headscope.sweeps.controls import AgainstRandom
+from headscope.tables import Column, Quantity
+from headscope.vocabulary import Head
+
+INTERACTION_SHARE = 0.1
+COLUMNS: dict[Column, Callable[[AgainstRandom], Any]] = {
+    Column("ablated", pl.String, "the heads, ablated together"): lambda one: head_names(one.picked),
+    Column("size", pl.Int64, "how many heads"): lambda one: len(one.picked),
+    Column("random_mean", pl.Float64, "mean over random sets of as many heads", "nats"): lambda one: float(
+        one.means.mean()
+    ),
+    Column("random_max", pl.Float64, "largest damage among the random sets", "nats"): lambda one: max(
+        one.means.tolist(), default=math.nan
+    ),
+    Column("random_worst", pl.String, "the heads of that set"): lambda one: head_names(one.worst),
+    Column("random_sets", pl.Int64, "random sets that were ablated"): lambda one: len(one.sets),
+    Column("p_value", pl.Float64, "share of sets, this one included, with at least its damage"): lambda one: one.p,
+}
+
+
+def named(above: Samples) -> tuple[Head, ...]:
+    """The heads whose attention above the null [prompt, (layer, head)] is clear for all at once, strongest first."""
+    heads = above.named(above=NAMED_MARGIN) if len(above) else above
+    order = (-heads.estimate().low).argsort(kind="stable") if len(heads) else ()
+    return tuple(Head.parse(heads.coordinates("head")[place]) for place in order)
+
+
+def first_few(heads: Sequence[Head], most: int) -> str:
+    """The first of many heads in a sentence.
+
+    >>> first_few([Head(0, 1), Head(1, 0), Head(2, 3)], 2)
+    '0.1 1.0 and 1 more'
+    """
+    return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
+
+
+def beyond_random(what: str, quantity: Quantity, ablated: AgainstRandom | None, none: str) -> list[Rank | Test]:
+    """Tests that a set costs more than random ones do on average, and is among the largest; `none`: why not known."""
+    if ablated is None:
+        return [Test(what, None, above=0.0, reason=none)]
+    drawn = ablated.means.numpy()
+    usual = max(0.0, float(drawn.mean())) if len(drawn) else 0.0
+    rank = Rank("rank among random sets", float(ablated.damage.mean()), drawn, quantity.name, quantity.unit)
+    return [rank, Test(what, Samples.one(quantity, ablated.damage), above=usual)]
+
+
+def superadditive(jointly_more: Samples | None, singly: Samples | None, reason: str) -> Test:
+    """The test of redundancy: joint damage minus the sum of single ones, against a tenth of that sum."""
+    margin = 0.0 if singly is None else INTERACTION_SHARE * abs(float(singly.mean[0]))
+    what = "joint damage minus the sum of single ones"
+    return Test(what, jointly_more, above=margin, reason=reason)
+
+
+def columns_of(sets: Mapping[str, AgainstRandom], names: str) -> dict[Column, dict[str, Any]]:
+    """Columns with these names (`more=`) of a table with a row for each set."""
+    by_name = {column.name: column for column in COLUMNS}
+    wanted = [by_name[name] for name in names.split()]
+    return {column: {label: COLUMNS[column](one) for label, one in sets.items()} for column in wanted}
