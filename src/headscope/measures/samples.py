@@ -38,7 +38,8 @@ class Cells:
     """What every kind of estimate has: a quantity, named coordinates, and a list of cells.
 
     `axes` are columns: name, type and meaning of each coordinate; `cells` has one coordinate per axis. `over` names
-    the unit of independence, in the plural. `reasons` says of cells why they are undefined.
+    the unit of independence, in the plural. `reasons` says of cells why they are undefined. `chosen` are coordinates
+    of the cell that other units chose, if one was to be chosen; a selection of cells forgets them.
     """
 
     quantity: Quantity
@@ -46,6 +47,7 @@ class Cells:
     cells: tuple[Coordinates, ...] = ((),)
     over: str = "prompts"
     reasons: Mapping[Coordinates, str] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -64,7 +66,10 @@ class Cells:
 
     def only(self: C, **where: Any) -> C:
         """The cells whose coordinate is this value, one of these (a list, tuple or set), or passes this function."""
-        return self._taken([i for i, cell in enumerate(self.cells) if self._fits(cell, where)])
+        wanted = [(self.axis(name), value) for name, value in where.items()]
+        return self._taken(
+            [i for i, cell in enumerate(self.cells) if all(_fits(cell[place], value) for place, value in wanted)]
+        )
 
     def at(self: C, **where: Any) -> C:
         """The cells with these coordinates; the axes that are fixed are dropped."""
@@ -95,9 +100,22 @@ class Cells:
         named = {cell: reason for cell in self.only(**where).cells}
         return replace(self, reasons={**self.reasons, **named})
 
+    def choosing(self: C, **where: Any) -> C:
+        """With the cell at these coordinates as the one that other units chose."""
+        return replace(self, chosen=where)
+
+    @property
+    def there(self: C) -> C:
+        """At the chosen cell."""
+        return self.at(**self.chosen)
+
     def estimate(self, level: float = 0.95) -> Estimate:
         """Mean (or statistic) and bounds of every cell by itself, [cell]; NaN where undefined."""
         raise NotImplementedError
+
+    def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
+        """Bounds that hold for all cells at once, and p values of "the mean is at most `above`"."""
+        raise ValueError(f"{self.quantity.name!r}: joint bounds are those of means")
 
     @property
     def point(self) -> Array:
@@ -109,23 +127,11 @@ class Cells:
         """Units behind each cell."""
         raise NotImplementedError
 
-    def _fits(self, cell: Coordinates, where: Mapping[str, Any]) -> bool:
-        for name, wanted in where.items():
-            value = cell[self.axis(name)]
-            if callable(wanted):
-                fits = bool(wanted(value))
-            else:
-                fits = (
-                    value in wanted if isinstance(wanted, list | tuple | set | frozenset | range) else value == wanted
-                )
-            if not fits:
-                return False
-        return True
-
-    def _taken(self: C, chosen: list[int]) -> C:
-        """Those cells, in that order; subclasses take their arrays along."""
+    def _taken(self: C, chosen: list[int], **arrays: Any) -> C:
+        """Those cells, in that order, with their `arrays`; subclasses take theirs along."""
         cells = tuple(self.cells[i] for i in chosen)
-        return replace(self, cells=cells, reasons={c: self.reasons[c] for c in cells if c in self.reasons})
+        reasons = {cell: self.reasons[cell] for cell in cells if cell in self.reasons}
+        return replace(self, cells=cells, reasons=reasons, chosen={}, **arrays)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -230,7 +236,6 @@ class Samples(Cells):
         return Estimate(rows[0], rows[1], rows[2], len(self.units))
 
     def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
-        """Bounds that hold for all cells at once, and p values of "the mean is at most `above`"."""
         return simultaneous(self.linear, margin=above, level=level, within=self.quantity.within)
 
     def __sub__(self, other: "Samples") -> "Samples":
@@ -281,13 +286,15 @@ class Samples(Cells):
         """The cells whose mean surely exceeds a margin, by a bound that holds for all cells at once."""
         return self._taken(np.flatnonzero(self.together(above=above).at_least > above).tolist())
 
-    def _taken(self: S, chosen: list[int]) -> S:
+    def _taken(self: S, chosen: list[int], **arrays: Any) -> S:
         counts = None if self.counts is None else self.counts[:, chosen]
-        # The base changes the cells alone; checked again only once the values fit.
-        bare = Cells._taken(
-            Cells(quantity=self.quantity, axes=self.axes, cells=self.cells, reasons=self.reasons), chosen
-        )
-        return replace(self, cells=bare.cells, reasons=bare.reasons, values=self.values[:, chosen], counts=counts)
+        return super()._taken(chosen, values=self.values[:, chosen], counts=counts, **arrays)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if callable(wanted):
+        return bool(wanted(value))
+    return value in wanted if isinstance(wanted, list | tuple | set | frozenset | range) else bool(value == wanted)
 
 
 def stacked(listed: Sequence[Samples]) -> Samples:
@@ -305,6 +312,7 @@ def stacked(listed: Sequence[Samples]) -> Samples:
     counts = [each.counts for each in listed if each.counts is not None]
     return replace(
         listed[0],
+        chosen={},
         cells=tuple(cell for each in listed for cell in each.cells),
         reasons={cell: why for each in listed for cell, why in each.reasons.items()},
         values=np.concatenate([each.values for each in listed], axis=1),

@@ -78,9 +78,8 @@ class Statistic(Cells):
             self, quantity=self.quantity.difference(), value=self.value - other.value, draws=self.draws - other.draws
         )
 
-    def _taken(self, chosen: list[int]) -> "Statistic":
-        taken = super()._taken(chosen)
-        return replace(taken, value=self.value[chosen], draws=self.draws[:, chosen])
+    def _taken(self, chosen: list[int], **arrays: Any) -> "Statistic":
+        return super()._taken(chosen, value=self.value[chosen], draws=self.draws[:, chosen], **arrays)
 
 
 def percentile_bounds(draws: Array, *, level: float = 0.95) -> tuple[float, float]:
@@ -192,9 +191,9 @@ class Unpaired(Cells):
             rows[:, 1:] = rows[:, 1:].clip(*self.quantity.within)
         return Estimate(rows[:, 0], rows[:, 1], rows[:, 2], int(self.n.min(initial=0)))
 
-    def _taken(self, chosen: list[int]) -> "Unpaired":
-        taken = super()._taken(chosen)
-        return replace(taken, first=self.first._taken(chosen), second=self.second._taken(chosen))
+    def _taken(self, chosen: list[int], **arrays: Any) -> "Unpaired":
+        sides = {"first": self.first._taken(chosen), "second": self.second._taken(chosen)}
+        return super()._taken(chosen, **sides, **arrays)
 
 
 def unpaired(first: Samples, second: Samples) -> Unpaired:

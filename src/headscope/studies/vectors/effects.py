@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from headscope.evidence import beside, table
+from headscope.evidence import table
 from headscope.interventions import set_values
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Samples
@@ -144,8 +144,7 @@ def recovered(gained: Samples, gap: Samples) -> Samples:
 
 def outcome_table(name: str, *outcomes: Outcomes) -> Table:
     """Accuracy with bounds, and probability with bounds beside it."""
-    more = beside(*(each.probability for each in outcomes))
-    return table([each.accuracy for each in outcomes], name, more=more)
+    return table([each.accuracy for each in outcomes], name, bounded=[each.probability for each in outcomes])
 
 
 def columns(names: Sequence[Column], rows: Mapping[str, tuple[Any, ...]]) -> dict[Column, dict[str, Any]]:
