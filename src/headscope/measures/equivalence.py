@@ -19,34 +19,12 @@ from headscope.errors import BadArgument
 from headscope.measures.intervals import interval
 
 
-class Side(StrEnum):
-    """Where a quantity lies, seen from a margin."""
-
-    ABOVE = "exceeds the margin"
-    BELOW = "stays under the margin"
-    UNDETERMINED = "undetermined"
-
-
 class Outcome(StrEnum):
     """Whether there is a change: yes, none that matters, or not known."""
 
     DIFFERENT = "different"
     EQUIVALENT = "equivalent"
     UNDETERMINED = "undetermined"
-
-
-def side(low: float, high: float, margin: float) -> Side:
-    """Above if the lower bound exceeds the margin, below if the upper bound stays under it.
-
-    For the best of several quantities, `low` is the bound of the one that was picked elsewhere and `high` the
-    largest upper bound of all. A bound that is NaN shows nothing.
-
-    >>> [str(side(low, 0.3, margin=0.1)) for low in (0.2, 0.0)]
-    ['exceeds the margin', 'undetermined']
-    """
-    if low > margin:
-        return Side.ABOVE
-    return Side.BELOW if high < margin else Side.UNDETERMINED
 
 
 @dataclass(frozen=True)
