@@ -152,8 +152,7 @@ class PerPrompt:
 
     def of(self, label: Hashable) -> Array:
         """The values of one label, [prompt]."""
-        column: Array = self.values[:, self.labels.index(label)]
-        return column
+        return self.values[:, self.labels.index(label)]
 
 
 def ablated_first(game: Game) -> PerPrompt:

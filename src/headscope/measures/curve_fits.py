@@ -150,8 +150,7 @@ def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     weights = np.concatenate((np.ones((1, n)), counts.astype(np.float64)))
-    means: Array = weights @ values / n
-    return means
+    return weights @ values / n
 
 
 def _starts(family: Family, at: Tensor, seen: Tensor, seed: int) -> Tensor:

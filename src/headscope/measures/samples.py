@@ -74,12 +74,11 @@ class Cells:
     def at(self: C, **where: Any) -> C:
         """The cells with these coordinates; the axes that are fixed are dropped."""
         kept = [i for i, axis in enumerate(self.axes) if axis.name not in where]
-        chosen = self.only(**where)
-        cells = tuple(tuple(cell[i] for i in kept) for cell in chosen.cells)
-        reasons = {
-            short: self.reasons[long] for short, long in zip(cells, chosen.cells, strict=True) if long in self.reasons
-        }
-        return replace(chosen, axes=tuple(self.axes[i] for i in kept), cells=cells, reasons=reasons)
+        found = self.only(**where)
+        short = {cell: tuple(cell[i] for i in kept) for cell in found.cells}
+        reasons = {short[cell]: reason for cell, reason in found.reasons.items()}
+        axes, cells = tuple(self.axes[i] for i in kept), tuple(short[cell] for cell in found.cells)
+        return replace(found, axes=axes, cells=cells, reasons=reasons)
 
     def by(self: C, name: str) -> dict[Any, C]:
         """One for each value of an axis, which is dropped."""
@@ -97,8 +96,7 @@ class Cells:
 
     def because(self: C, reason: str, **where: Any) -> C:
         """With a reason for the cells (those with these coordinates) that are undefined."""
-        named = {cell: reason for cell in self.only(**where).cells}
-        return replace(self, reasons={**self.reasons, **named})
+        return replace(self, reasons={**self.reasons, **dict.fromkeys(self.only(**where).cells, reason)})
 
     def choosing(self: C, **where: Any) -> C:
         """With the cell at these coordinates as the one that other units chose."""
@@ -200,19 +198,16 @@ class Samples(Cells):
             return self.values
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = self.values.sum(0) / self.counts.sum(0)
-            linear: Array = ratio + (self.values - ratio * self.counts) / self.counts.mean(0)
-        return linear
+            return np.asarray(ratio + (self.values - ratio * self.counts) / self.counts.mean(0))
 
     @property
     def mean(self) -> Array:
         """Mean of each cell, [cell]."""
+        linear = self.linear
         if not self.leave_out:
-            plain: Array = self.linear.mean(0)
-            return plain
-        known = ~np.isnan(self.linear)
-        sums, nothing = np.nansum(self.linear, 0), np.full(len(self), np.nan)
-        mean: Array = np.divide(sums, known.sum(0), out=nothing, where=known.any(0))
-        return mean
+            return np.asarray(linear.mean(0))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nansum(linear, 0) / np.count_nonzero(~np.isnan(linear), axis=0))
 
     @property
     def point(self) -> Array:
@@ -220,8 +215,9 @@ class Samples(Cells):
 
     @property
     def n(self) -> NDArray[np.int64]:
-        units: NDArray[np.int64] = np.full(len(self), len(self.units))
-        return np.count_nonzero(~np.isnan(self.linear), axis=0) if self.leave_out else units
+        if self.leave_out:
+            return np.asarray(np.count_nonzero(~np.isnan(self.linear), axis=0))
+        return np.full(len(self), len(self.units))
 
     def estimate(self, level: float = 0.95) -> Estimate:
         within = self.quantity.within
@@ -277,10 +273,10 @@ class Samples(Cells):
 
     def best(self, name: str, *, above: float | None = None) -> Any:
         """The coordinate on this axis of the cell with the largest mean; None if none is defined, or over `above`."""
-        mean = np.where(np.isnan(self.mean), -np.inf, self.mean)
-        if not len(mean) or mean.max() == -np.inf or (above is not None and not mean.max() > above):
+        mean = self.mean
+        if np.isnan(mean).all() or (above is not None and not np.nanmax(mean) > above):
             return None
-        return self.cells[int(mean.argmax())][self.axis(name)]
+        return self.cells[int(np.nanargmax(mean))][self.axis(name)]
 
     def named(self: S, *, above: float) -> S:
         """The cells whose mean surely exceeds a margin, by a bound that holds for all cells at once."""
@@ -303,10 +299,7 @@ def stacked(listed: Sequence[Samples]) -> Samples:
     Raises:
         ValueError: for none, or if one of these differs.
     """
-    if (
-        not listed
-        or len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1
-    ):
+    if len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1:
         named = ", ".join(repr(each.quantity.name) for each in listed) or "nothing"
         raise ValueError(f"cannot stack samples of {named}: quantity, axes and units must be the same")
     counts = [each.counts for each in listed if each.counts is not None]
@@ -324,7 +317,7 @@ class Tally:
     """Ratio samples filled while streaming: unit by unit, a sum and a count for each cell."""
 
     def __init__(self, quantity: Quantity, axes: Sequence[Column], *, over: str = "documents") -> None:
-        self._made_of = (quantity, tuple(axes), over)
+        self._made_of: dict[str, Any] = {"quantity": quantity, "axes": tuple(axes), "over": over}
         self._sums: dict[Hashable, dict[Coordinates, tuple[float, float]]] = {}
 
     def add(self, unit: Hashable, sums: Mapping[Any, float | int], counts: Mapping[Any, float | int]) -> None:
@@ -337,19 +330,11 @@ class Tally:
 
     def samples(self) -> Samples:
         """What was added; a unit without rows in a cell counts nothing there."""
-        quantity, axes, over = self._made_of
         cells = tuple(dict.fromkeys(cell for own in self._sums.values() for cell in own))
         listed = np.array([[own.get(cell, (0.0, 0.0)) for cell in cells] for own in self._sums.values()])
         listed = listed.reshape(len(self._sums), len(cells), 2)
-        return Samples(
-            quantity=quantity,
-            axes=axes,
-            cells=cells,
-            over=over,
-            values=listed[..., 0],
-            counts=listed[..., 1],
-            units=tuple(self._sums),
-        )
+        values, counts = np.moveaxis(listed, -1, 0)
+        return Samples(cells=cells, units=tuple(self._sums), values=values, counts=counts, **self._made_of)
 
 
 LAYER = Column("layer", pl.Int64, "layer, from 0")

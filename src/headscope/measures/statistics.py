@@ -153,17 +153,14 @@ def _counts_of(samples: Sequence[Samples], resamples: int, seed: int) -> list[Ar
 
 def _weighted(part: Samples, counts: Array) -> Array:
     """The cells' means with every unit counted so often."""
-    if part.counts is not None:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio: Array = counts @ part.values / (counts @ part.counts)
-        return ratio
-    if not part.leave_out:
-        plain: Array = counts @ part.values / counts.sum()
-        return plain
-    known = ~np.isnan(part.values)
+    values, rows = part.values, part.counts
+    if rows is None and not part.leave_out:
+        return np.asarray(counts @ values / counts.sum())
+    if rows is None:
+        known = ~np.isnan(values)
+        values, rows = np.where(known, values, 0.0), known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rest: Array = counts @ np.where(known, part.values, 0.0) / (counts @ known)
-    return rest
+        return np.asarray(counts @ values / (counts @ rows))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,13 +172,11 @@ class Unpaired(Cells):
 
     @property
     def point(self) -> Array:
-        difference: Array = self.first.mean - self.second.mean
-        return difference
+        return self.first.mean - self.second.mean
 
     @property
     def n(self) -> NDArray[np.int64]:
-        fewest: NDArray[np.int64] = np.minimum(self.first.n, self.second.n)
-        return fewest
+        return np.minimum(self.first.n, self.second.n)
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """Welch's t interval; NaN where neither side varies or a side has fewer than two values."""
@@ -211,12 +206,9 @@ def unpaired(first: Samples, second: Samples) -> Unpaired:
 
 
 def _welch(first: Array, second: Array, level: float) -> tuple[float, float, float]:
-    if min(len(first), len(second)) < 1:
-        return math.nan, math.nan, math.nan
-    difference = float(first.mean() - second.mean())
-    if min(len(first), len(second)) < 2:
-        return difference, math.nan, math.nan
-    squares = [values.var(ddof=1) / len(values) for values in (first, second)]
+    fewest = min(len(first), len(second))
+    difference = float(first.mean() - second.mean()) if fewest else math.nan
+    squares = [values.var(ddof=1) / len(values) for values in (first, second) if fewest > 1]
     if not sum(squares) > 0:
         return difference, math.nan, math.nan
     parts = (square**2 / (len(values) - 1) for square, values in zip(squares, (first, second), strict=True))

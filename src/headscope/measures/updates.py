@@ -11,8 +11,8 @@ is not followed, gamma if it is (noise keeps it below 1). *The line is one of lo
 exact posterior bends in logit p. It is a line for two hypotheses; the average over prompts is one of
 log-odds, since a mean of probabilities bends it again.
 
-Here: the update, the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, and how straight log-odds
-are. c / (1 - c) = (gamma / beta)^K makes this the Bayesian law of measures.curves with shots from 0 on.
+Here: the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, and how straight log-odds are.
+c / (1 - c) = (gamma / beta)^K makes this the Bayesian law of measures.curves with shots from 0 on.
 """
 
 import math
@@ -95,8 +95,7 @@ def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
     """
     share = (p - beta) / (gamma - beta)
     inside = (share > 0) & (share < 1)
-    log_odds: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
-    return log_odds
+    return np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
