@@ -28,6 +28,8 @@ from headscope.tasks.split import ESTIMATION, SELECTION, Split
 from headscope.vocabulary import Head
 
 Coordinates = tuple[Any, ...]
+# By coordinates: a tuple, or a single value where there is one axis.
+ByCell = Mapping[Any, Any]
 # Not typing.Self, which the run-time checks of the tests do not take.
 C = TypeVar("C", bound="Cells")
 S = TypeVar("S", bound="Samples")
@@ -154,7 +156,7 @@ class Samples(Cells):
             )
 
     @classmethod
-    def of(cls: type[S], quantity: Quantity, axes: Sequence[Column], values: Mapping[Any, Any], **kwargs: Any) -> S:
+    def of(cls: type[S], quantity: Quantity, axes: Sequence[Column], values: ByCell, **kwargs: Any) -> S:
         """From one array [unit] per cell, by coordinates: a tuple, or a single value where there is one axis."""
         cells = tuple(key if isinstance(key, tuple) else (key,) for key in values)
         arrays = [np.asarray(each, np.float64) for each in values.values()]
@@ -177,12 +179,7 @@ class Samples(Cells):
 
     @classmethod
     def ratio(
-        cls: type[S],
-        quantity: Quantity,
-        axes: Sequence[Column],
-        sums: Mapping[Any, Any],
-        counts: Mapping[Any, Any],
-        **kwargs: Any,
+        cls: type[S], quantity: Quantity, axes: Sequence[Column], sums: ByCell, counts: ByCell, **kwargs: Any
     ) -> S:
         """Ratio samples, from a sum and a count per unit for every cell."""
         counted = cls.of(quantity, axes, {cell: counts[cell] for cell in sums}, **kwargs)
@@ -320,7 +317,7 @@ class Tally:
         self._made_of: dict[str, Any] = {"quantity": quantity, "axes": tuple(axes), "over": over}
         self._sums: dict[Hashable, dict[Coordinates, tuple[float, float]]] = {}
 
-    def add(self, unit: Hashable, sums: Mapping[Any, float | int], counts: Mapping[Any, float | int]) -> None:
+    def add(self, unit: Hashable, sums: ByCell, counts: ByCell) -> None:
         """Add rows of a unit, which may come in several pieces."""
         own = self._sums.setdefault(unit, {})
         for key, value in sums.items():

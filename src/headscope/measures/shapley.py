@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headscope.errors import BadArgument
-from headscope.measures.coalitions import Array, Game, PerPrompt
+from headscope.measures.coalitions import Game, PerPrompt
+from headscope.measures.intervals import Array
 
 ALWAYS_EXACT = 6
 

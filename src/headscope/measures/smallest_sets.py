@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.measures.coalitions import Array, Coalition, Game
-from headscope.measures.intervals import MIN_UNITS, interval
+from headscope.measures.coalitions import Coalition, Game
+from headscope.measures.intervals import MIN_UNITS, Array, interval
 
 # Damages that differ by less than this share of the damage of all are one: logits are float32.
 _ROUNDING = 1e-6
