@@ -8,15 +8,7 @@ from scipy.optimize import least_squares
 
 from headscope.errors import BadArgument
 from headscope.measures.curve_fits import extrapolate, fit_curve, nrmse, refit, resampled_means
-from headscope.measures.curves import (
-    BAYESIAN,
-    BOUNDED,
-    FAMILIES,
-    LOGISTIC,
-    POWER,
-    bayesian_nll_nats,
-    step_per_example,
-)
+from headscope.measures.curves import BAYESIAN, BOUNDED, FAMILIES, LOGISTIC, POWER, step_per_example
 from headscope.measures.statistics import percentile_bounds
 
 SHOTS = np.arange(1, 41, dtype=float)
@@ -40,6 +32,19 @@ def simulated(family, seed):
     nll = -np.log(exactly(family, TRUE[family.name]))
     noisy = nll + np.random.default_rng(seed).normal(0, NOISE_NATS, (100, len(SHOTS)))
     return np.exp(-resampled_means(noisy, resamples=40, seed=seed))
+
+
+def bayesian_nll_nats(shots, prior, likelihood, updates):
+    """NLL [shot] of the Bayesian law for any number of hypotheses; `updates` is the evidence per example.
+
+    One hypothesis has nothing to learn:
+
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> bayesian_nll_nats(torch.tensor([1.0, 9.0]), one, one / 4, torch.tensor(2.0)).exp().round().tolist()
+    [4.0, 4.0]
+    """
+    before = prior.log() + updates * shots[:, None] * likelihood.log()
+    return before.logsumexp(-1) - (before + likelihood.log()).logsumexp(-1)
 
 
 def test_families_by_hand():

@@ -9,7 +9,7 @@ from scipy.linalg import subspace_angles
 from scipy.stats import spearmanr
 
 from headscope.errors import BadArgument
-from headscope.measures.clusters import by_cluster, pseudo_values, ratio_parts, shared_variation
+from headscope.measures.clusters import by_cluster, pseudo_values, shared_variation
 from headscope.measures.directions import (
     agreement,
     cosines,
@@ -138,9 +138,3 @@ def test_correlation_within_columns_is_spearmans() -> None:
     trend = np.arange(3) * 100.0
     assert shared_variation(first + trend, second + trend).mean() == pytest.approx(expected)
     assert math.isnan(shared_variation(first, np.ones((40, 3)))[0])
-
-
-def test_ratio_parts_have_the_ratio_for_their_mean() -> None:
-    moved, whole = noise(50) + 2.0, noise(50, seed=1) + 5.0
-    assert ratio_parts(moved, whole).mean() == pytest.approx(moved.mean() / whole.mean())
-    assert ratio_parts(0.3 * whole, whole) == pytest.approx(np.full(50, 0.3))

@@ -1,5 +1,7 @@
 """Judgements against a margin: hand cases, error rates in simulation, and agreement with the t test."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import headscope as hs
-from headscope.measures import Change, Outcome, Side, change, changes, side
+from headscope.evidence import Test, claim
+from headscope.measures import Change, Outcome, change, changes
+from headscope.measures.intervals import Estimate
+from headscope.measures.samples import Cells
 from headscope.results.study import Verdict
+from headscope.tables import Quantity
 
 nan = float("nan")
 
@@ -47,27 +53,38 @@ def test_what_is_clear_and_what_matters_are_told_apart():
     assert str(judged(0.0, 0.5, 0.1, 0.4)) == "undetermined: 0.25 [0.00, 0.50], margin 0.10"
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bounded(Cells):
+    """One cell with these bounds, whatever the level."""
+
+    low: float
+    high: float
+
+    def estimate(self, level=0.95):
+        return Estimate(*(np.array([each]) for each in (0.0, self.low, self.high)), n=50)
+
+    @property
+    def n(self):
+        return np.array([50])
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (0.2, 0.3, Side.ABOVE),
-        (0.1, 0.3, Side.UNDETERMINED),
-        (0.0, 0.05, Side.BELOW),
-        (0.0, 0.1, Side.UNDETERMINED),
-        (0.0, 0.3, Side.UNDETERMINED),
-        (nan, 0.05, Side.BELOW),
-        (nan, nan, Side.UNDETERMINED),
+        (0.2, 0.3, "yes"),
+        (0.1, 0.3, "unclear"),
+        (0.0, 0.05, "no"),
+        (0.0, 0.1, "unclear"),
+        (0.0, 0.3, "unclear"),
+        (nan, 0.05, "no"),
+        (nan, nan, "unclear"),
     ],
 )
 def test_sides_of_a_margin_and_their_verdicts(low, high, expected):
-    found = side(low, high, margin=0.1)
-    assert found is expected
-    assert (
-        Verdict.of(found)
-        is {Side.ABOVE: Verdict.SUPPORTED, Side.BELOW: Verdict.REFUTED, Side.UNDETERMINED: Verdict.UNDETERMINED}[
-            expected
-        ]
-    )
+    judged = Test("t", Bounded(quantity=Quantity("q", "a quantity"), low=low, high=high), above=0.1)
+    assert judged.row("test").side == expected
+    verdicts = {"yes": Verdict.SUPPORTED, "no": Verdict.REFUTED, "unclear": Verdict.UNDETERMINED}
+    assert claim("c", "It is above.", tests=[judged]).verdict is verdicts[expected]
 
 
 DRAWN = {

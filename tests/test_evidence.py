@@ -10,23 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from headscope.errors import BadArgument, UnknownName
-from headscope.evidence import (
-    Chosen,
-    Rank,
-    Test,
-    any_of,
-    bars,
-    beside,
-    chosen_table,
-    claim,
-    claims_per,
-    every,
-    injected,
-    joint_table,
-    lines,
-    series,
-    table,
-)
+from headscope.evidence import Rank, Test, any_of, bars, claim, claims_per, every, injected, lines, series, table
 from headscope.evidence.claim import told
 from headscope.measures.samples import LAYER, Samples, over_heads
 from headscope.measures.statistics import unpaired
@@ -204,32 +188,32 @@ def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
     layers = layers_with(0.0, 0.545, 0.3, *[0.0] * 20)
     alone, joint = layers.estimate(), layers.together(above=0.5)
     assert alone.low[1] > 0.5 > joint.at_least[1]  # what it takes if nobody had chosen it is more
-    row = any_of("transfer", layers, above=0.5, chosen={"layer": 1}).row("test")
+    row = any_of("transfer", layers.choosing(layer=1), above=0.5).row("test")
     assert (row.side, row.what, row.n) == ("yes", "transfer, layer 1", 30)
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
     assert any_of("transfer", layers, above=0.5).row("test").side == "unclear"
     # The chosen cell is surely under the margin, but another is not: that is the row, and nothing is refuted.
-    row = any_of("transfer", layers, above=0.5, chosen={"layer": 2}).row("test")
+    row = any_of("transfer", layers.choosing(layer=2), above=0.5).row("test")
     assert (row.side, row.what) == ("unclear", "transfer, layer 1 (not chosen)")
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
-    row = any_of("transfer", layers, above=0.7, chosen={"layer": 2}).row("test", 0.99)
+    row = any_of("transfer", layers.choosing(layer=2), above=0.7).row("test", 0.99)
     assert (row.side, row.what) == ("no", "transfer, layer 1 (not chosen)")
     assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.estimate(0.99).high[1]))
 
 
 def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
     layers = layers_with(0.0, 0.1)
-    none = any_of("transfer", layers, above=0.5, chosen={"layer": None}, reason="no layer stands out")
+    none = any_of("transfer", layers.choosing(layer=None), above=0.5, reason="no layer stands out")
     made = claim("c", "It happens.", tests=[none])
     assert made.because == "Not judged: transfer is undefined, no layer stands out."
     broken = replace(layers, values=layers.values * [1.0, np.nan])
-    assert any_of("t", broken, above=0.5, chosen={"layer": 1}).row("test").reason == "undefined for some prompts"
+    assert any_of("t", broken.choosing(layer=1), above=0.5).row("test").reason == "undefined for some prompts"
     # An undefined cell that nobody chose keeps the others from refuting, and the chosen one from nothing.
-    assert any_of("t", broken, above=0.5, chosen={"layer": 0}).row("test").side == "unclear"
-    assert any_of("t", broken, above=-0.5, chosen={"layer": 0}).row("test").side == "yes"
+    assert any_of("t", broken.choosing(layer=0), above=0.5).row("test").side == "unclear"
+    assert any_of("t", broken.choosing(layer=0), above=-0.5).row("test").side == "yes"
     two = layers.labelled(SOURCE, "examples")
     with pytest.raises(ValueError, match="2 cells are chosen"):
-        any_of("t", two, above=0.5, chosen={"source": "examples"}).row("test")
+        any_of("t", two.choosing(source="examples"), above=0.5).row("test")
 
 
 def test_every_head_holds_by_single_bounds_and_is_refuted_by_a_joint_one():
@@ -299,7 +283,7 @@ def test_an_undefined_cell_has_its_reason_beside_it():
 
 def test_joint_tables_have_wider_bounds():
     samples = heads_with(0.2, cells=10)
-    alone, joint = table(samples, "t").rows(), joint_table(samples, "t").rows()
+    alone, joint = table(samples, "t").rows(), table(samples, "t", jointly=True).rows()
     assert all(j["low"] <= a["low"] and a["high"] <= j["high"] for a, j in zip(alone, joint, strict=True))
     assert joint[3]["head"] == "0.3"
 
@@ -308,7 +292,7 @@ def test_another_quantity_stands_beside_with_its_bounds():
     values = np.random.default_rng(0).random((10, 2))
     share = Samples.grid(SHARE, {LAYER: [0, 1]}, values)
     effect = Samples.grid(EFFECT, {LAYER: [0, 1]}, values - 1)
-    made = table(share, "t", more=beside(effect))
+    made = table(share, "t", bounded=[effect])
     assert [column.name for column in made.schema.columns][4:] == ["effect", "effect_low", "effect_high", "prompts"]
     assert made.rows(layer=1)[0]["effect_low"] == effect.estimate().low[1]
 
@@ -332,14 +316,15 @@ def test_numbers_are_told_shortly():
 
 def test_a_chosen_cell_is_marked_and_tested():
     values = np.random.default_rng(0).random((10, 3)) / 10 + np.array([0.0, 0.5, 0.2])
-    chosen = Chosen(Samples.grid(SHARE, {LAYER: [0, 1, 2]}, values), {"layer": 1})
+    chosen = Samples.grid(SHARE, {LAYER: [0, 1, 2]}, values).choosing(layer=1)
     assert chosen.there.cells == ((),)
-    assert chosen.exceeds("transfer", 0.3).row("test").what == "transfer, layer 1"
-    made = chosen_table("t", (SOURCE,), {"examples": chosen, "shuffled": replace(chosen, where={"layer": 2})})
+    assert any_of("transfer", chosen, above=0.3).row("test").what == "transfer, layer 1"
+    shuffled = chosen.choosing(layer=2).labelled(SOURCE, "shuffled")
+    made = table([chosen.labelled(SOURCE, "examples"), shuffled], "t")
     marked = [(row["source"], row["layer"]) for row in made.rows(chosen=True)]
     assert (len(made), marked) == (6, [("examples", 1), ("shuffled", 2)])
-    assert len(chosen_table("t", (), {(): chosen}).rows(chosen=True)) == 1
-    two = chosen_table("t", (SOURCE, Column("way", pl.String, "how")), {("examples", "zero"): chosen})
+    assert len(table(chosen, "t").rows(chosen=True)) == 1
+    two = table(chosen.labelled(Column("way", pl.String, "how"), "zero").labelled(SOURCE, "examples"), "t")
     assert two.rows(chosen=True)[0] | {"source": "examples", "way": "zero", "layer": 1} == two.rows(layer=1)[0]
     assert [column.name for column in two.schema.columns][:3] == ["source", "way", "layer"]
 

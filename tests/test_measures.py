@@ -16,8 +16,8 @@ from headscope.measures import interval, tokens
 def test_loss_by_hand():
     # Two tokens, logits (0, ln 3): probabilities 1/4 and 3/4. The next token is 1, then 0.
     logits = torch.tensor([[[0.0, math.log(3)]] * 3])
-    found = tokens.loss_nats(logits, torch.tensor([[0, 1, 0]]))
-    assert_close(found, torch.tensor([[math.log(4 / 3), math.log(4)]]))
+    losses = [hs.measures.loss([position])(logits, hs.Prompts(((0, 1, 0),))).item() for position in (0, 1)]
+    assert losses == pytest.approx([math.log(4 / 3), math.log(4)])
 
 
 def test_the_loss_measure_reads_predicting_positions_only():
@@ -121,4 +121,4 @@ def test_intervals_without_spread_or_prompts():
 
 def test_shapes_are_checked_under_the_tests():
     with pytest.raises(TypeCheckError):
-        tokens.loss_nats(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
+        tokens.log_probability_nats(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))

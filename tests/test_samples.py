@@ -164,6 +164,14 @@ def test_a_document_with_more_rows_weighs_more():
     assert low < 47 / 134 < high
 
 
+def test_the_linear_part_has_the_ratio_for_its_mean():
+    moved, whole = drawn(50) + 2.0, drawn(50, seed=1) + 5.0
+    share = Samples.ratio(SHARE, (HEAD,), {"0.0": moved}, {"0.0": whole})
+    assert_allclose(share.linear.mean(0), moved.mean() / whole.mean())
+    # Where every document moves by the same share of its own rows, there is no spread.
+    assert_allclose(Samples.ratio(SHARE, (HEAD,), {"0.0": 0.3 * whole}, {"0.0": whole}).linear, 0.3)
+
+
 def test_streamed_in_pieces_or_at_once_is_the_same():
     whole, pieces = (Tally(SHARE, (HEAD, BEHAVIOUR)) for _ in range(2))
     for document in "abc":

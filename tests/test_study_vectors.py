@@ -13,7 +13,7 @@ from headscope.cli import main
 from headscope.detectors.key_attention import key_attention
 from headscope.detectors.roles import example_to_example
 from headscope.errors import BadArgument, PromptError
-from headscope.evidence import Chosen, Test
+from headscope.evidence import Test
 from headscope.measures.rankings import agreement
 from headscope.measures.samples import LAYER, Samples, over_heads
 from headscope.measures.whole_answers import unpacked, whole_answer
@@ -375,7 +375,7 @@ def about(mean, quantity=DIFFERENCE):
 def chosen(mean, elsewhere=0.0, quantity=DIFFERENCE):
     """Samples by layer: this mean at layer 1, which was chosen, and another at layer 0."""
     columns = [about(each, quantity).values[:, 0] for each in (elsewhere, mean)]
-    return Chosen(Samples.grid(quantity, {LAYER: [0, 1]}, np.stack(columns, 1), over="functions"), {"layer": 1})
+    return Samples.grid(quantity, {LAYER: [0, 1]}, np.stack(columns, 1), over="functions").choosing(layer=1)
 
 
 HELP = Test("examples help", about(0.9), above=0.1)

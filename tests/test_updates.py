@@ -10,7 +10,7 @@ from headscope.errors import BadArgument
 from headscope.measures import hypothesis_posterior, posterior_predictive
 from headscope.measures.curves import BAYESIAN, step_per_example
 from headscope.measures.statistics import percentile_bounds
-from headscope.measures.updates import UPDATES, belief, fit_updates, implied_log_odds, line_of, updated
+from headscope.measures.updates import UPDATES, fit_updates, implied_log_odds, line_of
 
 SHOTS = np.arange(16.0)
 
@@ -19,6 +19,17 @@ def as_printed(right, wrong, c):
     """The update as the article prints it, with (c - 1) in the second line."""
     total = right * c + wrong * (1 - c)
     return right * c / total, wrong * (c - 1) / total
+
+
+def updated(right, wrong, c):
+    """The update mended: both beliefs after one confirming example."""
+    total = right * c + wrong * (1 - c)
+    return right * c / total, wrong * (1 - c) / total
+
+
+def belief(prior, c, examples):
+    """A after these numbers of confirming examples: p where it goes from 0 to 1."""
+    return UPDATES.p(torch.tensor([prior, c, 0.0, 1.0], dtype=torch.float64), torch.from_numpy(examples)).numpy()
 
 
 def test_the_printed_update_gives_no_probabilities_and_the_mended_one_does():

@@ -17,6 +17,7 @@ judging a single comparison (evidence.comparisons).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headscope.evidence.comparisons import LEVEL, Judged
@@ -69,36 +70,28 @@ def _listed(judged: Judged | Sequence[Judged] | None) -> Sequence[Judged]:
 
 def claims_per(axis: str, values: Sequence[Any], make: Callable[[Any], Claim]) -> tuple[Claim, ...]:
     """One claim with a verdict of its own for each value of an axis (each model, each head): "name:value"."""
-    made = [(value, make(value)) for value in values]
-    return tuple(
-        Claim(f"{one.name}:{value}", one.statement, one.verdict, one.because, one.tables, one.evidence)
-        for value, one in made
-    )
+    made = ((value, make(value)) for value in values)
+    return tuple(replace(one, name=f"{one.name}:{value}") for value, one in made)
 
 
 def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
-    for row in rows["need"]:
-        if row.side != "yes":
-            return Verdict.UNDETERMINED, f"Not judged: {told(row)}."
-    for role in ("test", "positive control", "null"):
-        for row in rows[role]:
-            if math.isnan(row.estimate):
-                return Verdict.UNDETERMINED, f"Not judged: {told(row)}."
-    for row in rows["positive control"]:
-        if row.side != "yes":
-            return Verdict.UNDETERMINED, f"What must show it does not: {told(row)}."
-    for row in rows["null"]:
-        if row.side == "yes":
-            return Verdict.UNDETERMINED, f"The control shows it too: {told(row)}."
+    judged = [row for role in ("test", "positive control", "null") for row in rows[role]]
+    for finding, against in (
+        ("Not judged", [row for row in rows["need"] if row.side != "yes"]),
+        ("Not judged", [row for row in judged if math.isnan(row.estimate)]),
+        ("What must show it does not", [row for row in rows["positive control"] if row.side != "yes"]),
+        ("The control shows it too", [row for row in rows["null"] if row.side == "yes"]),
+    ):
+        if against:
+            return Verdict.UNDETERMINED, f"{finding}: {told(against[0])}."
     tests = rows["test"]
-    failed = [row for row in tests if row.side == "no"]
-    unclear = [row for row in tests if row.side == "unclear"]
+    failed, unclear = ([row for row in tests if row.side == side] for side in ("no", "unclear"))
     if failed:
         return Verdict.REFUTED, f"{_capital(told(failed[0]))}."
     if unclear:
         return Verdict.UNDETERMINED, f"It is unclear whether it holds: {told(unclear[0])}."
-    more = ", and so do the other tests" if len(tests) > 1 else ""
-    return (Verdict.SUPPORTED, f"{_capital(told(min(tests, key=_room)))}{', which holds' + more if more else ''}.")
+    others = ", which holds, and so do the other tests" if len(tests) > 1 else ""
+    return Verdict.SUPPORTED, f"{_capital(told(min(tests, key=_room)))}{others}."
 
 
 def told(row: EvidenceRow) -> str:
@@ -110,14 +103,13 @@ def told(row: EvidenceRow) -> str:
     """
     if math.isnan(row.estimate):
         return f"{row.what} is undefined, {row.reason}" if row.reason else f"{row.what} is undefined"
-    unit = "" if row.unit in _UNITLESS else f" {row.unit}"
     if row.comparison == "p at most":
         why = f"; {row.reason}" if row.reason else ""
         return f"{row.what} p = {row.estimate:.3f} (margin: at most {row.margin:.3g}{why})"
     if math.isnan(row.low) and math.isnan(row.high):
-        return f"{row.what} {number(row.estimate)}{unit}, {row.reason or 'without bounds'}"
+        return f"{row.what} {number(row.estimate)}{_unit(row.unit)}, {row.reason or 'without bounds'}"
     estimate, low, high, margin = _written(row.estimate, row.low, row.high, row.margin)
-    return f"{row.what} {estimate} [{low}, {high}]{unit} (margin: {_COMPARED[row.comparison]} {margin})"
+    return f"{row.what} {estimate} [{low}, {high}]{_unit(row.unit)} (margin: {_COMPARED[row.comparison]} {margin})"
 
 
 def in_words(sample: Cells) -> str:
@@ -128,10 +120,8 @@ def in_words(sample: Cells) -> str:
     >>> in_words(Samples.one(Quantity("rise", "a rise", "nats"), [0.5] * 5))
     '0.50 [0.50, 0.50] nats'
     """
-    estimate = sample.estimate()
-    mean, low, high = _written(*(float(each[0]) for each in (estimate.mean, estimate.low, estimate.high)))
-    unit = "" if sample.quantity.unit in _UNITLESS else f" {sample.quantity.unit}"
-    return f"{mean} [{low}, {high}]{unit}"
+    mean, low, high = _written(*_numbers(sample))
+    return f"{mean} [{low}, {high}]{_unit(sample.quantity.unit)}"
 
 
 def percent(sample: Cells) -> str:
@@ -142,14 +132,22 @@ def percent(sample: Cells) -> str:
     >>> percent(Samples.one(Quantity("share", "of what", within=(0.0, 1.0)), [0.4, 0.5, 0.6, 0.5, 0.5, 0.5]))
     '50% [44, 56]'
     """
+    mean, low, high = _numbers(sample)
+    if math.isnan(mean):
+        return "an undefined share"
+    whole, *bounds = (f"{round(100 * value) + 0}" for value in (mean, low, high) if not math.isnan(value))
+    return f"{whole}% [{', '.join(bounds)}]" if len(bounds) == 2 else f"{whole}%"
+
+
+def _numbers(sample: Cells) -> tuple[float, float, float]:
     if len(sample) != 1:
         raise ValueError(f"{sample.quantity.name!r}: {len(sample)} cells; use at(...)")
     bounded = sample.estimate()
-    mean, low, high = (float(each[0]) for each in (bounded.mean, bounded.low, bounded.high))
-    if math.isnan(mean):
-        return "an undefined share"
-    whole = [f"{round(100 * value) + 0}" for value in (mean, low, high) if not math.isnan(value)]
-    return f"{whole[0]}%" if len(whole) < 3 else f"{whole[0]}% [{whole[1]}, {whole[2]}]"
+    return float(bounded.mean[0]), float(bounded.low[0]), float(bounded.high[0])
+
+
+def _unit(unit: str) -> str:
+    return "" if unit in _UNITLESS else f" {unit}"
 
 
 def _written(*values: float) -> list[str]:

@@ -6,19 +6,20 @@ change": that is a test of its own, equivalence, by the 90% interval inside the 
 
 Many cells: `any_of` says yes by a bound that holds for all cells at once, and no where each single cell's own bound
 stays under the margin (if none is there, each one must be shown not to be, which needs no correction); `every` the
-other way round. A cell that was chosen on other units is an ordinary single cell: `any_of` of one says yes by its own
-bound. A rank against random sets says yes by a p value that counts the set itself. Not done here: the verdict
-(evidence.claim), intervals (measures).
+other way round. A cell that was chosen on other units is an ordinary single cell: `any_of` of samples that have one
+says yes by its own bound. A rank against random sets says yes by a p value that counts the set itself. Not done here:
+the verdict (evidence.claim), intervals (measures).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headscope.measures.intervals import Array
+from headscope.measures.intervals import Array, Estimate
 from headscope.measures.samples import Cells, Samples
 from headscope.results.study import EvidenceRow
 from headscope.vocabulary import Head
@@ -26,16 +27,18 @@ from headscope.vocabulary import Head
 LEVEL = 0.95
 SIGNIFICANT = 0.05
 MOST_WORDS = 20
+NAN = math.nan
+Bools = NDArray[np.bool_]
 
 
 class Found(NamedTuple):
     """What a test found: numbers, the bounds that decided, the side; `cell` names the cell that stands for many."""
 
-    estimate: float
-    low: float
-    high: float
-    side: str
-    n: int
+    estimate: float = NAN
+    low: float = NAN
+    high: float = NAN
+    side: str = "unclear"
+    n: int = 0
     reason: str = ""
     cell: str = ""
 
@@ -81,51 +84,59 @@ class Test:
         """The comparison with its outcome; it says no only by a bound of level `no_level`."""
         comparison, margin = self.wanted
         if self.sample is None or not len(self.sample):
-            found = Found(math.nan, math.nan, math.nan, "unclear", 0, self.reason or "nothing was selected")
+            found = self._nothing()
         elif math.isnan(margin):
-            found = Found(math.nan, math.nan, math.nan, "unclear", 0, "the margin is undefined")
+            found = Found(reason="the margin is undefined")
         else:
             found = self._judged(self.sample, no_level)
         quantity = None if self.sample is None else self.sample.quantity
+        numbers = found._asdict()
+        cell = numbers.pop("cell")
         return EvidenceRow(
             role=role,
-            what=f"{self.what}, {found.cell}" if found.cell else self.what,
+            what=f"{self.what}, {cell}" if cell else self.what,
             quantity=quantity.name if quantity else "",
             unit=quantity.unit if quantity else "",
-            estimate=found.estimate,
-            low=found.low,
-            high=found.high,
             comparison=comparison,
             margin=margin,
-            side=found.side,
             over=self.sample.over if self.sample else "",
-            n=found.n,
-            reason=found.reason,
+            **numbers,
         )
+
+    def _nothing(self) -> Found:
+        return Found(reason=self.reason or "nothing was selected")
 
     def _judged(self, sample: Cells, no_level: float) -> Found:
         if len(sample) != 1:
             raise ValueError(f"test {self.what!r}: {len(sample)} cells; use at(...), any_of or every")
         usual, strict = sample.estimate(LEVEL), sample.estimate(no_level)
-        mean, low, high = (float(each[0]) for each in (usual.mean, usual.low, usual.high))
-        yes = self.within is None and _on_side(low, high, self.wanted)
-        if self.within is not None:
-            inner = sample.estimate(2 * LEVEL - 1)
-            yes = -self.within < float(inner.low[0]) and float(inner.high[0]) < self.within
-        no = _off_side(float(strict.low[0]), float(strict.high[0]), self.wanted)
-        return Found(mean, low, high, _side(yes, no), int(sample.n[0]), _why(sample, mean, low))
+        inner = usual if self.within is None else sample.estimate(2 * LEVEL - 1)
+        side = _side(self._holds(inner).all(), self._fails(strict.low, strict.high).all())
+        return _found(sample, usual, side)
+
+    def _holds(self, bounds: Estimate) -> Bools:
+        """Which cells surely are on the wanted side; `within` takes bounds of level 2 `LEVEL` - 1."""
+        comparison, margin = self.wanted
+        if comparison == "within":
+            return (bounds.low > -margin) & (bounds.high < margin)
+        return bounds.low > margin if comparison == "above" else bounds.high < margin
+
+    def _fails(self, low: Array, high: Array) -> Bools:
+        """Which cells surely are on the other side."""
+        comparison, margin = self.wanted
+        if comparison == "within":
+            return (low > margin) | (high < -margin)
+        return high < margin if comparison == "above" else low > margin
 
 
-def any_of(
-    what: str, samples: Cells | None, *, above: float, chosen: Mapping[str, Any] | None = None, reason: str = ""
-) -> Test:
+def any_of(what: str, samples: Cells | None, *, above: float, reason: str = "") -> Test:
     """Some cell's mean exceeds the margin; see the head of this module for what is corrected.
 
-    `chosen` are the coordinates of a cell that other units chose (`{"layer": 3}`): yes by that cell's own bound, no
-    where every cell's bound stays under the margin. The row is the chosen cell's, or, where that one is surely under
-    the margin, that of the cell whose upper bound is largest. A cell that is not among them is an empty selection.
+    Where other units chose a cell (`samples.choosing(layer=3)`): yes by that cell's own bound, no where every cell's
+    bound stays under the margin. The row is the chosen cell's, or, where that one is surely under the margin, that of
+    the cell whose upper bound is largest. A chosen cell that is not among them is an empty selection.
     """
-    return _AnyOf(what, samples, above=above, reason=reason, chosen=chosen)
+    return _AnyOf(what, samples, above=above, reason=reason)
 
 
 def every(
@@ -135,62 +146,51 @@ def every(
     return _Every(what, samples, above=above, within=within, reason=reason)
 
 
-@dataclass(frozen=True, eq=False)
 class _AnyOf(Test):
-    chosen: Mapping[str, Any] | None = None
-
     def _judged(self, sample: Cells, no_level: float) -> Found:
         assert self.above is not None
-        if self.chosen is not None:
-            return self._judged_at(sample, sample.only(**self.chosen), self.above, no_level)
-        samples = _of_means(self.what, sample)
-        joint, alone = samples.together(above=self.above), samples.estimate(no_level)
-        best = _argmax(joint.at_least)
-        if best is None:
-            return Found(
-                math.nan, math.nan, math.nan, "unclear", 0, _first(joint.reason) or "undefined in every cell"
-            )
+        if sample.chosen:
+            return self._judged_at(sample, sample.only(**sample.chosen), self.above, no_level)
+        joint, alone = sample.together(above=self.above), sample.estimate(no_level)
+        if np.isnan(joint.at_least).all():
+            return Found(reason=next(filter(None, joint.reason), "undefined in every cell"))
+        best = int(np.nanargmax(joint.at_least))
         low, high = float(joint.at_least[best]), float(np.max(alone.high))
         side = _side(low > self.above, high < self.above)
-        return Found(float(joint.mean[best]), low, high, side, joint.n, "", _named(samples, best))
+        return Found(float(joint.mean[best]), low, high, side, joint.n, cell=_named(sample, best))
 
-    def _judged_at(self, every: Cells, chosen: Cells, above: float, no_level: float) -> Found:
-        if not len(chosen):
-            return Found(math.nan, math.nan, math.nan, "unclear", 0, self.reason or "nothing was selected")
-        if len(chosen) != 1:
-            raise ValueError(f"test {self.what!r}: {len(chosen)} cells are chosen, not one")
-        own, highest = chosen.estimate(LEVEL), every.estimate(no_level).high
-        side = _side(float(own.low[0]) > above, bool((highest < above).all()))
-        shown, name = chosen, _named(chosen, 0)
+    def _judged_at(self, every: Cells, shown: Cells, above: float, no_level: float) -> Found:
+        if not len(shown):
+            return self._nothing()
+        if len(shown) != 1:
+            raise ValueError(f"test {self.what!r}: {len(shown)} cells are chosen, not one")
+        own, highest, name = shown.estimate(LEVEL), every.estimate(no_level).high, _named(shown, 0)
+        side = _side(own.low[0] > above, (highest < above).all())
         # The row is that of the cell that decides: the chosen one, unless only another one could exceed the margin.
-        if side != "yes" and float(own.high[0]) < above and not np.isnan(highest).any():
-            shown = every._taken([int(highest.argmax())])
-            own = shown.estimate(no_level)
-            name = _named(shown, 0) + (" (not chosen)" if shown.cells != chosen.cells else "")
-        mean, low, high = (float(each[0]) for each in (own.mean, own.low, own.high))
-        return Found(mean, low, high, side, int(shown.n[0]), _why(shown, mean, low), name)
+        if side != "yes" and own.high[0] < above and not np.isnan(highest).any():
+            chosen, shown = shown.cells, every._taken([int(highest.argmax())])
+            own, name = (
+                shown.estimate(no_level),
+                _named(shown, 0) + (" (not chosen)" if shown.cells != chosen else ""),
+            )
+        return _found(shown, own, side, name)
 
 
 class _Every(Test):
     def _judged(self, sample: Cells, no_level: float) -> Found:
-        samples = _of_means(self.what, sample)
-        if np.isnan(samples.mean).any():
-            return Found(math.nan, math.nan, math.nan, "unclear", 0, _why(samples, math.nan, math.nan))
-        joint = samples.together(level=no_level)
-        if self.within is not None:
-            worst = int(np.abs(samples.mean).argmax())
-            inner = samples.estimate(2 * LEVEL - 1)
-            yes = bool((inner.low > -self.within).all() and (inner.high < self.within).all())
-            no = bool(((joint.low > self.within) | (joint.high < -self.within)).any())
-            low, high = float(joint.low[worst]), float(joint.high[worst])
+        if np.isnan(sample.point).any():
+            return Found(reason=_why(sample, NAN, NAN))
+        joint, inner = (
+            sample.together(level=no_level),
+            sample.estimate(LEVEL if self.within is None else 2 * LEVEL - 1),
+        )
+        if self.within is None:
+            worst, low, high = int(inner.low.argmin()), inner.low, joint.at_most
         else:
-            assert self.above is not None
-            alone = samples.estimate(LEVEL)
-            worst = int(alone.low.argmin())
-            yes = bool((alone.low > self.above).all())
-            no = bool((joint.at_most < self.above).any())
-            low, high = float(alone.low[worst]), float(joint.at_most[worst])
-        return Found(float(samples.mean[worst]), low, high, _side(yes, no), joint.n, "", _named(samples, worst))
+            worst, low, high = int(np.abs(sample.point).argmax()), joint.low, joint.high
+        side = _side(self._holds(inner).all(), self._fails(low, high).any())
+        mean, low_bound, high_bound = (float(each[worst]) for each in (sample.point, low, high))
+        return Found(mean, low_bound, high_bound, side, joint.n, cell=_named(sample, worst))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,37 +206,24 @@ class Rank:
     drawn: Array
     quantity: str
     unit: str = ""
-    p_at_most: float = SIGNIFICANT
 
     def row(self, role: str, no_level: float = LEVEL) -> EvidenceRow:
         """The p value with its outcome; `low` and `high` are undefined."""
-        sets, p, reason = len(self.drawn), math.nan, ""
-        side = "unclear"
+        sets, p, side, reason = len(self.drawn), NAN, "unclear", ""
         if not sets:
             reason = "there is no other set of this size"
         elif math.isnan(self.value) or np.isnan(self.drawn).any():
             reason = "undefined for some prompts"
         else:
-            p = float(1 + (self.drawn >= self.value).sum()) / (1 + sets)
-            smaller = float(1 + (self.drawn <= self.value).sum()) / (1 + sets)
-            side = _side(p <= self.p_at_most, smaller <= (1 - no_level))
-            if p == 1 / (1 + sets) > self.p_at_most:
+            p, smaller = (
+                float(1 + beyond.sum()) / (1 + sets)
+                for beyond in (self.drawn >= self.value, self.drawn <= self.value)
+            )
+            side = _side(p <= SIGNIFICANT, smaller <= 1 - no_level)
+            if p == 1 / (1 + sets) > SIGNIFICANT:
                 reason = "too few random sets for so small a p value"
-        return EvidenceRow(
-            role,
-            self.what,
-            "p_value",
-            "",
-            p,
-            math.nan,
-            math.nan,
-            "p at most",
-            self.p_at_most,
-            side,
-            "random sets",
-            sets,
-            reason,
-        )
+        compared = ("p at most", SIGNIFICANT, side, "random sets", sets, reason)
+        return EvidenceRow(role, self.what, "p_value", "", p, NAN, NAN, *compared)
 
 
 def injected(test: Test) -> Test:
@@ -247,51 +234,27 @@ def injected(test: Test) -> Test:
     sample, (comparison, margin) = test.sample, test.wanted
     if not isinstance(sample, Samples) or comparison == "within":
         raise ValueError(f"test {test.what!r}: only means against a margin can be injected")
-    shifted = sample.changed(
-        replace(sample.quantity, within=None), lambda values: values - values.mean(0) + 2 * margin
-    )
+    free = replace(sample.quantity, within=None)
+    shifted = sample.changed(free, lambda values: values - values.mean(0) + 2 * margin)
     return replace(test, what="twice the margin, injected", sample=shifted)
 
 
-def _on_side(low: float, high: float, wanted: tuple[str, float]) -> bool:
-    comparison, margin = wanted
-    return low > margin if comparison == "above" else high < margin
-
-
-def _off_side(low: float, high: float, wanted: tuple[str, float]) -> bool:
-    comparison, margin = wanted
-    if comparison == "within":
-        return low > margin or high < -margin
-    return high < margin if comparison == "above" else low > margin
-
-
-def _side(yes: bool, no: bool) -> str:
+def _side(yes: Any, no: Any) -> str:
     return "yes" if yes else "no" if no else "unclear"
+
+
+def _found(sample: Cells, bounds: Estimate, side: str, cell: str = "") -> Found:
+    """What is known of a single cell."""
+    mean, low, high = (float(each[0]) for each in (bounds.mean, bounds.low, bounds.high))
+    return Found(mean, low, high, side, int(sample.n[0]), _why(sample, mean, low), cell)
 
 
 def _why(sample: Cells, mean: float, low: float) -> str:
     """Why a cell has no number or no bounds; empty where it has both."""
     if not math.isnan(mean) and not math.isnan(low):
         return ""
-    told = next(iter(sample.reasons.values()), "")
-    if told:
-        return told
-    return f"too few {sample.over} for bounds" if not math.isnan(mean) else f"undefined for some {sample.over}"
-
-
-def _of_means(what: str, sample: Cells) -> Samples:
-    if not isinstance(sample, Samples):
-        raise ValueError(f"test {what!r}: joint bounds are those of means")
-    return sample
-
-
-def _argmax(values: Array) -> int | None:
-    known = np.where(np.isnan(values), -np.inf, values)
-    return int(known.argmax()) if known.max() > -np.inf else None
-
-
-def _first(reasons: Any) -> str:
-    return next((str(reason) for reason in np.ravel(reasons) if reason), "")
+    unknown = f"undefined for some {sample.over}" if math.isnan(mean) else f"too few {sample.over} for bounds"
+    return next(filter(None, sample.reasons.values()), unknown)
 
 
 def _named(samples: Cells, cell: int) -> str:

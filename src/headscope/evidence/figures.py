@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from headscope import figures
-from headscope.evidence.tables import Several, table
+from headscope.evidence.tables import Several, listing, table
 from headscope.measures.samples import Cells, Samples
 from headscope.results.study import Figure
 from headscope.tables import Column
@@ -21,23 +21,10 @@ from headscope.tables import Column
 SERIES = Column("series", pl.String, "which line of the figure")
 
 
-def lines(
-    samples: Several, x: str, *, colour: str | None = None, name: str, title: str, caption: str, log_x: bool = False
-) -> Figure:
+def lines(samples: Several, x: str, *, colour: str | None = None, name: str, title: str, caption: str) -> Figure:
     """Means over the axis `x` with their bounds as bands, one line for each value of the axis `colour`."""
-    value = _first(samples).quantity.name
-    return figures.lines(
-        table(samples, name),
-        x,
-        value,
-        colour,
-        "low",
-        "high",
-        log_x=log_x,
-        title=title,
-        caption=caption,
-        name=f"{name}-{x}",
-    )
+    value, shown = listing(samples)[0].quantity.name, table(samples, name)
+    return figures.lines(shown, x, value, colour, "low", "high", title=title, caption=caption, name=f"{name}-{x}")
 
 
 def bars(
@@ -54,12 +41,10 @@ def bars(
 
     `reference` is what each bar is compared with (a null, the clean value): a stroke on it, named by its quantity.
     """
-    value = _first(samples).quantity.name
-    beside = () if reference is None else (reference,)
     return figures.bars_with_intervals(
-        table(samples, name, beside=beside),
+        table(samples, name, beside=() if reference is None else (reference,)),
         label,
-        value,
+        listing(samples)[0].quantity.name,
         "low",
         "high",
         group=colour,
@@ -75,17 +60,12 @@ def series(drawn: Mapping[str, Samples], level: Mapping[str, Samples] = MappingP
 
     `level` are single cells that are drawn as level lines: what holds at every cell of the others.
     """
-    cells = next(iter(drawn.values())).cells
-    axes = next(iter(drawn.values())).axes
-    flat = {
-        name: replace(one, axes=axes, cells=cells, values=np.repeat(one.linear, len(cells), axis=1), counts=None)
-        for name, one in level.items()
-    }
-    return [samples.labelled(SERIES, name) for name, samples in {**drawn, **flat}.items()]
-
-
-def _first(samples: Several) -> Cells:
-    return samples if isinstance(samples, Cells) else samples[0]
+    first = next(iter(drawn.values()))
+    every = dict(drawn)
+    for name, one in level.items():
+        values = np.repeat(one.linear, len(first), axis=1)
+        every[name] = replace(one, axes=first.axes, cells=first.cells, values=values, counts=None)
+    return [samples.labelled(SERIES, name) for name, samples in every.items()]
 
 
 def joined(samples: Cells, name: Column, *axes: str) -> Cells:

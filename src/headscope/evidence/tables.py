@@ -7,15 +7,18 @@ same axes make one table.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from headscope.measures.samples import Cells, Samples
+from headscope.measures.samples import Cells
 from headscope.tables import Column, Schema, Table
 
 Several = Cells | Sequence[Cells]
+Further = dict[Column, dict[Any, Any]]
+
+CHOSEN = Column("chosen", pl.Boolean, "whether the units that select chose this cell")
+REASON = Column("reason", pl.String, "why there is no number; empty where there is one")
 
 
 def table(
@@ -23,107 +26,84 @@ def table(
     name: str,
     *,
     beside: Sequence[Cells] = (),
+    bounded: Sequence[Cells] = (),
     more: Mapping[Column, Mapping[Any, Any]] | None = None,
+    jointly: bool = False,
 ) -> Table:
-    """Every cell by itself: coordinates, mean, `low`, `high` (95% bounds) and units; a reason where any cell has one.
+    """Coordinates, mean, `low`, `high` (95% bounds) and units of every cell; a reason where any cell has one.
 
-    `beside` are further estimates whose mean stands in a column of its quantity's name: of the same cell, or of its
-    only one. `more` has further columns, by the cell's coordinates.
+    Each cell is bounded by itself, or `jointly` with all others of its samples. `beside` are further estimates whose
+    mean stands in a column of its quantity's name: of the same cell, or of its only one. `bounded` are samples of
+    one further quantity, such as those of two halves, that stand there with their bounds. `more` has columns by the
+    cell's coordinates. Samples of which other units chose a cell have it marked.
     """
-    listed = _listed(samples)
-    bounded = [(each, each.estimate()) for each in listed]
-    rows = [
-        (each, cell, (found.mean[i], found.low[i], found.high[i]), int(each.n[i]))
-        for each, found in bounded
-        for i, cell in enumerate(each.cells)
-    ]
-    return _made(listed, name, rows, "by itself", beside, more or {})
-
-
-def joint_table(
-    samples: Samples,
-    name: str,
-    *,
-    beside: Sequence[Cells] = (),
-    more: Mapping[Column, Mapping[Any, Any]] | None = None,
-) -> Table:
-    """The same with bounds that hold for all cells at once."""
-    found = samples.together()
-    told = {cell: str(why) for cell, why in zip(samples.cells, found.reason, strict=True) if why}
-    samples = replace(samples, reasons={**told, **samples.reasons})
-    rows = [
-        (samples, cell, (found.mean[i], found.low[i], found.high[i]), found.n) for i, cell in enumerate(samples.cells)
-    ]
-    return _made([samples], name, rows, "for all rows at once", beside, more or {})
-
-
-def beside(*samples: Cells) -> dict[Column, dict[Any, Any]]:
-    """Mean and bounds of samples as further columns (`more=`) of a table whose rows are the same cells.
-
-    Several have cells of their own, such as those of two halves.
-    """
-    quantity, over = samples[0].quantity, samples[0].over
-    low, high = (
-        Column(f"{quantity.name}_{end}", pl.Float64, f"{which} 95% bound of it over {over}", quantity.unit)
-        for end, which in (("low", "lower"), ("high", "upper"))
-    )
-    columns: dict[Column, dict[Any, Any]] = {quantity.column: {}, low: {}, high: {}}
-    for each in samples:
-        bounded = each.estimate()
-        for column, values in zip(columns, (bounded.mean, bounded.low, bounded.high), strict=True):
-            columns[column] |= dict(zip(each.cells, values.tolist(), strict=True))
-    return columns
-
-
-def _made(
-    listed: Sequence[Cells],
-    name: str,
-    rows: Sequence[tuple[Cells, tuple[Any, ...], tuple[float, float, float], int]],
-    bounds: str,
-    beside: Sequence[Cells],
-    more: Mapping[Column, Mapping[Any, Any]],
-) -> Table:
+    listed = listing(samples)
     first = listed[0]
-    quantity, over = first.quantity, first.over
-    units = Column(over.replace(" ", "_"), pl.Int64, f"{over} behind the mean")
-    reasoned = any(each.reasons for each in listed)
-    columns = [
+    further: dict[Column, Mapping[Any, Any]] = {**_bounded(bounded), **(more or {}), **_marks(listed)}
+    means = [(other, dict(zip(other.cells, other.point.tolist(), strict=True))) for other in beside]
+    rows, reasoned = [], False
+    for each in listed:
+        joint, units = each.together() if jointly else None, each.n.tolist()
+        bounds, why = joint or each.estimate(), each.reasons
+        if joint:
+            why = {cell: str(told) for cell, told in zip(each.cells, joint.reason, strict=True) if told} | {**why}
+        reasoned |= bool(why)
+        numbers = zip(bounds.mean.tolist(), bounds.low.tolist(), bounds.high.tolist(), strict=True)
+        for cell, (mean, low, high), n in zip(each.cells, numbers, units, strict=True):
+            row = [*map(_plain, cell), mean, low, high]
+            # The mean of the cell that has the same coordinates on the axes that both have.
+            row += [own.get(tuple(cell[first.axis(a.name)] for a in other.axes), math.nan) for other, own in means]
+            row += [values.get(cell, values.get(cell[0] if cell else ())) for values in further.values()]
+            rows.append([*row, n, why.get(cell, "") if math.isnan(mean) or math.isnan(low) else ""])
+    which = "for all rows at once" if jointly else "by itself"
+    columns = (
         *first.axes,
-        quantity.column,
-        Column("low", pl.Float64, f"lower 95% bound over {over}, {bounds}", quantity.unit),
-        Column("high", pl.Float64, f"upper 95% bound over {over}, {bounds}", quantity.unit),
-        *(each.quantity.column for each in beside),
-        *more,
-        units,
+        first.quantity.column,
+        *(_bound(end, end, f"over {first.over}, {which}", first.quantity.unit) for end in _ENDS),
+        *(other.quantity.column for other in beside),
+        *further,
+        Column(first.over.replace(" ", "_"), pl.Int64, f"{first.over} behind the mean"),
         *([REASON] if reasoned else []),
-    ]
-    # The mean of the cell that has the same coordinates on the axes that both have.
-    known = [(other, dict(zip(other.cells, other.point.tolist(), strict=True))) for other in beside]
-    made = []
-    for each, cell, (mean, low, high), n in rows:
-        row = dict(zip((axis.name for axis in first.axes), map(_plain, cell), strict=True))
-        row |= {quantity.name: float(mean), "low": float(low), "high": float(high), units.name: n}
-        row |= {
-            other.quantity.name: means.get(tuple(cell[first.axis(axis.name)] for axis in other.axes), math.nan)
-            for other, means in known
-        }
-        row |= {column.name: values.get(cell, values.get(cell[0] if cell else ())) for column, values in more.items()}
-        if reasoned:
-            row["reason"] = each.reasons.get(cell, "") if math.isnan(mean) or math.isnan(low) else ""
-        made.append(row)
-    return Schema(name, tuple(columns)).table(made)
+    )
+    names = [column.name for column in columns]
+    return Schema(name, columns).table(dict(zip(names, row, strict=False)) for row in rows)
 
 
-REASON = Column("reason", pl.String, "why there is no number; empty where there is one")
-
-
-def _listed(samples: Several) -> Sequence[Cells]:
+def listing(samples: Several) -> Sequence[Cells]:
+    """One or several samples as a list; they must fit into one table."""
     listed = [samples] if isinstance(samples, Cells) else list(samples)
     first = listed[0]
     for each in listed[1:]:
         if [a.name for a in each.axes] != [a.name for a in first.axes] or each.quantity.name != first.quantity.name:
             raise ValueError(f"{first.quantity.name!r} and {each.quantity.name!r} do not fit into one table")
     return listed
+
+
+_ENDS = {"low": "lower", "high": "upper"}
+
+
+def _bound(name: str, end: str, of: str, unit: str) -> Column:
+    return Column(name, pl.Float64, f"{_ENDS[end]} 95% bound {of}", unit)
+
+
+def _bounded(samples: Sequence[Cells]) -> Further:
+    """Mean and bounds of one quantity by cell, as further columns."""
+    columns: Further = {}
+    for each in samples:
+        name, unit, bounds = each.quantity.name, each.quantity.unit, each.estimate()
+        ends = [_bound(f"{name}_{end}", end, f"of it over {each.over}", unit) for end in _ENDS]
+        for column, values in zip((each.quantity.column, *ends), (bounds.mean, bounds.low, bounds.high), strict=True):
+            columns.setdefault(column, {}).update(zip(each.cells, values.tolist(), strict=True))
+    return columns
+
+
+def _marks(listed: Sequence[Cells]) -> Further:
+    """Which cells were chosen; no column where nothing was to be chosen."""
+    marks: dict[Any, bool] = {}
+    for each in listed:
+        if each.chosen:
+            marks |= dict.fromkeys(each.cells, False) | dict.fromkeys(each.only(**each.chosen).cells, True)
+    return {CHOSEN: marks} if marks else {}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Measures of a run, intervals over prompts, bounds for all heads at once, and judgements against a margin."""
 
-from headscope.measures.equivalence import Change, Outcome, Side, change, changes, side
+from headscope.measures.equivalence import Change, Outcome, change, changes
 from headscope.measures.intervals import MIN_UNITS, Estimate, interval
 from headscope.measures.posterior import exact_predictive, hypothesis_posterior, posterior_predictive
 from headscope.measures.readouts import (
@@ -25,7 +25,6 @@ __all__ = [
     "Measure",
     "Outcome",
     "ReadOut",
-    "Side",
     "Simultaneous",
     "change",
     "changes",
@@ -42,6 +41,5 @@ __all__ = [
     "posterior_predictive",
     "probability",
     "rank",
-    "side",
     "simultaneous",
 ]

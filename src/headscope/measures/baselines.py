@@ -58,5 +58,4 @@ def _line(x: Array, y: Array, asked: Array, ridge: float) -> Array:
     spread = (centred**2).sum(1) + ridge
     defined = spread > 0
     slope = (centred * y).sum(1) / np.where(defined, spread, 1.0)
-    answers: Array = np.where(defined, height + slope * (asked - middle), np.nan)
-    return answers
+    return np.where(defined, height + slope * (asked - middle), np.nan)

@@ -1,4 +1,4 @@
-"""Values that come in groups or pairs: means by group, ratios, correlations within groups, leaving groups out.
+"""Values that come in groups or pairs: means by group, correlations within groups, leaving groups out.
 
 In: values and the group (function, prompt) of each. Out: one value per group, for `measures.intervals`: what
 belongs together counts once. Leaving groups out gives pseudo-values (Tukey's jackknife), whose mean and interval
@@ -62,17 +62,3 @@ def shared_variation(first: Array, second: Array) -> Array:
     left, right = ((v - v.mean(0)) / v.std(0) for v in (each[:, varies] for each in ranked))
     product: Array = (left * right).mean(1)
     return product
-
-
-def ratio_parts(moved: Array, whole: Array) -> Array:
-    """Values per prompt whose mean is mean(`moved`) / mean(`whole`), and whose spread is that of the ratio.
-
-    The ratio's linear part: where every prompt moves by the same share of its own whole, there is no spread. The
-    whole must clearly differ from 0.
-
-    >>> ratio_parts(np.array([1.0, 2.0]), np.array([2.0, 4.0])).tolist()
-    [0.5, 0.5]
-    """
-    ratio = moved.mean() / whole.mean()
-    parts: Array = ratio + (moved - ratio * whole) / whole.mean()
-    return parts

@@ -18,12 +18,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headscope.errors import BadArgument
-from headscope.measures.intervals import Estimate, interval
+from headscope.measures.intervals import Array, Estimate, interval
 
-Array = NDArray[np.float64]
 Coalition = frozenset[Hashable]
 
 
@@ -72,8 +70,7 @@ class Game:
 
     def __call__(self, ablated: Iterable[Hashable]) -> Array:
         """Damage of ablating one set, [prompt]."""
-        damage: Array = self.many([ablated])[0]
-        return damage
+        return np.asarray(self.many([ablated])[0])
 
     def many(self, sets: Iterable[Iterable[Hashable]]) -> Array:
         """Damage of ablating each of several sets, [set, prompt].
@@ -152,8 +149,7 @@ class PerPrompt:
 
     def of(self, label: Hashable) -> Array:
         """The values of one label, [prompt]."""
-        column: Array = self.values[:, self.labels.index(label)]
-        return column
+        return self.values[:, self.labels.index(label)]
 
 
 def ablated_first(game: Game) -> PerPrompt:

@@ -12,7 +12,7 @@ is fitted with the same seed to as many prompts is paired, resample by resample 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,15 +56,13 @@ class Extrapolation:
     reason: str = ""
 
 
-def nrmse(fitted: Array, seen: Array) -> float:
-    """Root of the mean squared error of p over its mean; NaN for no shots.
+def nrmse(fitted: Array, seen: Array) -> Array:
+    """Root of the mean squared error of p [..., shot] over its mean, [...].
 
-    >>> float(round(nrmse(np.array([0.1, 0.3]), np.array([0.2, 0.4])), 3))
+    >>> float(nrmse(np.array([0.1, 0.3]), np.array([0.2, 0.4])).round(3))
     0.333
     """
-    if not len(seen):
-        return math.nan
-    return float(np.sqrt(np.mean((fitted - seen) ** 2)) / seen.mean())
+    return np.asarray(np.sqrt(((fitted - seen) ** 2).mean(-1)) / seen.mean(-1))
 
 
 def fit_curve(family: Family, shots: Array, p: Array, *, seed: int = 0) -> Fit:
@@ -125,22 +123,19 @@ def extrapolate(
     fitted = math.ceil(share * len(shots) - 1e-9)
     extrapolations = []
     for family in families:
-        where = {"family": family.name, "share": share, "fitted": fitted, "held_out": len(shots) - fitted}
-        nothing = {"inside": math.nan, "error": math.nan, "resampled": np.full(len(curves) - 1, np.nan)}
-        needed = len(family.parameters) + 1
-        if fitted < needed or fitted >= len(shots):
+        parts, needed = (family.name, share, fitted, len(shots) - fitted), len(family.parameters) + 1
+        if not needed <= fitted < len(shots):
             reason = f"{share:.0%} of {len(shots)} shots are {fitted}; {len(family.parameters)} parameters need "
             reason += f"{needed}, and shots to predict"
-            extrapolations.append(Extrapolation(**where, **nothing, fit=None, reason=reason))  # type: ignore[arg-type]
+            unknown = np.full(len(curves) - 1, np.nan)
+            extrapolations.append(Extrapolation(*parts, math.nan, math.nan, unknown, None, reason))
             continue
         fit = fit_curve(family, shots[:fitted], curves[0, :fitted], seed=seed)
         free = torch.cat((fit.free[None], refit(fit, shots[:fitted], curves[1:, :fitted])))
         said = family.curve(free, torch.from_numpy(np.asarray(shots, float))).numpy()
-        errors = _nrmse_rows(said[:, fitted:], curves[:, fitted:])
-        inside = nrmse(said[0, :fitted], curves[0, :fitted])
-        whole = Fit(family, fit.free, fit.parameters, said[0])
-        numbers = {"inside": inside, "error": float(errors[0]), "resampled": errors[1:]}
-        extrapolations.append(Extrapolation(**where, **numbers, fit=whole))  # type: ignore[arg-type]
+        inside = float(nrmse(said[0, :fitted], curves[0, :fitted]))
+        errors = nrmse(said[:, fitted:], curves[:, fitted:])
+        extrapolations.append(Extrapolation(*parts, inside, float(errors[0]), errors[1:], replace(fit, p=said[0])))
     return tuple(extrapolations)
 
 
@@ -155,8 +150,7 @@ def resampled_means(values: Array, *, resamples: int, seed: int = 0) -> Array:
     n = len(values)
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     weights = np.concatenate((np.ones((1, n)), counts.astype(np.float64)))
-    means: Array = weights @ values / n
-    return means
+    return weights @ values / n
 
 
 def _starts(family: Family, at: Tensor, seen: Tensor, seed: int) -> Tensor:
@@ -202,8 +196,3 @@ def _derivatives(family: Family, free: Tensor, at: Tensor) -> Tensor:
         ahead, behind = family.curve(free + moved, at), family.curve(free - moved, at)
         columns.append((ahead - behind) / (2 * width))
     return torch.stack(columns, -1)
-
-
-def _nrmse_rows(fitted: Array, seen: Array) -> Array:
-    errors: Array = np.sqrt(((fitted - seen) ** 2).mean(1)) / seen.mean(1)
-    return errors

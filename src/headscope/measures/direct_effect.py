@@ -42,10 +42,3 @@ def effect_of_heads_logits(
     """
     read = torch.einsum("bpm,hdm->bphd", direction, output_matrix.to(direction))
     return (z.to(direction) * read).sum(-1)
-
-
-def effect_logits(
-    part: Float[Tensor, "batch position model"], direction: Float[Tensor, "batch position model"]
-) -> Float[Tensor, "batch position"]:
-    """Direct effect of one component that writes to the residual stream, in logits."""
-    return (part.to(direction) * direction).sum(-1)

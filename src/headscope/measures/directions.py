@@ -67,14 +67,12 @@ def flipped_means(values: Array, signs: Array) -> Array:
 
     [draw, step, model]: what the steps would be if nothing but noise were there, of this very size and shape.
     """
-    means: Array = np.einsum("dsp,spm->dsm", signs, values, optimize=True)
-    return np.asarray(means / values.shape[1], np.float64)
+    return np.asarray(np.einsum("dsp,spm->dsm", signs, values, optimize=True) / values.shape[1], np.float64)
 
 
 def random_signs(draws: int, steps: int, prompts: int, seed: int) -> Array:
     """Signs +1 and -1 [draw, step, prompt]."""
-    drawn = np.random.default_rng(seed).integers(0, 2, (draws, steps, prompts))
-    return np.asarray(2.0 * drawn - 1.0, np.float64)
+    return np.asarray(2.0 * np.random.default_rng(seed).integers(0, 2, (draws, steps, prompts)) - 1.0, np.float64)
 
 
 def random_like(vector: Array, count: int, seed: int) -> Array:
@@ -102,8 +100,7 @@ def _basis(rows: Array) -> Array:
     """Orthonormal rows that span the same space; directions far below the largest are rounding."""
     _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
     kept = sizes > 1e-9 * max(float(sizes[0]), 1e-300)
-    basis: Array = directions[kept]
-    return basis
+    return directions[kept]
 
 
 def share_within(rows: Array, again: Array, space: Array) -> float:

@@ -1,16 +1,16 @@
 """Judgements against a stated margin: what an interval shows, what it rules out, and what it leaves open.
 
-In: bounds, or one value per prompt, and a margin in the unit of the values. Out: one of three outcomes, never
-two: an interval that holds both sides of a margin is *undetermined*, however near to zero its mean lies, so
-that "no significant change" cannot be read as "no change". Equivalence is tested by two one-sided tests
-(Schuirmann 1987; Lakens 2017): at level 95%, the 90% interval lies inside the margin on both sides. Not done
-here: intervals themselves (measures.intervals), many heads at once (measures.simultaneous), and which statement an
-outcome supports (studies).
+In: one value per prompt, and a margin in the unit of the values. Out: one of three outcomes, never two: an interval
+that holds both sides of a margin is *undetermined*, however near to zero its mean lies, so that "no significant
+change" cannot be read as "no change". Equivalence is tested by two one-sided tests (Schuirmann 1987; Lakens 2017): at
+level 95%, the 90% interval lies inside the margin on both sides. Not done here: many heads at once
+(measures.simultaneous), and which statement an outcome supports (evidence).
 """
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,34 +19,12 @@ from headscope.errors import BadArgument
 from headscope.measures.intervals import interval
 
 
-class Side(StrEnum):
-    """Where a quantity lies, seen from a margin."""
-
-    ABOVE = "exceeds the margin"
-    BELOW = "stays under the margin"
-    UNDETERMINED = "undetermined"
-
-
 class Outcome(StrEnum):
     """Whether there is a change: yes, none that matters, or not known."""
 
     DIFFERENT = "different"
     EQUIVALENT = "equivalent"
     UNDETERMINED = "undetermined"
-
-
-def side(low: float, high: float, margin: float) -> Side:
-    """Above if the lower bound exceeds the margin, below if the upper bound stays under it.
-
-    For the best of several quantities, `low` is the bound of the one that was picked elsewhere and `high` the
-    largest upper bound of all. A bound that is NaN shows nothing.
-
-    >>> [str(side(low, 0.3, margin=0.1)) for low in (0.2, 0.0)]
-    ['exceeds the margin', 'undetermined']
-    """
-    if low > margin:
-        return Side.ABOVE
-    return Side.BELOW if high < margin else Side.UNDETERMINED
 
 
 @dataclass(frozen=True)
@@ -91,17 +69,8 @@ class Change:
         return f"{self.outcome}: {self.mean:.2f} [{self.low:.2f}, {self.high:.2f}], margin {self.margin:.2f}"
 
 
-def change(
-    values: NDArray[np.float64],
-    *,
-    margin: float,
-    level: float = 0.95,
-    seed: int = 0,
-    within: tuple[float, float] | None = None,
-) -> Change:
-    """The mean of one change per prompt [prompt], with what it takes to judge it against +-`margin`.
-
-    `within` is the range of a bounded score: bounds are cut off at its ends.
+def change(values: NDArray[np.float64], *, margin: float, **options: Any) -> Change:
+    """The mean of one change per prompt [prompt], with what it takes to judge it against +-`margin`; see `changes`.
 
     >>> str(change(np.array([0.01, -0.02, 0.0, 0.02, -0.01]), margin=0.1).outcome)
     'equivalent'
@@ -114,7 +83,7 @@ def change(
         raise BadArgument(
             f"cannot judge one change from values of shape {values.shape}: give one per prompt, or use changes."
         )
-    return changes(values[:, None], margin=margin, level=level, seed=seed, within=within)[0]
+    return changes(values[:, None], margin=margin, **options)[0]
 
 
 def changes(
@@ -127,6 +96,8 @@ def changes(
 ) -> tuple[Change, ...]:
     """Each of many changes [prompt, cell] by itself, in order; their number is not corrected for.
 
+    `within` is the range of a bounded score: bounds are cut off at its ends.
+
     Raises:
         BadArgument: as `change` does.
     """
@@ -136,9 +107,8 @@ def changes(
         raise BadArgument(f"cannot test for equivalence at level {level}: it lies between .5 and 1.")
     outer = interval(values, level=level, seed=seed, within=within)
     inner = interval(values, level=2 * level - 1, seed=seed, within=within)
-    bounds = np.stack([outer.mean, outer.low, outer.high, inner.low, inner.high])
-    results = []
-    for cell in bounds.T:
-        mean, low, high, inner_low, inner_high = map(float, cell)
-        results.append(Change(mean, low, high, inner_low, inner_high, margin, level, outer.n))
-    return tuple(results)
+    bounds = np.stack([outer.mean, outer.low, outer.high, inner.low, inner.high], axis=1)
+    return tuple(
+        Change(mean, low, high, inner_low, inner_high, margin, level, outer.n)
+        for mean, low, high, inner_low, inner_high in bounds.tolist()
+    )

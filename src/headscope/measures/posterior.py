@@ -12,6 +12,8 @@ Explanation of In-context Learning as Implicit Bayesian Inference"); the prior i
 to name: over the functions of training, or over all.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -93,14 +95,7 @@ def exact_predictive(
     >>> exact_predictive(shots)[0, 1, shots.answer[0]].item()
     1.0
     """
-    functions = shots.functions
-    return posterior_predictive(
-        torch.from_numpy(shots.hypotheses),
-        torch.from_numpy(shots.y),
-        torch.from_numpy(functions.prior(prior)),
-        noise=shots.noise if noise is None else noise,
-        n_answers=functions.n_numbers,
-    )
+    return posterior_predictive(**_seen(shots, prior, shots.noise if noise is None else noise))
 
 
 def function_log_odds(shots: Shots, *, noise: float) -> Float[Tensor, "example shot"]:
@@ -108,14 +103,7 @@ def function_log_odds(shots: Shots, *, noise: float) -> Float[Tensor, "example s
 
     Two pairs of parameters may be one function: functions are compared by value.
     """
-    functions = shots.functions
-    posterior = hypothesis_posterior(
-        torch.from_numpy(shots.hypotheses),
-        torch.from_numpy(shots.y),
-        torch.from_numpy(functions.prior("grid")),
-        noise=noise,
-        n_answers=functions.n_numbers,
-    )
+    posterior, functions = hypothesis_posterior(**_seen(shots, "grid", noise)), shots.functions
     inputs = np.arange(functions.inputs[0], functions.inputs[1] + 1)
     every = functions.values(functions.grid[:, None], inputs)
     own = functions.values(shots.parameters[:, None], inputs)
@@ -123,6 +111,13 @@ def function_log_odds(shots: Shots, *, noise: float) -> Float[Tensor, "example s
     follows = torch.where(is_own, posterior, 0.0).sum(-1)
     others = torch.where(is_own, 0.0, posterior).sum(-1)
     return follows.log() - others.log()
+
+
+def _seen(shots: Shots, prior: Which, noise: float) -> dict[str, Any]:
+    """What an observer of these shots knows."""
+    functions = shots.functions
+    values, seen, mass = map(torch.from_numpy, (shots.hypotheses, shots.y, functions.prior(prior)))
+    return {"values": values, "seen": seen, "prior": mass, "noise": noise, "n_answers": functions.n_numbers}
 
 
 def divergence_nats(

@@ -62,8 +62,7 @@ class Probe:
 
     def told(self, vectors: Array) -> Array:
         """What the probe says of vectors [example, model], [example, feature]."""
-        told: Array = (vectors - self.centre) / self.scale @ self.weights + self.mean
-        return told
+        return (vectors - self.centre) / self.scale @ self.weights + self.mean
 
     def score(self, vectors: Array, wanted: Array) -> Array:
         """1 minus each example's squared error as a share of the variance, averaged over features, [example].

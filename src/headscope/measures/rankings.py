@@ -59,24 +59,16 @@ def agreement(
     shares = (tops[0][:, :, None] == tops[1][:, None, :]).any(2).mean(1)
     orders = generator.random((RESAMPLES, heads)).argsort(axis=1)
     exchanged = _rank_correlation(np.broadcast_to(one.mean(0), orders.shape), two.mean(0)[orders])
-    count = min(len(one), len(two))
+    drawn = ((COMMON_SHARE, np.array([common / top]), shares), (RHO, rho, _rank_correlation(*again)))
     share, correlation = (
-        Statistic(quantity=quantity, value=value, draws=draws[:, None], count=count, over=first.over)
-        for quantity, value, draws in (
-            (COMMON_SHARE, np.array([common / top]), shares),
-            (RHO, rho, _rank_correlation(*again)),
+        Statistic(
+            quantity=quantity, value=value, draws=draws[:, None], count=min(len(one), len(two)), over=first.over
         )
+        for quantity, value, draws in drawn
     )
-    return Agreement(
-        top,
-        common,
-        top * top / heads,
-        float(chance.sf(common - 1)),
-        float(chance.cdf(common)),
-        share,
-        correlation,
-        float((1 + (np.abs(exchanged) >= abs(rho[0]) - 1e-12).sum()) / (1 + RESAMPLES)),
-    )
+    p_value = float((1 + (np.abs(exchanged) >= abs(rho[0]) - 1e-12).sum()) / (1 + RESAMPLES))
+    chances = float(chance.sf(common - 1)), float(chance.cdf(common))
+    return Agreement(top, common, top * top / heads, *chances, share, correlation, p_value)
 
 
 def _rank_correlation(one: Array, other: Array) -> Array:

@@ -110,9 +110,7 @@ def loss(positions: PositionsLike = ALL) -> Measure:
     where = Positions.of(positions)
 
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
-        following = _following(prompts, at).to(logits.device)
-        judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
-        return _mean_of_predicting(-judged.reshape(following.shape), prompts, at, where)
+        return _mean_of_predicting(-_log_probability_of_following(logits, prompts, at), prompts, at, where)
 
     return Measure("loss", "nats", -1, ReadOut(where), compute, version=1)
 
@@ -160,14 +158,7 @@ def rank(position: PositionsLike = -1) -> Measure:
 
 def logit_difference(position: PositionsLike = -1) -> Measure:
     """Logit of the answer minus logit of the foil, at one position per example."""
-    where = Positions.of(position)
-
-    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
-        answers, foils = _needed(prompts, "answers"), _needed(prompts, "foils")
-        own = _single(logits, at, where)
-        return tokens.logit_difference(own, answers.to(own.device), foils.to(own.device))
-
-    return Measure("logit_difference", "logits", 1, ReadOut(where), compute, version=1)
+    return _at_answer("logit_difference", "logits", 1, position, tokens.logit_difference, ("answers", "foils"))
 
 
 def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
@@ -177,9 +168,7 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
         known = at_cells(reference[:, : prompts.longest], at).to(logits)
         divergence = tokens.kl_nats(logits.float(), known.float())
-        wanted = (at >= 0).to(logits.device)
-        total = torch.where(wanted, divergence, 0.0).sum(1)
-        return torch.where(wanted.any(1), total / wanted.sum(1), float("nan"))
+        return _mean(divergence, at >= 0)
 
     def split(rows: slice) -> Measure:
         return kl(reference[rows], where)
@@ -188,13 +177,18 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
 
 
 def _at_answer(
-    name: str, unit: str, better: int, position: PositionsLike, function: Callable[[Tensor, Tensor], Tensor]
+    name: str,
+    unit: str,
+    better: int,
+    position: PositionsLike,
+    function: Callable[..., Tensor],
+    reads: tuple[str, ...] = ("answers",),
 ) -> Measure:
     where = Positions.of(position)
 
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
         own = _single(logits, at, where)
-        return function(own, _needed(prompts, "answers").to(own.device))
+        return function(own, *(_needed(prompts, what).to(own.device) for what in reads))
 
     return Measure(name, unit, better, ReadOut(where), compute, version=1)
 
@@ -203,11 +197,11 @@ def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[T
     where = Positions.of(positions)
 
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
-        following = _following(prompts, at).to(logits.device)
-        judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
-        predicting = (at >= 0) & (at + 1 < torch.tensor(prompts.lengths)[:, None])
-        wanted = predicting.to(logits.device)
-        total = function(torch.where(wanted, judged.reshape(following.shape), 0.0).sum(1))
+        judged, wanted = (
+            _log_probability_of_following(logits, prompts, at),
+            _predicting(prompts, at).to(logits.device),
+        )
+        total = function(torch.where(wanted, judged, 0.0).sum(1))
         return torch.where(wanted.any(1), total, float("nan"))
 
     return Measure(name, unit, 1, ReadOut(where), compute, version=1)
@@ -218,15 +212,32 @@ def _following(prompts: Prompts, at: Tensor) -> Tensor:
     return prompts.ids.gather(1, (at + 1).clamp(0, prompts.longest - 1))
 
 
+def _log_probability_of_following(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+    """In nats, [batch, read]."""
+    following = _following(prompts, at).to(logits.device)
+    judged = tokens.log_probability_nats(logits.float().flatten(0, 1), following.flatten())
+    return judged.reshape(following.shape)
+
+
+def _predicting(prompts: Prompts, at: Tensor) -> Tensor:
+    """Which read positions predict a token we know, [batch, read]."""
+    return (at >= 0) & (at + 1 < torch.tensor(prompts.lengths)[:, None])
+
+
 def _mean_of_predicting(values: Tensor, prompts: Prompts, at: Tensor, where: Positions) -> Tensor:
     """Mean of [batch, read] over the read positions that predict a token we know."""
-    predicting = (at >= 0) & (at + 1 < torch.tensor(prompts.lengths)[:, None])
+    predicting = _predicting(prompts, at)
     if not bool(predicting.any()):
         raise PromptError(
             f"cannot measure at {where}: the last token of a prompt predicts nothing that is known, and no other "
             "position was asked for. Name predicting positions."
         )
-    wanted = predicting.to(values.device)
+    return _mean(values, predicting)
+
+
+def _mean(values: Tensor, wanted: Tensor) -> Tensor:
+    """Mean of [batch, read] over the `wanted` ones; NaN where there is none."""
+    wanted = wanted.to(values.device)
     total = torch.where(wanted, values, 0.0).sum(1)
     return torch.where(wanted.any(1), total / wanted.sum(1).clamp(min=1), float("nan"))
 

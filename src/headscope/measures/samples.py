@@ -28,6 +28,8 @@ from headscope.tasks.split import ESTIMATION, SELECTION, Split
 from headscope.vocabulary import Head
 
 Coordinates = tuple[Any, ...]
+# By coordinates: a tuple, or a single value where there is one axis.
+ByCell = Mapping[Any, Any]
 # Not typing.Self, which the run-time checks of the tests do not take.
 C = TypeVar("C", bound="Cells")
 S = TypeVar("S", bound="Samples")
@@ -38,7 +40,8 @@ class Cells:
     """What every kind of estimate has: a quantity, named coordinates, and a list of cells.
 
     `axes` are columns: name, type and meaning of each coordinate; `cells` has one coordinate per axis. `over` names
-    the unit of independence, in the plural. `reasons` says of cells why they are undefined.
+    the unit of independence, in the plural. `reasons` says of cells why they are undefined. `chosen` are coordinates
+    of the cell that other units chose, if one was to be chosen; a selection of cells forgets them.
     """
 
     quantity: Quantity
@@ -46,6 +49,7 @@ class Cells:
     cells: tuple[Coordinates, ...] = ((),)
     over: str = "prompts"
     reasons: Mapping[Coordinates, str] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -64,17 +68,19 @@ class Cells:
 
     def only(self: C, **where: Any) -> C:
         """The cells whose coordinate is this value, one of these (a list, tuple or set), or passes this function."""
-        return self._taken([i for i, cell in enumerate(self.cells) if self._fits(cell, where)])
+        wanted = [(self.axis(name), value) for name, value in where.items()]
+        return self._taken(
+            [i for i, cell in enumerate(self.cells) if all(_fits(cell[place], value) for place, value in wanted)]
+        )
 
     def at(self: C, **where: Any) -> C:
         """The cells with these coordinates; the axes that are fixed are dropped."""
         kept = [i for i, axis in enumerate(self.axes) if axis.name not in where]
-        chosen = self.only(**where)
-        cells = tuple(tuple(cell[i] for i in kept) for cell in chosen.cells)
-        reasons = {
-            short: self.reasons[long] for short, long in zip(cells, chosen.cells, strict=True) if long in self.reasons
-        }
-        return replace(chosen, axes=tuple(self.axes[i] for i in kept), cells=cells, reasons=reasons)
+        found = self.only(**where)
+        short = {cell: tuple(cell[i] for i in kept) for cell in found.cells}
+        reasons = {short[cell]: reason for cell, reason in found.reasons.items()}
+        axes, cells = tuple(self.axes[i] for i in kept), tuple(short[cell] for cell in found.cells)
+        return replace(found, axes=axes, cells=cells, reasons=reasons)
 
     def by(self: C, name: str) -> dict[Any, C]:
         """One for each value of an axis, which is dropped."""
@@ -92,12 +98,24 @@ class Cells:
 
     def because(self: C, reason: str, **where: Any) -> C:
         """With a reason for the cells (those with these coordinates) that are undefined."""
-        named = {cell: reason for cell in self.only(**where).cells}
-        return replace(self, reasons={**self.reasons, **named})
+        return replace(self, reasons={**self.reasons, **dict.fromkeys(self.only(**where).cells, reason)})
+
+    def choosing(self: C, **where: Any) -> C:
+        """With the cell at these coordinates as the one that other units chose."""
+        return replace(self, chosen=where)
+
+    @property
+    def there(self: C) -> C:
+        """At the chosen cell."""
+        return self.at(**self.chosen)
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """Mean (or statistic) and bounds of every cell by itself, [cell]; NaN where undefined."""
         raise NotImplementedError
+
+    def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
+        """Bounds that hold for all cells at once, and p values of "the mean is at most `above`"."""
+        raise ValueError(f"{self.quantity.name!r}: joint bounds are those of means")
 
     @property
     def point(self) -> Array:
@@ -109,23 +127,11 @@ class Cells:
         """Units behind each cell."""
         raise NotImplementedError
 
-    def _fits(self, cell: Coordinates, where: Mapping[str, Any]) -> bool:
-        for name, wanted in where.items():
-            value = cell[self.axis(name)]
-            if callable(wanted):
-                fits = bool(wanted(value))
-            else:
-                fits = (
-                    value in wanted if isinstance(wanted, list | tuple | set | frozenset | range) else value == wanted
-                )
-            if not fits:
-                return False
-        return True
-
-    def _taken(self: C, chosen: list[int]) -> C:
-        """Those cells, in that order; subclasses take their arrays along."""
+    def _taken(self: C, chosen: list[int], **arrays: Any) -> C:
+        """Those cells, in that order, with their `arrays`; subclasses take theirs along."""
         cells = tuple(self.cells[i] for i in chosen)
-        return replace(self, cells=cells, reasons={c: self.reasons[c] for c in cells if c in self.reasons})
+        reasons = {cell: self.reasons[cell] for cell in cells if cell in self.reasons}
+        return replace(self, cells=cells, reasons=reasons, chosen={}, **arrays)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,7 +156,7 @@ class Samples(Cells):
             )
 
     @classmethod
-    def of(cls: type[S], quantity: Quantity, axes: Sequence[Column], values: Mapping[Any, Any], **kwargs: Any) -> S:
+    def of(cls: type[S], quantity: Quantity, axes: Sequence[Column], values: ByCell, **kwargs: Any) -> S:
         """From one array [unit] per cell, by coordinates: a tuple, or a single value where there is one axis."""
         cells = tuple(key if isinstance(key, tuple) else (key,) for key in values)
         arrays = [np.asarray(each, np.float64) for each in values.values()]
@@ -173,12 +179,7 @@ class Samples(Cells):
 
     @classmethod
     def ratio(
-        cls: type[S],
-        quantity: Quantity,
-        axes: Sequence[Column],
-        sums: Mapping[Any, Any],
-        counts: Mapping[Any, Any],
-        **kwargs: Any,
+        cls: type[S], quantity: Quantity, axes: Sequence[Column], sums: ByCell, counts: ByCell, **kwargs: Any
     ) -> S:
         """Ratio samples, from a sum and a count per unit for every cell."""
         counted = cls.of(quantity, axes, {cell: counts[cell] for cell in sums}, **kwargs)
@@ -194,19 +195,16 @@ class Samples(Cells):
             return self.values
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = self.values.sum(0) / self.counts.sum(0)
-            linear: Array = ratio + (self.values - ratio * self.counts) / self.counts.mean(0)
-        return linear
+            return np.asarray(ratio + (self.values - ratio * self.counts) / self.counts.mean(0))
 
     @property
     def mean(self) -> Array:
         """Mean of each cell, [cell]."""
+        linear = self.linear
         if not self.leave_out:
-            plain: Array = self.linear.mean(0)
-            return plain
-        known = ~np.isnan(self.linear)
-        sums, nothing = np.nansum(self.linear, 0), np.full(len(self), np.nan)
-        mean: Array = np.divide(sums, known.sum(0), out=nothing, where=known.any(0))
-        return mean
+            return np.asarray(linear.mean(0))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nansum(linear, 0) / np.count_nonzero(~np.isnan(linear), axis=0))
 
     @property
     def point(self) -> Array:
@@ -214,8 +212,9 @@ class Samples(Cells):
 
     @property
     def n(self) -> NDArray[np.int64]:
-        units: NDArray[np.int64] = np.full(len(self), len(self.units))
-        return np.count_nonzero(~np.isnan(self.linear), axis=0) if self.leave_out else units
+        if self.leave_out:
+            return np.asarray(np.count_nonzero(~np.isnan(self.linear), axis=0))
+        return np.full(len(self), len(self.units))
 
     def estimate(self, level: float = 0.95) -> Estimate:
         within = self.quantity.within
@@ -230,7 +229,6 @@ class Samples(Cells):
         return Estimate(rows[0], rows[1], rows[2], len(self.units))
 
     def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
-        """Bounds that hold for all cells at once, and p values of "the mean is at most `above`"."""
         return simultaneous(self.linear, margin=above, level=level, within=self.quantity.within)
 
     def __sub__(self, other: "Samples") -> "Samples":
@@ -272,22 +270,24 @@ class Samples(Cells):
 
     def best(self, name: str, *, above: float | None = None) -> Any:
         """The coordinate on this axis of the cell with the largest mean; None if none is defined, or over `above`."""
-        mean = np.where(np.isnan(self.mean), -np.inf, self.mean)
-        if not len(mean) or mean.max() == -np.inf or (above is not None and not mean.max() > above):
+        mean = self.mean
+        if np.isnan(mean).all() or (above is not None and not np.nanmax(mean) > above):
             return None
-        return self.cells[int(mean.argmax())][self.axis(name)]
+        return self.cells[int(np.nanargmax(mean))][self.axis(name)]
 
     def named(self: S, *, above: float) -> S:
         """The cells whose mean surely exceeds a margin, by a bound that holds for all cells at once."""
         return self._taken(np.flatnonzero(self.together(above=above).at_least > above).tolist())
 
-    def _taken(self: S, chosen: list[int]) -> S:
+    def _taken(self: S, chosen: list[int], **arrays: Any) -> S:
         counts = None if self.counts is None else self.counts[:, chosen]
-        # The base changes the cells alone; checked again only once the values fit.
-        bare = Cells._taken(
-            Cells(quantity=self.quantity, axes=self.axes, cells=self.cells, reasons=self.reasons), chosen
-        )
-        return replace(self, cells=bare.cells, reasons=bare.reasons, values=self.values[:, chosen], counts=counts)
+        return super()._taken(chosen, values=self.values[:, chosen], counts=counts, **arrays)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if callable(wanted):
+        return bool(wanted(value))
+    return value in wanted if isinstance(wanted, list | tuple | set | frozenset | range) else bool(value == wanted)
 
 
 def stacked(listed: Sequence[Samples]) -> Samples:
@@ -296,15 +296,13 @@ def stacked(listed: Sequence[Samples]) -> Samples:
     Raises:
         ValueError: for none, or if one of these differs.
     """
-    if (
-        not listed
-        or len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1
-    ):
+    if len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1:
         named = ", ".join(repr(each.quantity.name) for each in listed) or "nothing"
         raise ValueError(f"cannot stack samples of {named}: quantity, axes and units must be the same")
     counts = [each.counts for each in listed if each.counts is not None]
     return replace(
         listed[0],
+        chosen={},
         cells=tuple(cell for each in listed for cell in each.cells),
         reasons={cell: why for each in listed for cell, why in each.reasons.items()},
         values=np.concatenate([each.values for each in listed], axis=1),
@@ -316,10 +314,10 @@ class Tally:
     """Ratio samples filled while streaming: unit by unit, a sum and a count for each cell."""
 
     def __init__(self, quantity: Quantity, axes: Sequence[Column], *, over: str = "documents") -> None:
-        self._made_of = (quantity, tuple(axes), over)
+        self._made_of: dict[str, Any] = {"quantity": quantity, "axes": tuple(axes), "over": over}
         self._sums: dict[Hashable, dict[Coordinates, tuple[float, float]]] = {}
 
-    def add(self, unit: Hashable, sums: Mapping[Any, float | int], counts: Mapping[Any, float | int]) -> None:
+    def add(self, unit: Hashable, sums: ByCell, counts: ByCell) -> None:
         """Add rows of a unit, which may come in several pieces."""
         own = self._sums.setdefault(unit, {})
         for key, value in sums.items():
@@ -329,19 +327,11 @@ class Tally:
 
     def samples(self) -> Samples:
         """What was added; a unit without rows in a cell counts nothing there."""
-        quantity, axes, over = self._made_of
         cells = tuple(dict.fromkeys(cell for own in self._sums.values() for cell in own))
         listed = np.array([[own.get(cell, (0.0, 0.0)) for cell in cells] for own in self._sums.values()])
         listed = listed.reshape(len(self._sums), len(cells), 2)
-        return Samples(
-            quantity=quantity,
-            axes=axes,
-            cells=cells,
-            over=over,
-            values=listed[..., 0],
-            counts=listed[..., 1],
-            units=tuple(self._sums),
-        )
+        values, counts = np.moveaxis(listed, -1, 0)
+        return Samples(cells=cells, units=tuple(self._sums), values=values, counts=counts, **self._made_of)
 
 
 LAYER = Column("layer", pl.Int64, "layer, from 0")

@@ -7,7 +7,6 @@ interchangeable copies a k-th (Shapley 1953). Where all sets can be ablated, the
 orders are drawn in pairs, each with its reverse, which cancels much of the error (Mitchell et al. 2022).
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headscope.errors import BadArgument
-from headscope.measures.coalitions import Array, Game, PerPrompt
+from headscope.measures.coalitions import Game, PerPrompt
+from headscope.measures.intervals import Array
 
 ALWAYS_EXACT = 6
 
@@ -96,12 +96,9 @@ def sampled(game: Game, *, orders: int, seed: int = 0) -> Shapley:
 
 def _along(game: Game, order: NDArray[np.int64]) -> Array:
     """What each player adds to the damage when ablated in this order, [prompt, player]."""
-    ablated: frozenset[Hashable] = frozenset()
-    added = np.zeros((game.prompts, len(order)))
-    for index in order:
-        after = ablated | {game.players[index]}
-        added[:, index] = game(after) - game(ablated)
-        ablated = after
+    ways = [[game.players[index] for index in order[:size]] for size in range(len(order) + 1)]
+    added = np.empty((game.prompts, len(order)))
+    added[:, order] = np.diff(game.many(ways), axis=0).T
     return added
 
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.measures.coalitions import Array, Coalition, Game
-from headscope.measures.intervals import MIN_UNITS, interval
+from headscope.measures.coalitions import Coalition, Game
+from headscope.measures.intervals import MIN_UNITS, Array, interval
 
 # Damages that differ by less than this share of the damage of all are one: logits are float32.
 _ROUNDING = 1e-6
@@ -72,8 +72,7 @@ class SmallestSet:
 
     @property
     def excess(self) -> Array:
-        excess: Array = self.reached - self.share * self.everything
-        return excess
+        return self.reached - self.share * self.everything
 
 
 def smallest_necessary(selection: Game, estimation: Game, *, share: float = 0.9) -> SmallestSet:
@@ -112,18 +111,18 @@ def _smallest(kind: str, selection: Game, estimation: Game, share: float) -> Sma
             "cannot select on one game and estimate on another: their players differ. Use Game.on for both."
         )
     check_share(share)
-    reason = _nothing_to_share(selection)
     everything = estimation(estimation.everyone)
-    if reason:
+    if reason := _nothing_to_share(selection):
         nothing = np.full(estimation.prompts, np.nan)
         return SmallestSet(kind, share, None, "", (), nothing, everything, reason)
-    goal = _Goal.of(selection, estimation, share)
+    whole = float(selection(selection.everyone).mean())
+    goal = _Goal(selection, estimation, share * (1 - _ROUNDING) * whole, _ROUNDING * whole)
     grown = _grow(goal)
-    steps = (*grown, *_shrink(goal, grown[-1].members))
+    grown += _shrink(goal, grown[-1].members)
     shrunk = _shrink(goal, selection.players)
     searches = (
-        Search("growing", steps, steps[-1].members),
-        Search("shrinking", shrunk, shrunk[-1].members if shrunk else selection.players),
+        Search("growing", tuple(grown), grown[-1].members),
+        Search("shrinking", tuple(shrunk), shrunk[-1].members if shrunk else selection.players),
     )
     best = min(searches, key=lambda search: len(search.members))
     return SmallestSet(kind, share, best.members, best.name, searches, estimation(best.members), everything)
@@ -151,11 +150,6 @@ class _Goal:
     target: float
     rounding: float
 
-    @classmethod
-    def of(cls, selection: Game, estimation: Game, share: float) -> "_Goal":
-        whole = float(selection(selection.everyone).mean())
-        return cls(selection, estimation, share * (1 - _ROUNDING) * whole, _ROUNDING * whole)
-
     def reached(self, sets: Sequence[Coalition]) -> Array:
         # Row by row: a mean along an axis may round otherwise than that of one row.
         return np.array([row.mean() for row in self.selection.many(sets)])
@@ -165,7 +159,7 @@ class _Goal:
         return Step(action, player, self.selection.ordered(members), reached, tied)
 
 
-def _grow(goal: _Goal) -> tuple[Step, ...]:
+def _grow(goal: _Goal) -> list[Step]:
     """Add the player that adds most until the target is reached, which all players together do."""
     steps: list[Step] = []
     members: Coalition = frozenset()
@@ -174,12 +168,12 @@ def _grow(goal: _Goal) -> tuple[Step, ...]:
         reached = goal.reached([members | {player} for player in left])
         tied = np.flatnonzero(reached >= reached.max() - goal.rounding)
         player = left[tied[0]]
-        members = members | {player}
+        members |= {player}
         steps.append(goal.step("add", player, members, len(tied)))
-    return tuple(steps)
+    return steps
 
 
-def _shrink(goal: _Goal, start: tuple[Hashable, ...]) -> tuple[Step, ...]:
+def _shrink(goal: _Goal, start: tuple[Hashable, ...]) -> list[Step]:
     """Leave out whichever player costs least while the target is still reached."""
     steps: list[Step] = []
     members = frozenset(start)
@@ -188,8 +182,8 @@ def _shrink(goal: _Goal, start: tuple[Hashable, ...]) -> tuple[Step, ...]:
         reached = goal.reached([members - {player} for player in inside])
         enough = reached >= goal.target
         if not enough.any():
-            return tuple(steps)
+            return steps
         tied = np.flatnonzero(enough & (reached >= reached.max() - goal.rounding))
         player = inside[tied[0]]
-        members = members - {player}
+        members -= {player}
         steps.append(goal.step("leave out", player, members, len(tied)))

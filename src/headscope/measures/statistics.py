@@ -78,9 +78,8 @@ class Statistic(Cells):
             self, quantity=self.quantity.difference(), value=self.value - other.value, draws=self.draws - other.draws
         )
 
-    def _taken(self, chosen: list[int]) -> "Statistic":
-        taken = super()._taken(chosen)
-        return replace(taken, value=self.value[chosen], draws=self.draws[:, chosen])
+    def _taken(self, chosen: list[int], **arrays: Any) -> "Statistic":
+        return super()._taken(chosen, value=self.value[chosen], draws=self.draws[:, chosen], **arrays)
 
 
 def percentile_bounds(draws: Array, *, level: float = 0.95) -> tuple[float, float]:
@@ -154,17 +153,14 @@ def _counts_of(samples: Sequence[Samples], resamples: int, seed: int) -> list[Ar
 
 def _weighted(part: Samples, counts: Array) -> Array:
     """The cells' means with every unit counted so often."""
-    if part.counts is not None:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio: Array = counts @ part.values / (counts @ part.counts)
-        return ratio
-    if not part.leave_out:
-        plain: Array = counts @ part.values / counts.sum()
-        return plain
-    known = ~np.isnan(part.values)
+    values, rows = part.values, part.counts
+    if rows is None and not part.leave_out:
+        return np.asarray(counts @ values / counts.sum())
+    if rows is None:
+        known = ~np.isnan(values)
+        values, rows = np.where(known, values, 0.0), known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rest: Array = counts @ np.where(known, part.values, 0.0) / (counts @ known)
-    return rest
+        return np.asarray(counts @ values / (counts @ rows))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,13 +172,11 @@ class Unpaired(Cells):
 
     @property
     def point(self) -> Array:
-        difference: Array = self.first.mean - self.second.mean
-        return difference
+        return self.first.mean - self.second.mean
 
     @property
     def n(self) -> NDArray[np.int64]:
-        fewest: NDArray[np.int64] = np.minimum(self.first.n, self.second.n)
-        return fewest
+        return np.minimum(self.first.n, self.second.n)
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """Welch's t interval; NaN where neither side varies or a side has fewer than two values."""
@@ -192,9 +186,9 @@ class Unpaired(Cells):
             rows[:, 1:] = rows[:, 1:].clip(*self.quantity.within)
         return Estimate(rows[:, 0], rows[:, 1], rows[:, 2], int(self.n.min(initial=0)))
 
-    def _taken(self, chosen: list[int]) -> "Unpaired":
-        taken = super()._taken(chosen)
-        return replace(taken, first=self.first._taken(chosen), second=self.second._taken(chosen))
+    def _taken(self, chosen: list[int], **arrays: Any) -> "Unpaired":
+        sides = {"first": self.first._taken(chosen), "second": self.second._taken(chosen)}
+        return super()._taken(chosen, **sides, **arrays)
 
 
 def unpaired(first: Samples, second: Samples) -> Unpaired:
@@ -212,12 +206,9 @@ def unpaired(first: Samples, second: Samples) -> Unpaired:
 
 
 def _welch(first: Array, second: Array, level: float) -> tuple[float, float, float]:
-    if min(len(first), len(second)) < 1:
-        return math.nan, math.nan, math.nan
-    difference = float(first.mean() - second.mean())
-    if min(len(first), len(second)) < 2:
-        return difference, math.nan, math.nan
-    squares = [values.var(ddof=1) / len(values) for values in (first, second)]
+    fewest = min(len(first), len(second))
+    difference = float(first.mean() - second.mean()) if fewest else math.nan
+    squares = [values.var(ddof=1) / len(values) for values in (first, second) if fewest > 1]
     if not sum(squares) > 0:
         return difference, math.nan, math.nan
     parts = (square**2 / (len(values) - 1) for square, values in zip(squares, (first, second), strict=True))

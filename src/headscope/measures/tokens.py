@@ -1,25 +1,11 @@
-"""What logits say about the next token: loss, probability, rank, logit difference, divergence.
+"""What logits say about the next token: probability, rank, logit difference, divergence.
 
-In: logits and token ids. Out: one number per example and position. Pure functions, nothing averaged:
-averaging over prompts comes with an interval (measures.intervals). `loss[q]` is the loss of *predicting*
-token q + 1 from position q, so all indices count predicting positions.
+In: logits and token ids. Out: one number per example. Pure functions, nothing averaged: averaging over prompts comes
+with an interval (measures.intervals).
 """
 
 from jaxtyping import Float, Int
 from torch import Tensor
-
-
-def loss_nats(
-    logits: Float[Tensor, "batch position vocab"], ids: Int[Tensor, "batch position"]
-) -> Float[Tensor, "batch predicting"]:
-    """-log p(token q+1 | tokens up to q) in nats, for every q but the last.
-
-    >>> import torch
-    >>> loss_nats(torch.zeros(1, 2, 4), torch.tensor([[0, 3]])).exp()
-    tensor([[4.]])
-    """
-    log_probabilities = logits[:, :-1].log_softmax(-1)
-    return -log_probabilities.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
 def probability(logits: Float[Tensor, "batch vocab"], answers: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -11,8 +11,8 @@ is not followed, gamma if it is (noise keeps it below 1). *The line is one of lo
 exact posterior bends in logit p. It is a line for two hypotheses; the average over prompts is one of
 log-odds, since a mean of probabilities bends it again.
 
-Here: the update, the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, and how straight log-odds
-are. c / (1 - c) = (gamma / beta)^K makes this the Bayesian law of measures.curves with shots from 0 on.
+Here: the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, and how straight log-odds are.
+c / (1 - c) = (gamma / beta)^K makes this the Bayesian law of measures.curves with shots from 0 on.
 """
 
 import math
@@ -26,33 +26,14 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from headscope.errors import BadArgument
-from headscope.measures.curve_fits import fit_curve, refit, resampled_means
+from headscope.measures.curve_fits import fit_curve, nrmse, refit, resampled_means
 from headscope.measures.curves import Family
 from headscope.measures.intervals import Array
+from headscope.measures.log_odds import linearity, slope
 
 FEWEST_SHOTS = 6
 # Nearer to its ends, a belief read off p is decided by the error of beta and gamma.
 RESOLVED = (0.02, 0.98)
-
-
-def updated(right: float, wrong: float, c: float) -> tuple[float, float]:
-    """The beliefs A and B after one confirming example; they sum to 1 again.
-
-    >>> updated(0.25, 0.75, 0.75)
-    (0.5, 0.5)
-    """
-    recompute_each_token, does_not = right * c, wrong * (1 - c)
-    return recompute_each_token / (recompute_each_token + does_not), does_not / (recompute_each_token + does_not)
-
-
-def belief(prior: float, c: float, examples: Array) -> Array:
-    """A after these numbers of confirming examples, in closed form.
-
-    >>> belief(0.25, 0.75, np.array([0.0, 1.0])).round(4).tolist()
-    [0.25, 0.5]
-    """
-    after: Array = expit(logit(prior) + examples * logit(c))
-    return after
 
 
 def _curve(parameters: Tensor, shots: Tensor) -> Tensor:
@@ -80,30 +61,28 @@ class Line:
     those that are defined.
     """
 
-    slope: float
-    r2: float
-    bend: float
-    points: int
+    slope: float = math.nan
+    r2: float = math.nan
+    bend: float = math.nan
+    points: int = 0
 
 
-def line_of(log_odds: Array, shots: Array | None = None) -> Line:
+def line_of(log_odds: Array) -> Line:
     """How straight log-odds [shot] are; NaN entries take no part.
 
     >>> line_of(np.arange(6.0) * 2 - 3)
     Line(slope=2.0, r2=1.0, bend=0.0, points=6)
     """
-    at = np.arange(len(log_odds), dtype=float) if shots is None else shots
-    known = np.isfinite(log_odds)
-    x, y = at[known], log_odds[known]
-    if len(x) < 4:
-        return Line(math.nan, math.nan, math.nan, len(x))
-    slope, early, late = (_slope(x[part], y[part]) for part in _halves(len(x)))
-    spread = ((y - y.mean()) ** 2).sum()
-    residual = ((y - y.mean() - slope * (x - x.mean())) ** 2).sum()
-    r2 = 1 - residual / spread if spread > 0 else math.nan
-    bend = (late - early) / abs(slope) if slope else math.nan
+    x = np.flatnonzero(np.isfinite(log_odds)).astype(np.float64)
+    y, n = log_odds[np.isfinite(log_odds)], len(x)
+    if n < 4:
+        return Line(points=n)
+    # The halves share the middle point if n is odd.
+    parts = (slice(None), slice(0, (n + 1) // 2), slice(n // 2, None))
+    whole, early, late = (float(slope(y[part], x[part])) for part in parts)
+    bend = (late - early) / abs(whole) if whole else math.nan
     # Rounding errors would give a line a bend of 1e-16.
-    return Line(round(slope, 12), round(float(r2), 12), round(bend, 12), len(x))
+    return Line(round(whole, 12), round(float(linearity(y, x)), 12), round(bend, 12), n)
 
 
 def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
@@ -116,8 +95,7 @@ def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
     """
     share = (p - beta) / (gamma - beta)
     inside = (share > 0) & (share < 1)
-    log_odds: Array = np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
-    return log_odds
+    return np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,27 +111,26 @@ class Updates:
 
     p: Array
     fitted: Array
-    prior: float
-    c: float
-    beta: float
-    gamma: float
-    step_nats: float
-    misfit: float
+    log_odds: Array
     resampled_steps: Array
     resampled_gammas: Array
     resampled_misfits: Array
-    log_odds: Array
-    line: Line
-    outside: int
-    unresolved: int
+    prior: float = math.nan
+    c: float = math.nan
+    beta: float = math.nan
+    gamma: float = math.nan
+    step_nats: float = math.nan
+    misfit: float = math.nan
+    line: Line = Line()
+    outside: int = 0
+    unresolved: int = 0
     reason: str = ""
 
     @classmethod
     def undefined(cls, p: Array, reason: str, *, resamples: int) -> "Updates":
         """Nothing but the curve `p` [shot] is known, for this reason."""
-        nan, none, empty = math.nan, np.full(len(p), math.nan), np.full(resamples, math.nan)
-        line = Line(nan, nan, nan, 0)
-        return cls(p, none, nan, nan, nan, nan, nan, nan, empty, empty, empty, none, line, 0, 0, reason)
+        none, empty = np.full(len(p), math.nan), np.full(resamples, math.nan)
+        return cls(p, none, none, empty, empty, empty, reason=reason)
 
 
 def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: int = 300, seed: int = 0) -> Updates:
@@ -178,7 +155,7 @@ def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: in
     fit = fit_curve(UPDATES, shots, curves[0], seed=seed)
     free = torch.cat((fit.free[None], refit(fit, shots, curves[1:])))
     said = UPDATES.curve(free, torch.from_numpy(shots)).numpy()
-    misfits = np.sqrt(((said - curves) ** 2).mean(1)) / curves.mean(1)
+    misfits = nrmse(said, curves)
     prior, c, beta, gamma = fit.parameters.values()
     _, every_c, _, every_gamma = UPDATES.constrained(free[1:].clamp(-15, 15)).T.numpy()
     implied = implied_log_odds(curves[0], beta, gamma)
@@ -202,13 +179,3 @@ def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: in
         outside=int(np.isnan(implied).sum()),
         unresolved=int(unresolved.sum()),
     )
-
-
-def _halves(n: int) -> tuple[slice, slice, slice]:
-    """All points, the earlier half and the later half, which share the middle one if n is odd."""
-    return slice(None), slice(0, (n + 1) // 2), slice(n // 2, None)
-
-
-def _slope(x: Array, y: Array) -> float:
-    centred = x - x.mean()
-    return float((centred * y).sum() / (centred**2).sum())

@@ -10,11 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from headscope.measures.equivalence import Side
 from headscope.results.files import SCHEMA
 from headscope.tables import Table
 
@@ -25,13 +24,6 @@ class Verdict(StrEnum):
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNDETERMINED = "undetermined"
-
-    @classmethod
-    def of(cls, side: Side) -> Self:
-        """For a claim that something exceeds a margin: see `measures.equivalence.side`."""
-        if side is Side.UNDETERMINED:
-            return cls.UNDETERMINED
-        return cls.SUPPORTED if side is Side.ABOVE else cls.REFUTED
 
 
 @dataclass(frozen=True)

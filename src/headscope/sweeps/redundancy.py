@@ -18,7 +18,8 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.interventions import Intervention, zero
-from headscope.measures.coalitions import Array, Coalition, Game, ablated_first, ablated_last, interactions
+from headscope.measures.coalitions import Coalition, Game, ablated_first, ablated_last, interactions
+from headscope.measures.intervals import Array
 from headscope.measures.readouts import Measure, logit_difference
 from headscope.measures.shapley import check_orders, is_exact, shapley
 from headscope.measures.smallest_sets import check_share, smallest_necessary, smallest_sufficient

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headscope.measures.direct_effect import effect_logits, effect_of_heads_logits, logit_direction
+from headscope.measures.direct_effect import effect_of_heads_logits, logit_direction
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
@@ -198,7 +198,7 @@ def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
         columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
     if anatomy.mlp_term is not None:
         carried = scales.direction * _carried(run.model, layer)
-        columns.append(effect_logits(run["mlp_out", layer].nan_to_num(), carried))
+        columns.append((run["mlp_out", layer].nan_to_num().to(carried) * carried).sum(-1))
     return columns
 
 

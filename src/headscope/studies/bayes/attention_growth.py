@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from headscope import tasks
-from headscope.evidence import any_of, claim, joint_table, lines, table
+from headscope.evidence import any_of, claim, lines, table
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Claim
 from headscope.studies.bayes.activations import attention_on
@@ -61,7 +61,7 @@ def attention_growth(ctx: Ctx) -> Part:
     return Part(
         tables=[
             table(attention.estimation, "attention_on_examples", beside=(even.estimation,)),
-            joint_table(growth.estimation, "attention_growth", beside=(whole,), more={ATTENDS: listed}),
+            table(growth.estimation, "attention_growth", beside=(whole,), more={ATTENDS: listed}, jointly=True),
         ],
         claims=[attention_grows(growth, attends)],
         figures=[figure],
@@ -81,11 +81,10 @@ def attention_grows(growth: Split[Samples], attends: list[str]) -> Claim:
     grown, others = (samples.only(head=attends) for samples in growth)
     exponent = "exponent of a head's total attention over the number of examples"
     reason = f"no head puts {LEAST_ATTENTION} of its attention on the examples"
-    chosen = {"head": grown.best("head")}
     return claim(
         "attention_grows",
         "Some head's total attention from the final token to the examples grows at least half as fast as they do.",
-        tests=[any_of(exponent, others, above=GROWTH_MARGIN, chosen=chosen, reason=reason)],
+        tests=[any_of(exponent, others.choosing(head=grown.best("head")), above=GROWTH_MARGIN, reason=reason)],
         tables=("attention_growth", "attention_on_examples"),
     )
 

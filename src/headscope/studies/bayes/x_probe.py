@@ -125,7 +125,7 @@ def x_carried(r2: Samples, overlap: Samples, random: float, layer: int) -> Claim
     """Decoded beyond every control, and written outside y, at the layer that other functions chose."""
     controls = beyond(r2).only(control=lambda name: name != NEAREST).by("control")
     tests: list[Test] = [
-        any_of(f"r² of x beyond that of {name}", more, above=DECODABLE_MARGIN, chosen={"layer": layer})
+        any_of(f"r² of x beyond that of {name}", more.choosing(layer=layer), above=DECODABLE_MARGIN)
         for name, more in controls.items()
     ]
     # Where x cannot be decoded its directions are noise, and their angle says nothing.

@@ -47,14 +47,14 @@ def patching(ctx: Ctx) -> Part:
 def moves(split: Split[Samples], gap: Samples) -> Claim:
     """Whether patching after the match recovers the answer, from [pair, (layer, position, role)] on both halves."""
     after = after_the_match(split)
-    chosen = {"layer": after.selection.best("layer")}
+    chosen = after.estimation.choosing(layer=after.selection.best("layer"))
     what = "share recovered by patching the token after the match"
     return claim(
         "moves",
         "Previous-token information reaches the next position before the induction heads read it: patching there "
         "recovers over 10% of the logit difference.",
         needs=[Test("logit difference, clean minus corrupted", gap, above=0.0)],
-        tests=[any_of(what, after.estimation, above=MARGIN, chosen=chosen)],
+        tests=[any_of(what, chosen, above=MARGIN)],
         tables=["patching", "patching_selection"],
     )
 

@@ -14,7 +14,8 @@ from headscope.evidence import bars, claim, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions.named_heads import heads_among
 from headscope.measures import next_logit
-from headscope.measures.coalitions import Array, Coalition, Game
+from headscope.measures.coalitions import Coalition, Game
+from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part

@@ -120,7 +120,7 @@ def backups(growths: Mapping[str, Growth]) -> Claim:
         selection, estimation = growths[kind].change
         best = selection.cells[int(selection.mean.argmax())]
         chosen = {axis.name: value for axis, value in zip(selection.axes, best, strict=True)}
-        test = any_of(f"growth of {_words(kind)}", estimation, above=growths[kind].margin, chosen=chosen)
+        test = any_of(f"growth of {_words(kind)}", estimation.choosing(**chosen), above=growths[kind].margin)
     return claim("backups", statement, tests=[test], tables=[f"growth_of_{kind}" for kind in growths])
 
 

@@ -27,9 +27,11 @@ CONTROL_MEANS = {
 def transferred(excess: Split[Samples]) -> list[Test]:
     """Some answer of the task, at some layer, is likelier than under each control; chosen on the selection half."""
     answer, layer = best_cell(excess.selection.only(answer=TASK))
-    chosen, judged = {"answer": answer, "layer": layer}, excess.estimation.only(answer=TASK)
+    judged = {
+        c: excess.estimation.only(answer=TASK).at(control=c).choosing(answer=answer, layer=layer) for c in CONTROLS
+    }
     what = "probability above {} sources"
-    return [any_of(what.format(c), judged.at(control=c), above=MARGIN, chosen=chosen) for c in CONTROLS]
+    return [any_of(what.format(control), each, above=MARGIN) for control, each in judged.items()]
 
 
 def carried(needs: Sequence[Test], excess: Split[Samples]) -> Claim:

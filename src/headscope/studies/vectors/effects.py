@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from headscope.evidence import beside, table
+from headscope.evidence import table
 from headscope.interventions import set_values
 from headscope.measures.clusters import by_cluster
 from headscope.measures.intervals import Array
@@ -143,8 +143,7 @@ def recovered(gained: Samples, gap: Samples) -> Samples:
 
 def outcome_table(name: str, *outcomes: Outcomes) -> Table:
     """Accuracy with bounds, and probability with bounds beside it."""
-    more = beside(*(each.probability for each in outcomes))
-    return table([each.accuracy for each in outcomes], name, more=more)
+    return table([each.accuracy for each in outcomes], name, bounded=[each.probability for each in outcomes])
 
 
 def of_halves(outcomes: Split[Outcomes]) -> tuple[Outcomes, Outcomes]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from headscope.evidence import Chosen, Test, chosen_table, claim, lines, series
+from headscope.evidence import Test, any_of, claim, lines, series, table
 from headscope.evidence.comparisons import head_names
+from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.sites import through_output
@@ -37,25 +38,25 @@ _DRAWN = (FUNCTION, RANDOM_HEADS, RANDOM_DIRECTION, ALL_HEADS)
 class CarriedByHeads:
     """A function vector in one kind of prompt: share of the gain from examples, accuracy beyond each control."""
 
-    share: Chosen
-    beyond: Mapping[str, Chosen]
-    follows_other: Chosen
+    share: Samples
+    beyond: Mapping[str, Samples]
+    follows_other: Samples
 
 
 def function_vector(ctx: Ctx) -> Part:
     """Does the sum of a few heads' mean outputs make a prompt do the task?"""
     outcomes, judged = ctx.once(function_vector_outcomes), ctx.once(carried_by_heads)
-    kind_of, shares = effects.PROMPTS_KIND, {kind: each.share for kind, each in judged.items()}
+    kind_of, compared = effects.PROMPTS_KIND, []
     halves = [half.labelled(kind_of, kind) for kind, o in outcomes.items() for half in effects.of_halves(o)]
-    compared: dict[tuple[str, str], Chosen] = {}
     for kind, each in judged.items():
-        compared |= {(kind, f"{FUNCTION} minus {control}"): beyond for control, beyond in each.beyond.items()}
-        compared[kind, f"{OTHER_FUNCTION}, g(x) minus f(x)"] = each.follows_other
+        named = {f"{FUNCTION} minus {control}": beyond for control, beyond in each.beyond.items()}
+        named[f"{OTHER_FUNCTION}, g(x) minus f(x)"] = each.follows_other
+        compared += [one.labelled(effects.COMPARISON, name).labelled(kind_of, kind) for name, one in named.items()]
     return Part(
         tables=[
             effects.outcome_table("function_vectors", *halves),
-            chosen_table("function_vector_shares", (kind_of,), shares),
-            chosen_table("function_vector_differences", (kind_of, effects.COMPARISON), compared),
+            table([each.share.labelled(kind_of, kind) for kind, each in judged.items()], "function_vector_shares"),
+            table(compared, "function_vector_differences"),
         ],
         claims=[few_heads(examples_help(ctx), judged[ZERO])],
         figures=[_figure(ctx, kind) for kind in outcomes],
@@ -65,12 +66,11 @@ def function_vector(ctx: Ctx) -> Part:
 def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
     """Whether the top heads' mean outputs transfer the task to zero-shot prompts."""
     share = "share of the gain from examples that the function vector recovers"
-    tests = [judged.share.exceeds(share, effects.RECOVERED_MARGIN)]
+    tests = [any_of(share, judged.share, above=effects.RECOVERED_MARGIN)]
     none = "there is no other set of so many heads"
     for control in _CONTROLS:
         what, beyond = f"f(x) under the function vector minus {control}", judged.beyond.get(control)
-        missing = Test(what, None, above=effects.MARGIN, reason=none)
-        tests.append(missing if beyond is None else beyond.exceeds(what, effects.MARGIN))
+        tests.append(any_of(what, beyond, above=effects.MARGIN, reason=none))
     return claim(
         "few_heads",
         "A few heads write the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
@@ -92,9 +92,9 @@ def carried_by_heads(ctx: Ctx) -> dict[str, CarriedByHeads]:
         known = {control: right[control] for control in _CONTROLS if control in right}
         beyond = {name: effects.difference(right[FUNCTION], each) for name, each in known.items()}
         judged[kind] = CarriedByHeads(
-            Chosen(share, layer),
-            {name: Chosen(each, layer) for name, each in beyond.items()},
-            Chosen(effects.difference(others, right[OTHER_FUNCTION]), layer),
+            share.choosing(**layer),
+            {name: each.choosing(**layer) for name, each in beyond.items()},
+            effects.difference(others, right[OTHER_FUNCTION]).choosing(**layer),
         )
     return judged
 

@@ -19,7 +19,7 @@ from headscope.detectors.key_attention import KeyAttention, key_attention
 from headscope.detectors.pairs import prefix_matching
 from headscope.detectors.roles import example_to_example
 from headscope.errors import HeadscopeError
-from headscope.evidence import Test, beside, table
+from headscope.evidence import Test, table
 from headscope.figures import head_grid
 from headscope.interventions import set_values
 from headscope.measures import joint_probability
@@ -136,7 +136,7 @@ def induction_tables(ctx: Ctx) -> list[Table]:
         return []
     named = {cell for each in beyond for cell in each.named(above=NAMED_MARGIN).cells}
     marks = {_NAMED: {cell: cell in named for each in beyond for cell in each.cells}}
-    return [table(attention, "induction_scores", more={**beside(*beyond), **marks})]
+    return [table(attention, "induction_scores", bounded=beyond, more=marks)]
 
 
 @dataclass(frozen=True)

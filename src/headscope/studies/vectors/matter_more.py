@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from headscope.evidence import Test, bars, beside, claim, percent, table
+from headscope.evidence import Test, bars, claim, percent, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions import mean
 from headscope.measures.samples import Samples
@@ -59,7 +59,6 @@ def matter_more(ctx: Ctx) -> Part:
     judged = function_vector_heads_more([examples_help(ctx), *kinds_exist(ctx)], ablated)
     if ablated is None:
         return Part(claims=[judged])
-    more = {**beside(ablated.beyond_random), **ablated.more}
     figure = bars(
         ablated.lost,
         "group",
@@ -70,7 +69,9 @@ def matter_more(ctx: Ctx) -> Part:
         f"{len(ctx.once(problems).estimation)} few-shot problems. The stroke is the mean over random sets of as many "
         "heads. Whiskers: 95% over functions.",
     )
-    listed = table(ablated.lost, "ablations", beside=(ablated.random,), more=more)
+    listed = table(
+        ablated.lost, "ablations", beside=(ablated.random,), bounded=(ablated.beyond_random,), more=ablated.more
+    )
     heads, by_group = ablated.more[_MORE[0]], ablated.lost.by("group")
     costs = ", ".join(f"{name} ({heads[name]}) {percent(each)}" for name, each in by_group.items())
     says = f"Few-shot accuracy lost with the top heads of one kind alone ablated: {costs}."

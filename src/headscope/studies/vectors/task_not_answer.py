@@ -8,7 +8,8 @@ before it is asked what: whichever of task and answer the selecting functions sh
 
 from dataclasses import dataclass
 
-from headscope.evidence import Chosen, Test, chosen_table, claim
+from headscope.evidence import Test, any_of, claim, table
+from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.vectors import effects
@@ -22,10 +23,10 @@ from headscope.studies.vectors.task_vector import OTHER, TASK, beyond_shuffled, 
 class Transferred:
     """Differences of accuracies under task vectors by layer; `clearest` is what the selecting functions show most."""
 
-    beyond_shuffled: Chosen
-    not_copied: Chosen
-    follows_other: Chosen
-    copied: Chosen
+    beyond_shuffled: Samples
+    not_copied: Samples
+    follows_other: Samples
+    copied: Samples
     clearest: str
 
 
@@ -38,23 +39,23 @@ def task_not_answer(ctx: Ctx) -> Part:
         "other function's vector, g(x) minus f(x)": judged.follows_other,
         "task vector minus no vector, f(dummy)": judged.copied,
     }
+    named = [each.labelled(effects.COMPARISON, name) for name, each in compared.items()]
     return Part(
-        tables=[chosen_table("task_vector_differences", (effects.COMPARISON,), compared)],
-        claims=[task_rather_than_answer(examples_help(ctx), judged)],
+        tables=[table(named, "task_vector_differences")], claims=[task_rather_than_answer(examples_help(ctx), judged)]
     )
 
 
 def task_rather_than_answer(need: Test, judged: Transferred) -> Claim:
     """Whether the vector's own function is applied to another input."""
     shown = judged.beyond_shuffled if judged.clearest == OWN else judged.copied
-    anything = f"transfer of {judged.clearest} before layer {shown.where['layer']}"
+    anything = f"transfer of {judged.clearest} before layer {shown.chosen['layer']}"
     own, follows = judged.not_copied.there, judged.follows_other.there
     return claim(
         "task_not_answer",
         "The task vector transfers the task, not its prompt's answer: its function is applied to another input.",
         needs=[need, Test(anything, shown.there, above=MARGIN)],
         tests=[
-            judged.beyond_shuffled.exceeds("f(x) under the task vector minus a label-shuffled one", MARGIN),
+            any_of("f(x) under the task vector minus a label-shuffled one", judged.beyond_shuffled, above=MARGIN),
             Test("f(x) minus f(dummy query) under the task vector", own, above=MARGIN),
             Test("g(x) minus f(x) under the vector of another function g", follows, above=MARGIN),
         ],
@@ -68,13 +69,13 @@ def transferred(ctx: Ctx) -> Transferred:
     copying = outcomes.selection.best_layer(vector=TASK, answer=DUMMYS)
     own, others = (outcomes.estimation.accuracy.at(vector=vector).by("answer") for vector in (TASK, OTHER))
     chosen = outcomes.selection.accuracy.at(vector=TASK)
-    shows_task = chosen.at(answer=OWN, **task.where).mean >= chosen.at(answer=DUMMYS, **copying).mean
+    shows_task = chosen.at(answer=OWN, **task.chosen).mean >= chosen.at(answer=DUMMYS, **copying).mean
     values = effects.plain_outcomes(ctx.model, effects.asked(ctx.model, half, ZERO, DUMMYS))
     plain = Outcomes.of((effects.PROMPTS_KIND,), {ZERO: values}, half.function).accuracy.at(prompts_kind=ZERO)
     return Transferred(
         task,
-        Chosen(effects.difference(own[OWN], own[DUMMYS]), task.where),
-        Chosen(effects.difference(others[OTHERS], others[OWN]), task.where),
-        Chosen(effects.difference(own[DUMMYS], plain), copying),
+        effects.difference(own[OWN], own[DUMMYS]).choosing(**task.chosen),
+        effects.difference(others[OTHERS], others[OWN]).choosing(**task.chosen),
+        effects.difference(own[DUMMYS], plain).choosing(**copying),
         OWN if shows_task[0] else DUMMYS,
     )

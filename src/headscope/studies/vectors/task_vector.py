@@ -8,7 +8,8 @@ development set does. After the last layer the dummy query's answer is copied by
 
 import torch
 
-from headscope.evidence import Chosen, Test, chosen_table, claim, lines, series
+from headscope.evidence import Test, any_of, claim, lines, series, table
+from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.results.study import Claim
 from headscope.studies.context import Part
@@ -46,7 +47,7 @@ def task_vector(ctx: Ctx) -> Part:
     return Part(
         tables=[
             effects.outcome_table("task_vectors", *effects.of_halves(outcomes)),
-            chosen_table("task_vector_shares", (), {(): share}),
+            table(share, "task_vector_shares"),
         ],
         claims=[single_vector(examples_help(ctx), share, ctx.once(beyond_shuffled))],
         figures=[figure],
@@ -57,33 +58,35 @@ def task_vector(ctx: Ctx) -> Part:
     )
 
 
-def single_vector(need: Test, share: Chosen, beyond: Chosen) -> Claim:
+def single_vector(need: Test, share: Samples, beyond: Samples) -> Claim:
     """Whether one prompt's residual stream transfers the task."""
     return claim(
         "single_vector",
         "The final-token residual stream of one few-shot prompt transfers the task to a zero-shot prompt.",
         needs=[need],
         tests=[
-            share.exceeds("share of the gain from examples that the task vector recovers", effects.RECOVERED_MARGIN),
-            beyond.exceeds("accuracy with the task vector minus a label-shuffled one", effects.MARGIN),
+            any_of(
+                "share of the gain from examples that the task vector recovers", share, above=effects.RECOVERED_MARGIN
+            ),
+            any_of("accuracy with the task vector minus a label-shuffled one", beyond, above=effects.MARGIN),
         ],
         tables=["task_vectors", "task_vector_shares", "task_vector_differences", "baselines"],
     )
 
 
-def beyond_shuffled(ctx: Ctx) -> Chosen:
+def beyond_shuffled(ctx: Ctx) -> Samples:
     """What the task vector does beyond a label-shuffled one, with the layer at which the former works best."""
     outcomes = ctx.once(task_vector_outcomes)
     right = outcomes.estimation.accuracy.at(answer=OWN).by("vector")
     layer = outcomes.selection.best_layer(vector=TASK, answer=OWN)
-    return Chosen(effects.difference(right[TASK], right[SHUFFLED]), layer)
+    return effects.difference(right[TASK], right[SHUFFLED]).choosing(**layer)
 
 
-def recovered_share(ctx: Ctx) -> Chosen:
+def recovered_share(ctx: Ctx) -> Samples:
     """Which share of the gain from examples the task vector recovers, with the same layer."""
     right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=TASK, answer=OWN)
     gained = right - ctx.once(baselines).accuracy.at(prompts_kind=ZERO)
-    return Chosen(effects.recovered(gained, gain_of_examples(ctx)), ctx.once(beyond_shuffled).where)
+    return effects.recovered(gained, gain_of_examples(ctx)).choosing(**ctx.once(beyond_shuffled).chosen)
 
 
 def task_vector_outcomes(ctx: Ctx) -> Split[Outcomes]:
