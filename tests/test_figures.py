@@ -14,7 +14,17 @@ from headscope.errors import BadArgument, OutOfRange, UnknownName
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines, to_pdf, to_png
 from headscope.figures.attention import MAX_ERROR, decode, encode, payload, script, script_json
 from headscope.figures.heat import number_texts
-from headscope.figures.theme import BLUE_ORANGE, CIVIDIS, DARK, INKS, OKABE_ITO, UNDEFINED_FILL, colour_at, dark
+from headscope.figures.theme import (
+    BLUE_ORANGE,
+    CIVIDIS,
+    DARK,
+    INKS,
+    LONGEST_LINE,
+    OKABE_ITO,
+    UNDEFINED_FILL,
+    colour_at,
+    dark,
+)
 from headscope.figures.tokens import visible
 from headscope.results.study import AttentionExample
 from headscope.tables import Column, Schema, Table
@@ -297,6 +307,22 @@ def test_labels_have_room_in_a_font_wider_than_the_one_they_were_measured_in():
     svg = bars_with_intervals(table, "detector", "score", reference=0.1, reference_name="r" * 20, **WORDS).svg
     width, left, seen = re.search(r'width="([\d.]+)".*?viewBox="(-?[\d.]+) 0 ([\d.]+)', svg).groups()
     assert (float(left), width) == (-36.0, seen), "1.2 pixels for each of 30 characters"
+
+
+@pytest.mark.parametrize("kind", ["bars", "curves", "grid"])
+def test_long_words_beside_a_drawing_go_on_in_the_next_line_instead_of_being_cut(kind):
+    long = " ".join(f"ablated-{number}" for number in range(12))
+    table = SCORES.table([{**row, "detector": long} for row in scores({(0, 0): 0.3, (1, 0): 0.1}).rows()])
+    svg = {
+        "bars": lambda: bars_with_intervals(table, "detector", "score", reference=0.1, reference_name=long, **WORDS),
+        "curves": lambda: lines(table, "layer", "score", "detector", **WORDS),
+        "grid": lambda: head_grid(
+            SCORES.table([*table.rows(), *scores({(0, 0): 0.2}).rows()]), "score", facet="detector", **WORDS
+        ),
+    }[kind]().svg
+    written = re.findall(r"<text[^>]*>(.*?)</text>", svg)
+    assert long in {re.sub(r"<[^>]*>", " ", text).strip().replace("  ", " ") for text in written}
+    assert max(len(line) for text in written for line in re.split(r"<[^>]*>", text)) <= LONGEST_LINE
 
 
 def curve(values: list[float], model: str = "m") -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish
+from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish, wrapped
 from headscope.figures.tokens import legible
 from headscope.figures.words import axis_title, column_of, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
@@ -20,6 +20,7 @@ from headscope.tables import Table
 
 _UPRIGHT = "M0,-1L0,1"
 _WIDTH = 560
+_LINE_HEIGHT = 13  # of a label, in pixels
 # Bars in colours of a ramp that a whisker in dark ink can be seen on.
 _BAR_OPACITY = 0.55
 
@@ -112,12 +113,14 @@ def _placed(records: Sequence[dict[str, Any]], groups: Sequence[str]) -> tuple[l
     placed, top = [], gap / 2
     for label in dict.fromkeys(record["label"] for record in records):
         own = labelled[label]
-        centre = top + bar * len(own) / 2
+        below = wrapped(label).count("\n") * _LINE_HEIGHT
+        room = max(bar * len(own), below + _LINE_HEIGHT)
+        start, named = top + (room - bar * len(own)) / 2, top + (room - below) / 2
         for index, record in enumerate(own):
-            place = {"top": top + 0.5, "middle": top + bar / 2, "bottom": top + bar - 0.5}
-            placed.append({**record, **place, "centre": centre, "first": index == 0})
-            top += bar
-        top += gap
+            place = {"top": start + 0.5, "middle": start + bar / 2, "bottom": start + bar - 0.5}
+            placed.append({**record, **place, "named": named, "first": index == 0})
+            start += bar
+        top += room + gap
     return placed, top - gap / 2
 
 
@@ -134,8 +137,8 @@ def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str])
 
 
 def _labels(base: alt.Chart) -> alt.Chart:
-    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", limit=260, color=INK)
-    return names.encode(y=_row("centre"), x=alt.value(-4), text="label:N")
+    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", color=INK)
+    return names.encode(y=_row("named"), x=alt.value(-4), text="label:N")
 
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:

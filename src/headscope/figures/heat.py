@@ -215,7 +215,7 @@ def _column_axis(columns: range, frame: Frame, layout: Layout) -> alt.X:
     plain = frame.column_labels is None
     # Upright labels reach further down in a wider font than the one that Vega measures with.
     turned = {"labelAngle": 0} if plain else {"labelAngle": -90, "titlePadding": 20}
-    axis = alt.Axis(values=shown, labelLimit=150, ticks=False, domain=False, **turned)
+    axis = alt.Axis(values=shown, ticks=False, domain=False, **turned)
     return alt.X("column:O", title=frame.column_title, scale=alt.Scale(domain=named), axis=axis)
 
 

@@ -12,6 +12,7 @@ never the only mark: numbers, shapes or words say the same. Not done here: any c
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,14 +60,40 @@ DARK = {
     ),
 }
 
+# Characters in a line of text beside a drawing; more go on in the next line.
+LONGEST_LINE = 44
+
 # A character of DejaVu Sans, found where Arial is not, is wider than Arial's by about this many pixels.
 _WIDER = 1.2
 
 
 def finish(chart: alt.TopLevelMixin) -> str:
     """The chart under the theme as SVG; fetches nothing, whatever the data say."""
-    svg = vl_convert.vegalite_to_svg(chart.to_dict(), config=_config(), allowed_base_urls=[])
+    svg = vl_convert.vegalite_to_svg(_wrapped(chart.to_dict()), config=_config(), allowed_base_urls=[])
     return _with_room(str(svg))
+
+
+def wrapped(text: str, width: int = LONGEST_LINE) -> str:
+    """The text with no line longer than `width` characters, unless it is one word.
+
+    >>> wrapped("function-vector heads", 15)
+    'function-vector\nheads'
+    """
+    return "\n".join(
+        textwrap.fill(line, width, replace_whitespace=False, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+
+
+def _wrapped(part: Any) -> Any:
+    """A chart with all that it writes in lines; the same text stays the same wherever it stands."""
+    if isinstance(part, dict):
+        return {name: _wrapped(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return list(map(_wrapped, part))
+    return wrapped(part) if isinstance(part, str) else part
 
 
 def dark(svg: str) -> str:
@@ -120,11 +147,12 @@ def colour_at(ramp: Sequence[str], share: float) -> tuple[float, float, float]:
 
 def _with_room(svg: str) -> str:
     """The figure with a margin that holds its longest labels in a wider font than the one it was measured in."""
-    texts = re.findall(r'<text text-anchor="(\w+)" transform="([^"]*)"[^>]*>([^<]*)', svg)
+    texts = re.findall(r'<text text-anchor="(\w+)" transform="([^"]*)"[^>]*>(.*?)</text>', svg)
 
     def margin(anchor: str, turned: bool) -> int:
-        lengths = [len(t) for a, how, t in texts if a == anchor and ("rotate(-90" in how) is turned]
-        return math.ceil(_WIDER * max(lengths, default=0))
+        chosen = [text for a, how, text in texts if a == anchor and ("rotate(-90" in how) is turned]
+        lines = re.split(r"<[^>]*>", "<>".join(chosen))
+        return math.ceil(_WIDER * max(map(len, lines)))
 
     left, right, below = margin("end", False), margin("start", False), margin("end", True)
 
@@ -142,6 +170,7 @@ def _config() -> dict[str, Any]:
         "aria": False,
         "font": FONT,
         "padding": 4,
+        "lineBreak": "\n",
         "view": {"stroke": None},
         "axis": {
             "labelColor": INK,
@@ -151,6 +180,7 @@ def _config() -> dict[str, Any]:
             "titleFontWeight": "normal",
             "titlePadding": 6,
             "labelPadding": 4,
+            "labelLimit": 0,
             "domainColor": LINE,
             "tickColor": LINE,
             "tickSize": 4,
@@ -162,8 +192,8 @@ def _config() -> dict[str, Any]:
             "labelFontSize": 11,
             "titleFontSize": 11,
             "titleFontWeight": "normal",
-            "titleLimit": 260,
-            "labelLimit": 260,
+            "titleLimit": 0,
+            "labelLimit": 0,
         },
         "header": {
             "labelColor": INK,
@@ -171,6 +201,7 @@ def _config() -> dict[str, Any]:
             "labelFontWeight": "bold",
             "labelAnchor": "start",
             "labelPadding": 6,
+            "labelLimit": 0,
         },
     }
 
