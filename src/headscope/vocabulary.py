@@ -103,7 +103,6 @@ SITES: dict[str, Site] = {
     )
 }
 
-RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 ATTENTION_SITES = ("q", "k", "v", "pattern")
 
 

@@ -4,13 +4,12 @@ from typing import Any
 
 from rich.table import Table
 
-from headscope.cli.common import Json, ModelName, Opening, Quiet, guarded, opened, print_json, stdout, with_fields
+from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
 from headscope.models.certificate import Check
 from headscope.models.checks import certify
 
 
-@guarded
-@with_fields(Opening, into="opening")
+@opens_model
 def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
     loaded = opened(model, opening)

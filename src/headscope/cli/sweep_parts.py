@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headscope import measures
 from headscope.detectors.detect import LARGEST_SEED
@@ -86,9 +87,7 @@ class SweepOptions:
         if not 0 <= self.seed <= LARGEST_SEED:
             raise BadArgument(f"cannot sweep with seed {self.seed}: it lies between 0 and {LARGEST_SEED}.")
         measure_of(self)
-        axis(self.layers, "--layers")
-        axis(self.heads, "--heads")
-        axis(self.positions, "--positions")
+        axes(self)
 
     @property
     def given(self) -> bool:
@@ -135,6 +134,11 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     return indices
 
 
+def axes(options: SweepOptions) -> dict[str, Any]:
+    """The axes of the grid by name, as `grid` takes them."""
+    return {name: axis(getattr(options, name), f"--{name}") for name in ("layers", "heads", "positions")}
+
+
 def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
     """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
     measure = measure_of(options)
@@ -144,15 +148,9 @@ def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
         if options.given and number:
             raise BadArgument("cannot add prompts to those of a file: leave --precision away, or use generated ones.")
         template = ABLATIONS[options.do](options.at, other, options.seed)
-        cells = grid(
-            template,
-            layers=axis(options.layers, "--layers"),  # type: ignore[arg-type]
-            heads=axis(options.heads, "--heads"),  # type: ignore[arg-type]
-            positions=axis(options.positions, "--positions"),  # type: ignore[arg-type]
-        )
         prompts = model.prompts(shown)
-        every = cells.cells(model.n_layers, model.heads, min(prompts.lengths))
-        return Sweep(model, prompts, every, measure)
+        cells = grid(template, **axes(options)).cells(model.n_layers, model.heads, min(prompts.lengths))
+        return Sweep(model, prompts, cells, measure)
 
     return batch
 

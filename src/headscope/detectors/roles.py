@@ -71,13 +71,9 @@ def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
 
 
 _KINDS = (
-    Detector("x_to_y", x_to_y, "pairs", "shuffled roles", "attends from a y to the x of its own example"),
+    Detector("x_to_y", x_to_y, "pairs", "attends from a y to the x of its own example"),
     Detector(
-        "example_to_example",
-        example_to_example,
-        "pairs",
-        "shuffled roles",
-        "attends from before a y to the y of earlier examples",
+        "example_to_example", example_to_example, "pairs", "attends from before a y to the y of earlier examples"
     ),
 )
 NAMES = tuple(detector.name for detector in _KINDS)

@@ -6,7 +6,6 @@ whisker over the bar; a reference (a null, the value before an intervention) is 
 so that "is the interval beyond the null" is one look. Not done here: computing either.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import altair as alt
 
 from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish, wrapped
 from headscope.figures.tokens import legible
-from headscope.figures.words import axis_title, column_of, extremes, number, rows_of, value_of
+from headscope.figures.words import axis_title, column_of, drawn, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
 from headscope.tables import Table
 
@@ -54,25 +53,19 @@ def bars_with_intervals(
     per_row = reference if isinstance(reference, str) else None
     rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
     mark = legible(reference_name) or _reference_words(table, value, reference)
-    drawn = {"value": value, "low": low, "high": high, "reference": reference}
+    numbers = {"value": value, "low": low, "high": high, "reference": reference}
     records = [
         {
             "label": legible(str(row[label])),
             "group": "" if group is None else legible(str(row[group])),
             "mark": mark,
-            **{key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()},
+            **{key: drawn(row[given] if isinstance(given, str) else given) for key, given in numbers.items()},
         }
         for row in rows
     ]
     alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
     chart = _chart(records, axis_title(table, value), mark, group)
     return Figure(name or f"{table.name}-{value}-bars", title, caption, alt_text, finish(chart), table.name)
-
-
-def _or_none(given: Any) -> float | None:
-    """A number for the chart's JSON, which has no NaN; None where there is neither column nor number."""
-    value = value_of(given)
-    return None if math.isnan(value) else value
 
 
 def _reference_words(table: Table, value: str, reference: str | float | None) -> str:

@@ -11,7 +11,6 @@ and loads nothing whatever its text says, while inline SVG would be parsed as pa
 
 import base64
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from headscope.figures.attention import payload, script, script_json, stylesheet
 from headscope.figures.theme import dark
 from headscope.report.cells import MOST_WIDTH, TableView, cell_view, table_view
 from headscope.report.claims import ClaimView, ComparisonView, roles, tally
+from headscope.results.files import write_file
 from headscope.results.study import Claim, Figure, Study
 
 # What of the provenance stands under the title, where it is there; all of it stands at the end.
@@ -89,19 +89,13 @@ def render(study: Study) -> str:
 
 
 def write(study: Study, path: Path | str) -> Path:
-    """Render the study into a file and return its path.
+    """Render the study into a file, which appears whole or not at all, and return its path.
 
-    The file appears whole or not at all: it is written beside its place and moved there.
+    Raises:
+        OutputExists, Unwritable: if no file can be written there.
     """
-    target = Path(path)
-    page = render(study)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    page, target = render(study), Path(path)
+    write_file(target, lambda fresh: fresh.write_text(page, encoding="utf-8", newline="\n"))
     return target
 
 
@@ -138,12 +132,10 @@ def _image(svg: str) -> str:
 
 def _table_named(name: str, study: Study) -> str:
     """The key of a table, given as that key or as the name of its schema (as a figure knows it)."""
-    if name in study.tables:
-        return name
-    for key, table in study.tables.items():
-        if table.name == name:
-            return key
-    raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
+    named = [key for key, table in study.tables.items() if name in (key, table.name)]
+    if not named:
+        raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
+    return name if name in named else named[0]
 
 
 def _claim(claim: Claim, study: Study, tables: Mapping[str, TableView]) -> ClaimView:

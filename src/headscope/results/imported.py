@@ -10,10 +10,8 @@ downloaded, and nothing that is in the file is run. What a state dict is read as
 """
 
 import hashlib
-import json
 import platform
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +25,9 @@ from headscope.architectures.lens.settings import NOTHING
 from headscope.architectures.saving import save_quietly
 from headscope.errors import BadArgument, ModelNotFound
 from headscope.models.certificate import versions
+from headscope.results.files import write_json
 from headscope.results.folder import Kind, check_free, place_folder
+from headscope.results.provenance import command_line
 from headscope.training.card import markdown_table
 
 CARD = "card.json"
@@ -70,15 +70,16 @@ def import_model(
     """
     source, target = Path(file), Path(out)
     check_free(target, IMPORTED)
-    words = None if tokenizer is None else _tokenizer(Path(tokenizer))
+    given = None if tokenizer is None else str(tokenizer)
+    words = None if given is None else _tokenizer(Path(given))
     opened = read(source, None if config is None else Path(config))
     model, settings = to_toy(opened, stated)
     if words is not None:
-        _check_words(words, model.config.vocab_size, Path(tokenizer or ""))
-    if model.config.bos_token_id is None and words is not None:
-        model.config.bos_token_id = words.bos_token_id
-    given = None if tokenizer is None else str(tokenizer)
-    command = _command(source, target, opened.config_path, given, stated)
+        _check_words(words, model.config.vocab_size, str(given))
+        if model.config.bos_token_id is None:
+            model.config.bos_token_id = words.bos_token_id
+    options = {"out": target, "config": opened.config_path, "tokenizer": given, **asdict(stated)}
+    command = command_line(["headscope", "import", str(source)], options)
     card = _card(opened, model, settings, given, command)
     place_folder(target, IMPORTED, lambda folder: _fill(folder, model, words, card))
     return card
@@ -89,7 +90,7 @@ def _fill(folder: Path, model: ToyForCausalLM, tokenizer: Any, card: Mapping[str
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(_page(card), encoding="utf-8")
-    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / CARD, card)
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -105,11 +106,11 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelNotFound(f"cannot read a tokenizer from {str(folder)!r}: {first}.") from error
 
 
-def _check_words(tokenizer: Any, vocab_size: int, folder: Path) -> None:
+def _check_words(tokenizer: Any, vocab_size: int, folder: str) -> None:
     last = max(tokenizer.get_vocab().values(), default=-1)
     if last >= vocab_size:
         raise BadArgument(
-            f"cannot use the tokenizer of {str(folder)!r}: it has token ids up to {last}, and the model has "
+            f"cannot use the tokenizer of {folder!r}: it has token ids up to {last}, and the model has "
             f"{vocab_size} tokens. Give the tokenizer that the model was trained with."
         )
 
@@ -137,15 +138,6 @@ def _card(
     }
 
 
-def _command(source: Path, out: Path, config: Path | None, tokenizer: str | None, stated: Stated) -> str:
-    parts = ["headscope", "import", str(source), "--out", str(out)]
-    given = {"config": config, "tokenizer": tokenizer, **asdict(stated)}
-    for name, value in given.items():
-        if value is not None:
-            parts += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(parts)
-
-
 def _page(card: Mapping[str, Any]) -> str:
     """The card as a page for people, in Markdown."""
     source, config, named = card["source"], card["config"], card["tokenizer_named_by_config"]
@@ -156,39 +148,28 @@ def _page(card: Mapping[str, Any]) -> str:
     )
     granted = card["taken_for_granted"]
     reordered = card["settings"].get("rotary_pairs", {}).get("value") == "adjacent"
-    return "\n".join(
-        [
-            f"# {card['name']}",
-            "",
-            "A state dict in TransformerLens' naming, written as a model that headscope and transformers open. "
-            "Weights are as in the file, in float32; nothing is folded or centred. "
-            f"{_REORDERED if reordered else ''}Its licence is that of the file.",
-            "",
-            "This page is written from `card.json`.",
-            "",
-            f"- file: `{source['file']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`",
-            f"- config: `{config['file']}`, sha256 `{config['sha256']}`" if config else "- config: none",
-            *([f"- taken for granted without one: {granted}"] if granted else []),
-            "",
-            words,
-            "",
-            "## What it is",
-            "",
-            *markdown_table(("architecture", "value"), sorted(card["architecture"].items())),
-            "",
-            *markdown_table(
-                ("choice", "value", "known from"),
-                [(name, known["value"], known["known_from"]) for name, known in card["settings"].items()],
-            ),
-            "",
-            "## How to make it again",
-            "",
-            f"    {card['command']}",
-            "",
-            f"With {', '.join(f'{name} {number}' for name, number in card['versions'].items())}.",
-            "",
-        ]
-    )
+    facts = [
+        f"- file: `{source['file']}`, {source['bytes']:,} bytes, sha256 `{source['sha256']}`",
+        f"- config: `{config['file']}`, sha256 `{config['sha256']}`" if config else "- config: none",
+        *([f"- taken for granted without one: {granted}"] if granted else []),
+    ]
+    choices = [(name, known["value"], known["known_from"]) for name, known in card["settings"].items()]
+    paragraphs = [
+        f"# {card['name']}",
+        "A state dict in TransformerLens' naming, written as a model that headscope and transformers open. "
+        "Weights are as in the file, in float32; nothing is folded or centred. "
+        f"{_REORDERED if reordered else ''}Its licence is that of the file.",
+        "This page is written from `card.json`.",
+        "\n".join(facts),
+        words,
+        "## What it is",
+        "\n".join(markdown_table(("architecture", "value"), sorted(card["architecture"].items()))),
+        "\n".join(markdown_table(("choice", "value", "known from"), choices)),
+        "## How to make it again",
+        f"    {card['command']}",
+        f"With {', '.join(f'{name} {number}' for name, number in card['versions'].items())}.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _sha256(path: Path) -> str:

@@ -10,11 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from headscope.measures.equivalence import Side
 from headscope.results.files import SCHEMA
 from headscope.tables import Table
 
@@ -26,23 +25,13 @@ class Verdict(StrEnum):
     REFUTED = "refuted"
     UNDETERMINED = "undetermined"
 
-    @classmethod
-    def of(cls, side: Side) -> Self:
-        """For a claim that something exceeds a margin: see `measures.equivalence.side`."""
-        if side is Side.UNDETERMINED:
-            return cls.UNDETERMINED
-        return cls.SUPPORTED if side is Side.ABOVE else cls.REFUTED
-
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One comparison behind a verdict: what was compared with which margin, and on which side it lies.
+    """One comparison behind a verdict; `results.evidence` says what each field means.
 
-    `role` is "need", "positive control", "null" or "test". `low` and `high` are the bounds that decided, in the
-    unit of the quantity, corrected for how many cells or tests were looked at together. `comparison` says what was
-    wanted ("above", "below", "within", "p at most") of `margin`. `side` is "yes", "no" or "unclear": whether the
-    comparison surely holds, surely fails, or neither. `over` names the unit of independence, `n` counts it.
-    `reason` says why there is no number; empty where there is one.
+    `role` is "need", "positive control", "null" or "test"; `comparison` "above", "below", "within" or "p at most";
+    `side` "yes", "no" or "unclear".
     """
 
     role: str
@@ -152,12 +141,10 @@ class Study:
             "sources": [asdict(source) for source in self.sources],
             "claims": [
                 {
-                    "name": claim.name,
-                    "statement": claim.statement,
+                    **asdict(claim),
                     "verdict": str(claim.verdict),
-                    "because": claim.because,
-                    "evidence": [_without_nan(asdict(row)) for row in claim.evidence],
                     "tables": list(claim.tables),
+                    "evidence": [_without_nan(asdict(row)) for row in claim.evidence],
                 }
                 for claim in self.claims
             ],
