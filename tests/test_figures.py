@@ -2,6 +2,7 @@
 
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from headscope.errors import BadArgument, OutOfRange, UnknownName
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines, to_pdf, to_png
-from headscope.figures.attention import MAX_ERROR, decode, encode, payload, script, script_json
+from headscope.figures.attention import MAX_ERROR, encode, payload, script, script_json
 from headscope.figures.heat import number_texts
 from headscope.figures.theme import (
     BLUE_ORANGE,
@@ -395,6 +396,15 @@ def test_rounding_to_nothing_loses_its_sign():
 )
 def test_every_character_of_a_token_is_visible(token, shown):
     assert visible(token) == shown
+
+
+def decode(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What the view shows of an encoded text."""
+    raw = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
+    patterns = np.zeros(shape, dtype=np.float32)
+    rows, columns = np.tril_indices(shape[-1])
+    patterns[..., rows, columns] = ((raw.astype(np.float32) / 255) ** 2).reshape(*shape[:-2], -1)
+    return patterns
 
 
 def random_patterns(layers: int, heads: int, length: int, sharpness: float = 3.0) -> np.ndarray:

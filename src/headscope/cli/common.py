@@ -39,23 +39,24 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 SMALL_PARAMETERS = 5_000_000
 
 
+def option(default: Any, help: str) -> Any:
+    """A field that a verb has as an option."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a model is opened; every verb that opens one has these options."""
 
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1 or mps."})
-    dtype: str = field(default="auto", metadata={"help": "auto, float32, float16 or bfloat16."})
-    memory: str | None = field(
-        default=None,
-        metadata={
-            "help": "How much memory one batch may take, for example 2GB (default: a quarter of what is free, on a "
-            "CPU at most 1GB)."
-        },
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
+    dtype: str = option("auto", "auto, float32, float16 or bfloat16.")
+    memory: str | None = option(
+        None,
+        "How much memory one batch may take, for example 2GB (default: a quarter of what is free, on a "
+        "CPU at most 1GB).",
     )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the hub."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model. Read it first."}
-    )
+    revision: str | None = option(None, "Branch, tag or commit on the hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model. Read it first.")
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?b?|b)", re.IGNORECASE)

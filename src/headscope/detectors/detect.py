@@ -85,9 +85,7 @@ def default_prompts(
             f"cannot detect heads on {source}: it gives {len(spoken)} prompts of {spoken.longest} tokens, and "
             f"intervals need at least {fewest}. Give a longer text."
         )
-    return DetectorPrompts(
-        natural=spoken, repeated=repeated, unrepeated=without_repeats(model, repeated, seed=seed + 1)
-    )
+    return DetectorPrompts(spoken, repeated, without_repeats(model, repeated, seed=seed + 1))
 
 
 def check_sizes(doing: str, *, n: int, seed: int) -> None:
@@ -134,8 +132,8 @@ def detect(
     if prompts is None:
         _require_patterns(model)
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
-    names = [each.name for each in wanted]
-    return heads_table(head_attention(model, names, prompts=prompts, interventions=interventions))
+    kinds = [each.name for each in wanted]
+    return heads_table(head_attention(model, kinds, prompts=prompts, interventions=interventions))
 
 
 def head_attention(

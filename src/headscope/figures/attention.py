@@ -1,10 +1,9 @@
 """The attention view's data: patterns of every head, small enough to travel inside a page.
 
-In: an AttentionExample. Out: plain JSON data that `attention.js` (an ES module beside this file) turns
-into the view, in a report, in a notebook or in the explorer. Of each causal pattern only the lower
-triangle is kept, as uint8 of sqrt(p), deflated and written as base64: 8 bits of sqrt(p) keep weak
-attention, which 8 bits of p would round to zero, and no value is off by more than `MAX_ERROR`, which the
-view says. Scores and tables are computed from the float32 patterns, never from these.
+In: an AttentionExample. Out: plain JSON data that `attention.js` (an ES module beside this file) turns into the view.
+Of each causal pattern only the lower triangle is kept, as uint8 of sqrt(p), deflated and written as base64: 8 bits of
+sqrt(p) keep weak attention, which 8 bits of p would round to zero, and no value is off by more than `MAX_ERROR`,
+which the view says. Scores and tables are computed from the float32 patterns, never from these.
 
 Not done here: choosing what to show. Where everything would be too large, heads that carry a label come
 first, then the others in order, and the view says how many it lacks.
@@ -14,7 +13,7 @@ import base64
 import itertools
 import json
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from importlib.resources import files
 from typing import Any
 
@@ -67,25 +66,6 @@ def encode(patterns: npt.ArrayLike) -> str:
     roots = np.sqrt(np.clip(values[..., rows, columns], 0.0, 1.0))
     raw = np.rint(roots * 255).astype(np.uint8).tobytes()
     return base64.b64encode(zlib.compress(raw, level=9)).decode("ascii")
-
-
-def decode(text: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    """What the view will show: float32 of `shape`, within `MAX_ERROR` of what was encoded.
-
-    Raises:
-        BadArgument: if the text holds another number of values than the shape needs.
-    """
-    length = shape[-1]
-    raw = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
-    needed = int(np.prod(shape[:-2])) * (length * (length + 1) // 2)
-    if raw.size != needed:
-        raise BadArgument(
-            f"cannot decode patterns of shape {list(shape)}: they need {needed} values, got {raw.size}."
-        )
-    rows, columns = np.tril_indices(length)
-    patterns = np.zeros(tuple(shape), dtype=np.float32)
-    patterns[..., rows, columns] = ((raw.astype(np.float32) / 255) ** 2).reshape(*shape[:-2], -1)
-    return patterns
 
 
 def payload(example: AttentionExample, *, limit: int = MAX_ENCODED) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _LONGEST_PHRASE = 120  # characters
 
 @dataclass(frozen=True)
 class FigureView:
-    """A picture for either ground, with its words; `table` is None where an earlier figure already shows it."""
+    """A picture for either ground, with its words; `repeated`: an earlier figure already shows its table."""
 
     figure: Figure
     anchor: str
@@ -45,8 +45,8 @@ class FigureView:
     dark: str
     width: int
     height: int
-    table: TableView | None
-    shared: TableView | None
+    table: TableView
+    repeated: bool
 
 
 def render(study: Study) -> str:
@@ -68,7 +68,7 @@ def render(study: Study) -> str:
         for place, (name, table) in enumerate(study.tables.items(), start=1)
     }
     figures = _figures(study, tables)
-    drawn = {view.table.name for view in figures if view.table}
+    drawn = {view.table.name for view in figures}
     page = environment.get_template("page.html.j2").render(
         study=study,
         policy=_policy(style, code),
@@ -82,7 +82,7 @@ def render(study: Study) -> str:
         attention=[(example, Markup(script_json(payload(example)))) for example in study.attention],
         tables=[view for name, view in tables.items() if name not in drawn],
         command=_command(study.provenance),
-        provenance=_listed({k: v for k, v in study.provenance.items() if k != "command"}),
+        provenance=[(name, _parts(value)) for name, value in study.provenance.items() if name != "command"],
     )
     # A lone surrogate in a token cannot be written as UTF-8; everything else passes unchanged.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -109,19 +109,8 @@ def _figures(study: Study, tables: Mapping[str, TableView]) -> list[FigureView]:
     ordered = sorted(study.figures, key=lambda figure: figure.name != study.lead)
     for place, figure in enumerate(ordered, start=1):
         table = tables[_table_named(figure.table, study)]
-        width, height = _size(figure.svg)
-        views.append(
-            FigureView(
-                figure=figure,
-                anchor=f"figure-{place}",
-                light=_image(figure.svg),
-                dark=_image(dark(figure.svg)),
-                width=width,
-                height=height,
-                table=None if table.name in shown else table,
-                shared=table if table.name in shown else None,
-            )
-        )
+        images = (_image(figure.svg), _image(dark(figure.svg)))
+        views.append(FigureView(figure, f"figure-{place}", *images, *_size(figure.svg), table, table.name in shown))
         shown.add(table.name)
     return views
 
@@ -198,14 +187,10 @@ def _command(provenance: Mapping[str, Any]) -> str:
     return command if isinstance(command, str) else shlex.join(map(str, command))
 
 
-def _listed(provenance: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Names and values for a definition list; what has parts becomes a list of its own."""
-    return [(str(name), _parts(value)) for name, value in provenance.items()]
-
-
 def _parts(value: Any) -> str | list[tuple[str, Any]]:
+    """A value for a definition list; what has parts becomes a list of its own."""
     if isinstance(value, Mapping) and value:
-        return _listed(value)
+        return [(str(name), _parts(part)) for name, part in value.items()]
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return [(str(place), _parts(item)) for place, item in enumerate(value, start=1)]
     return cell_view(value).text

@@ -119,16 +119,15 @@ def _card(
     opened: LensFile, model: ToyForCausalLM, settings: Mapping[str, Setting], tokenizer: str | None, command: str
 ) -> dict[str, Any]:
     """The record of an import as plain JSON data."""
-    source = Path(opened.name)
-    fields = model.config.to_diff_dict()
-    told = {} if opened.config is None else opened.config
-    place = opened.config_path
+    source, place, told = Path(opened.name), opened.config_path, opened.config or {}
     return {
         "headscope": "import",
         "name": source.stem,
         "source": {"file": str(source), "sha256": _sha256(source), "bytes": source.stat().st_size},
         "config": None if place is None else {"file": str(place), "sha256": _sha256(place)},
-        "architecture": {name: value for name, value in fields.items() if name not in _BOOKKEEPING},
+        "architecture": {
+            name: value for name, value in model.config.to_diff_dict().items() if name not in _BOOKKEEPING
+        },
         "settings": {name: asdict(setting) for name, setting in settings.items()},
         "taken_for_granted": _TAKEN if opened.config is None else None,
         "tokenizer": tokenizer,

@@ -212,7 +212,7 @@ def _require_same(
     if known is None:
         return
     differing = [name for name in _SAME if known.get(name) != base[name]]
-    if [shown["hash"] for shown in known["prompts"][:1]] != [prompts["hash"]]:
+    if known["prompts"][0]["hash"] != prompts["hash"]:
         differing.append("prompts")
     if "version" not in known["measure"]:
         raise OutputExists(
