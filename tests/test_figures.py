@@ -1,5 +1,6 @@
 """Figures say what the table says: positions, numbers, undefined cells, words, and 8-bit patterns."""
 
+import base64
 import math
 import re
 import zlib

@@ -130,7 +130,7 @@ def detect(
     """
     wanted = detectors(names)
     if prompts is None:
-        _require_patterns(model)
+        require_patterns(model)
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
     kinds = [each.name for each in wanted]
     return heads_table(head_attention(model, kinds, prompts=prompts, interventions=interventions))
@@ -145,7 +145,7 @@ def head_attention(
 ) -> dict[str, dict[int, LayerMass]]:
     """What `detect` bounds: by detector, every layer's attention on its keys and its null, prompt by prompt."""
     wanted = detectors(names)
-    _require_patterns(model)
+    require_patterns(model)
     for shown in (prompts.natural, prompts.repeated, prompts.unrepeated):
         check_sizes("detect heads", n=len(shown), seed=0)
     reach = reach_of(wanted)
@@ -186,6 +186,7 @@ def reach_of(wanted: Iterable[Detector]) -> int:
     return max((detector.reach for detector in wanted), default=0)
 
 
-def _require_patterns(model: Model) -> None:
+def require_patterns(model: Model) -> None:
+    """Raise UnservedSite unless the patterns of every attending layer can be read."""
     for layer in model.anatomy.attending:
         model.require_site("pattern", layer)

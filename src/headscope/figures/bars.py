@@ -136,12 +136,9 @@ def _labels(base: alt.Chart) -> alt.Chart:
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:
     shown = base.transform_filter("datum.low !== null && datum.high !== null")
+    end = shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5)
     rule = shown.mark_rule(color=INK, strokeWidth=1.3).encode(x="low:Q", x2="high:Q")
-    ends = [
-        shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q")
-        for end in ("low", "high")
-    ]
-    return [rule, *ends]
+    return [rule, end.encode(x="low:Q"), end.encode(x="high:Q")]
 
 
 def _references(base: alt.Chart, title: str, length: float) -> alt.Chart:

@@ -74,7 +74,6 @@ def lines(
 def _chart(
     records: Sequence[dict[str, Any]], names: Sequence[str], x: alt.X, y_title: str, key: alt.Legend | None
 ) -> alt.TopLevelMixin:
-
     def by_series(channel: Any, values: Sequence[Any]) -> Any:
         scale = alt.Scale(domain=list(names), range=[values[index % len(values)] for index in range(len(names))])
         return channel("series:N", sort=list(names), scale=scale, legend=key)
@@ -118,11 +117,7 @@ def _alt(table: Table, x: str, y: str, records: Sequence[dict[str, Any]], names:
     sentences = [f"Lines of {axis_title(table, y)} over {x_title}."]
     for name in names:
         own = sorted((record for record in records if record["series"] == name), key=lambda r: r["x"])
-        first, last = own[0], own[-1]
-        course = (
-            f"from {number(value_of(first['y']))} at {number(first['x'])} "
-            f"to {number(value_of(last['y']))} at {number(last['x'])}"
-        )
+        first, last = (f"{number(value_of(end['y']))} at {number(end['x'])}" for end in (own[0], own[-1]))
         places = [(f"{x_title} {number(record['x'])}", value_of(record["y"])) for record in own]
-        sentences.append(f"{name + ': ' if name else ''}{course}; {extremes(places)}.")
+        sentences.append(f"{name + ': ' if name else ''}from {first} to {last}; {extremes(places)}.")
     return " ".join(sentences)

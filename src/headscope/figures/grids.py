@@ -127,7 +127,6 @@ def _position_label(token: str | None, position: int) -> str:
     if token is None:
         return str(position)
     shown = visible(token)
-    # Shortened here: a label that Vega cuts would lose its position, which stands behind the token.
     short = shown if len(shown) <= _LONGEST_TOKEN else shown[: _LONGEST_TOKEN - 1] + "…"
     return f"{short} {position}"
 

@@ -183,12 +183,8 @@ def _filled(base: alt.Chart, title: str, scale: Scale, height: float) -> alt.Cha
 
 def _numbers(base: alt.Chart, font: float) -> list[alt.Chart]:
     # One layer for each ink: a second colour scale in the same chart would be merged with that of the cells.
-    return [
-        base.transform_filter({"field": "ink", "equal": ink})
-        .mark_text(fontSize=font, color=ink)
-        .encode(text="text:N")
-        for ink in INKS
-    ]
+    inked = [(ink, base.transform_filter({"field": "ink", "equal": ink})) for ink in INKS]
+    return [own.mark_text(fontSize=font, color=ink).encode(text="text:N") for ink, own in inked]
 
 
 def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
@@ -204,8 +200,8 @@ def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
 
 
 def _row_axis(rows: range, layout: Layout) -> alt.Y:
-    axis = alt.Axis(values=_thinned(rows, layout.height), ticks=False, domain=False)
     # Layer 0 on top, as in the attention view.
+    axis = alt.Axis(values=_thinned(rows, layout.height), ticks=False, domain=False)
     return alt.Y("row:O", title="layer", scale=alt.Scale(domain=list(rows)), axis=axis)
 
 

@@ -14,7 +14,6 @@ folder and a mounted one. Content that is not ours, down to a single file, is ne
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,12 +75,7 @@ def check_free(out: Path, kind: Kind = RUN) -> None:
 
 
 def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:
-    """Write a study and its rendered report; returns the path of the report.
-
-    Raises:
-        OutputExists: if the folder holds something else.
-        Unwritable: if it cannot be written.
-    """
+    """Write a study and its rendered report (`place_folder`); returns the path of the report."""
     page = render(study)
     place_folder(out, RUN, lambda folder: _fill(folder, study, page))
     return out / "report.html"
@@ -91,25 +85,21 @@ def place_folder(out: Path, kind: Kind, fill: Callable[[Path], object]) -> None:
     """Let `fill` fill a hidden folder that then takes its place; an error leaves what was there before.
 
     Raises:
-        OutputExists: if the place holds something else.
-        Unwritable: if it cannot be written.
+        OutputExists, Unwritable: as `check_free` says.
     """
     check_free(out, kind)
     with writing(out):
         place = out.resolve()
         beside = place if place.is_dir() else place.parent
         beside.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
-        try:
-            fresh = hidden / "new"
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=beside, ignore_cleanup_errors=True) as hidden:
+            fresh = Path(hidden) / "new"
             fresh.mkdir()
             fill(fresh)
             if place.is_dir():
-                _replace_content(place, fresh, hidden / "old", kind.mark)
+                _replace_content(place, fresh, Path(hidden) / "old", kind.mark)
             else:
                 os.rename(fresh, place)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _foreign(folder: Path, kind: Kind) -> str:

@@ -187,11 +187,9 @@ def _manifest(place: Path, named: Path) -> Mapping[str, Any] | None:
     """What an earlier sweep left in the folder; None if it is empty or absent."""
     if place.exists() and not place.is_dir():
         raise OutputExists(f"cannot write a sweep into {str(named)!r}: it is a file. Name a folder with --out.")
-    if not place.exists() or not any(not path.name.startswith(PREFIX) for path in place.iterdir()):
-        return None
     told = manifest_of(place)
-    if told is None and {path.name for path in place.iterdir()} <= {PARTS, LOCK}:
-        return None  # stopped before its manifest was written
+    if not place.exists() or all(path.name == PARTS or path.name.startswith(PREFIX) for path in place.iterdir()):
+        return None  # or stopped before its manifest was written
     if told is None or told["headscope"] != KIND:
         raise OutputExists(
             f"cannot write a sweep into {str(named)!r}: it holds something else. Name another folder with --out."

@@ -41,9 +41,9 @@ def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
     parts = sorted((folder / PARTS).glob("[0-9]*.parquet"))
     if not parts:
         return f"0 of {manifest['cells']} cells"
-    done = pl.concat([pl.scan_parquet(path).select("batch", "cell") for path in parts])
     try:
-        count = done.filter(pl.col("batch") == 0).select(pl.col("cell").n_unique()).collect().item()
+        done = pl.scan_parquet(parts).filter(pl.col("batch") == 0)
+        count = done.select(pl.col("cell").n_unique()).collect().item()
     except pl.exceptions.PolarsError:
         return "damaged"
     return f"{count} of {manifest['cells']} cells"

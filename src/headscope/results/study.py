@@ -107,10 +107,9 @@ class AttentionExample:
 class Study:
     """What a study found.
 
-    `answer` is what a reader sees first: one or two plain sentences that answer the question and name the
-    circuit, computed from the numbers; `lead` names the figure beside it. `details` are the paragraphs after them,
-    `notes` assumptions and limits; `terms` explain words before they are used; `sources` are the papers whose
-    claims are tested; `provenance` says what it takes to run it again.
+    `answer` is what a reader sees first: one or two sentences that answer the question, computed from the numbers;
+    `lead` names the figure beside it, `details` are the paragraphs after it, `notes` assumptions and limits,
+    `sources` the papers whose claims are tested; `provenance` says what it takes to run it again.
     """
 
     name: str
