@@ -81,7 +81,9 @@ def _chart(
     placed, height = _placed(records, groups)
     base = alt.Chart().encode(y=_row("middle"))
     zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
-    layers = [_bars(base, value_title, group, groups), zero, _labels(base), _undefined(base)]
+    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", color=INK)
+    labels = names.encode(y=_row("named"), x=alt.value(-4), text="label:N")
+    layers = [_bars(base, value_title, group, groups), zero, labels, _undefined(base)]
     if any(record["low"] is not None for record in records):
         layers += _whiskers(base)
     if any(record["reference"] is not None for record in records):
@@ -127,11 +129,6 @@ def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str])
     outline = alt.Stroke("group:N", sort=list(groups), scale=scale, legend=None)
     bar = base.mark_bar(fillOpacity=_BAR_OPACITY, strokeWidth=1, orient="horizontal")
     return bar.encode(y=_row("top"), y2="bottom:Q", x=x, x2=alt.datum(0), fill=fill, stroke=outline)
-
-
-def _labels(base: alt.Chart) -> alt.Chart:
-    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", color=INK)
-    return names.encode(y=_row("named"), x=alt.value(-4), text="label:N")
 
 
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:

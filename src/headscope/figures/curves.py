@@ -1,9 +1,8 @@
 """Curves: a value over layers, positions or training steps, one line for each series.
 
-In: a table and the names of its columns. Out: a finished Figure. Series differ by colour, by the shape
-of their points and, past eight, by their dashes; intervals are bands. Where a value is undefined the
-line breaks and nothing is drawn: a line across the gap would claim what was not measured. Not done here:
-smoothing of any kind.
+In: a table and names of columns. Out: a finished Figure. Series differ by colour, by the shape of their points
+and, past eight, by their dashes; intervals are bands. Where a value is undefined the line breaks: a line across the
+gap would claim what was not measured. Not done here: smoothing of any kind.
 """
 
 from collections import Counter

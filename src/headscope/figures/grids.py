@@ -1,10 +1,9 @@
 """Heads and positions as grids: layer x head, and layer x position.
 
-In: a table and the names of its columns. Out: a finished Figure, with the words for who cannot see it
-computed from the same rows. A head grid is the picture in which the field reads scores of heads; a layer
-x position grid is that of activation patching (Meng et al. 2022, causal tracing). Layer 0 is on top, as
-in the attention view. Not done here: averaging. A table with several rows for one cell is refused, since
-what to do with them is the study's decision.
+In: a table and the names of its columns. Out: a finished Figure, with the words for who cannot see it computed from
+the same rows. A head grid is the picture in which the field reads scores of heads; a layer x position grid is that of
+activation patching (Meng et al. 2022, causal tracing). Layer 0 is on top. Not done here: averaging. A table with
+several rows for one cell is refused, since what to do with them is the study's decision.
 """
 
 import math
@@ -120,15 +119,10 @@ def _position_labels(cells: Sequence[Cell], tokens: Sequence[str | None]) -> tup
             f"cannot label positions {first} to {last}: token_labels has {len(tokens)} tokens. "
             "Pass the tokens of the whole prompt."
         )
-    return tuple(_position_label(tokens[position], position) for position in range(first, last + 1))
-
-
-def _position_label(token: str | None, position: int) -> str:
-    if token is None:
-        return str(position)
-    shown = visible(token)
-    short = shown if len(shown) <= _LONGEST_TOKEN else shown[: _LONGEST_TOKEN - 1] + "…"
-    return f"{short} {position}"
+    places = range(first, last + 1)
+    shown = ["" if (token := tokens[position]) is None else visible(token) for position in places]
+    short = [text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…" for text in shown]
+    return tuple(f"{text} {position}".lstrip() for text, position in zip(short, places, strict=True))
 
 
 def _alt(table: Table, value: str, cells: Sequence[Cell], across: str, *, signed: bool) -> str:

@@ -64,7 +64,7 @@ def render(study: Study) -> str:
     )
     style, code = _style(), _script()
     tables = {
-        name: table_view(name, f"table-{place}-{_slug(name)}", table)
+        name: table_view(name, f"table-{place}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}", table)
         for place, (name, table) in enumerate(study.tables.items(), start=1)
     }
     figures = _figures(study, tables)
@@ -160,10 +160,6 @@ def _style() -> str:
 def _script() -> str:
     page = files("headscope.report").joinpath("page.js").read_text(encoding="utf-8")
     return f"\n{script()}\n{page}\n"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _headline(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

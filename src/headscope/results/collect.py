@@ -1,9 +1,8 @@
 """Sweeps as tables: runs cells, files each under its coordinates with an interval, and keeps a record if asked.
 
 In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
-bounds. With a folder, cells that it holds are not computed again, whatever stopped the run that made them. With a
-precision, batches of prompts are added until every interval is that narrow. Approximate sweeps estimate all cells
-to first order (sweeps.attribution) and run only those of the largest effect; they keep no record.
+bounds. Cells that the folder holds are not run again. With a precision, batches of prompts are added until every
+interval is that narrow. Approximate sweeps estimate all cells to first order and run those of the largest effect.
 """
 
 import itertools

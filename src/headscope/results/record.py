@@ -5,10 +5,9 @@
     OUT/parts/N.parquet      finished cells: batch of prompts, cell, example, value
     OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean
 
-Values are kept by the hash of their cell, so that the same command goes on where it was stopped, and another
-grid over the same prompts takes what is there. Parts are written beside their place, flushed to the disk and
-renamed: after a kill there are whole parts and perhaps a hidden file that the next opening removes. A lock,
-which the system drops when a process dies, keeps a second one out.
+Values are kept by the hash of their cell, so that the same command goes on where it stopped, and another grid over
+the same prompts takes what is there. After a kill there are whole parts and perhaps a hidden file that the next
+opening removes. A lock, which the system drops when a process dies, keeps a second one out.
 """
 
 import contextlib
