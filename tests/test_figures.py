@@ -1,7 +1,9 @@
 """Figures say what the table says: positions, numbers, undefined cells, words, and 8-bit patterns."""
 
+import base64
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -12,9 +14,19 @@ import pytest
 
 from headscope.errors import BadArgument, OutOfRange, UnknownName
 from headscope.figures import bars_with_intervals, head_grid, layer_position_grid, lines, to_pdf, to_png
-from headscope.figures.attention import MAX_ERROR, decode, encode, payload, script, script_json
+from headscope.figures.attention import MAX_ERROR, encode, payload, script, script_json
 from headscope.figures.heat import number_texts
-from headscope.figures.theme import BLUE_ORANGE, CIVIDIS, DARK, INKS, OKABE_ITO, UNDEFINED_FILL, colour_at, dark
+from headscope.figures.theme import (
+    BLUE_ORANGE,
+    CIVIDIS,
+    DARK,
+    INKS,
+    LONGEST_LINE,
+    OKABE_ITO,
+    UNDEFINED_FILL,
+    colour_at,
+    dark,
+)
 from headscope.figures.tokens import visible
 from headscope.results.study import AttentionExample
 from headscope.tables import Column, Schema, Table
@@ -299,6 +311,22 @@ def test_labels_have_room_in_a_font_wider_than_the_one_they_were_measured_in():
     assert (float(left), width) == (-36.0, seen), "1.2 pixels for each of 30 characters"
 
 
+@pytest.mark.parametrize("kind", ["bars", "curves", "grid"])
+def test_long_words_beside_a_drawing_go_on_in_the_next_line_instead_of_being_cut(kind):
+    long = " ".join(f"ablated-{number}" for number in range(12))
+    table = SCORES.table([{**row, "detector": long} for row in scores({(0, 0): 0.3, (1, 0): 0.1}).rows()])
+    svg = {
+        "bars": lambda: bars_with_intervals(table, "detector", "score", reference=0.1, reference_name=long, **WORDS),
+        "curves": lambda: lines(table, "layer", "score", "detector", **WORDS),
+        "grid": lambda: head_grid(
+            SCORES.table([*table.rows(), *scores({(0, 0): 0.2}).rows()]), "score", facet="detector", **WORDS
+        ),
+    }[kind]().svg
+    written = re.findall(r"<text[^>]*>(.*?)</text>", svg)
+    assert long in {re.sub(r"<[^>]*>", " ", text).strip().replace("  ", " ") for text in written}
+    assert max(len(line) for text in written for line in re.split(r"<[^>]*>", text)) <= LONGEST_LINE
+
+
 def curve(values: list[float], model: str = "m") -> list[dict[str, Any]]:
     return [{"step": 10**i, "model": model, "loss_nats": value} for i, value in enumerate(values)]
 
@@ -369,6 +397,15 @@ def test_rounding_to_nothing_loses_its_sign():
 )
 def test_every_character_of_a_token_is_visible(token, shown):
     assert visible(token) == shown
+
+
+def decode(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What the view shows of an encoded text."""
+    raw = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
+    patterns = np.zeros(shape, dtype=np.float32)
+    rows, columns = np.tril_indices(shape[-1])
+    patterns[..., rows, columns] = ((raw.astype(np.float32) / 255) ** 2).reshape(*shape[:-2], -1)
+    return patterns
 
 
 def random_patterns(layers: int, heads: int, length: int, sharpness: float = 3.0) -> np.ndarray:

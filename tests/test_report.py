@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from headscope.cli.study import show
-from headscope.errors import UnknownName
+from headscope.errors import UnknownName, Unwritable
 from headscope.figures import bars_with_intervals, head_grid
 from headscope.figures.theme import dark
 from headscope.report import render, write
@@ -273,7 +273,7 @@ def test_a_report_appears_whole_or_not_at_all(study, page, tmp_path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(Unwritable, match="disk full"):
         write(dataclasses.replace(study, title="Another"), target)
     assert target.read_text(encoding="utf-8") == page
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]

@@ -79,17 +79,6 @@ class PromptError(HeadscopeError):
     """Prompts that cannot be built or do not hold what is asked of them."""
 
 
-class ContextTooShort(PromptError):
-    """A token index that the examples do not reach."""
-
-    @classmethod
-    def for_index(cls, what: str, index: int, length: int) -> Self:
-        return cls(
-            f"cannot compute {what} at token {index}: the examples have {length} tokens. "
-            f"Use examples of at least {index + 1} tokens, or pass smaller indices."
-        )
-
-
 class PositionMapNeeded(HeadscopeError):
     """A patch between prompts of unequal length without saying which position goes where."""
 

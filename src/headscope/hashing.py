@@ -63,17 +63,17 @@ def _canonical(value: Any, named: Callable[[HasRecipe], Any]) -> Any:
     raise BadArgument(f"cannot describe a {type(value).__name__} in a form that can be hashed and written.")
 
 
-def digest(value: Any, *, length: int = 16) -> str:
-    """The first `length` hexadecimal digits of the SHA-256 of the canonical form."""
-    return digests([value], length=length)[0]
+def digest(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the canonical form."""
+    return digests([value])[0]
 
 
-def digests(values: Iterable[Any], *, length: int = 16) -> list[str]:
+def digests(values: Iterable[Any]) -> list[str]:
     """The digests of many values, which may share large parts: each part is hashed once.
 
     A part that has a recipe enters the whole by its own hash, as a tensor does by its content's.
     """
-    return [_hash(outline)[:length] for outline in outlines(values)]
+    return [_hash(outline)[:16] for outline in outlines(values)]
 
 
 def outlines(values: Iterable[Any]) -> list[Any]:

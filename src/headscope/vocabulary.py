@@ -4,8 +4,7 @@ A *head* is written `1.4` (layer 1, head 4, both from 0), as the field writes it
 the forward pass with a fixed shape. *Positions* say where along a prompt something happens: they count
 the real tokens of each example from 0, negative ones from its end; padding does not exist for a user.
 
-Nothing here touches a tensor or a model: these are the values that are hashed, printed and written to
-disk, and from which tables take their keys.
+Nothing here touches a tensor or a model: these values are hashed, printed, written to disk and keys of tables.
 """
 
 import operator
@@ -102,8 +101,6 @@ SITES: dict[str, Site] = {
         Site("logits", ("batch", "position", "vocab"), "next-token scores"),
     )
 }
-
-RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
 def site_named(name: str) -> Site:

@@ -4,13 +4,13 @@ from typing import Any
 
 from rich.table import Table
 
-from headscope.cli.common import Json, ModelName, Opening, Quiet, guarded, opened, print_json, stdout, with_fields
-from headscope.models.certificate import Check
+from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
 from headscope.models.checks import certify
 
+_WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]does not apply[/dim]"}
 
-@guarded
-@with_fields(Opening, into="opening")
+
+@opens_model
 def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
     loaded = opened(model, opening)
@@ -21,7 +21,7 @@ def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: 
         return
     table = Table("property", "", "error", "tolerance", "", box=None, pad_edge=False)
     for check in certificate.checks:
-        table.add_row(check.name, _word(check), _number(check.worst), _number(check.tolerance), check.detail)
+        table.add_row(check.name, _WORDS[check.passed], _number(check.worst), _number(check.tolerance), check.detail)
     stdout.print(table)
     refused = certificate.to_json()["refused"]
     if not quiet:
@@ -31,12 +31,6 @@ def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: 
     for refusal in refused:
         where = f" in layers {', '.join(map(str, refusal['layers']))}" if refusal["layers"] else ""
         stdout.print(f"Refused: {refusal['site']}{where}: {refusal['reason']}.", markup=False)
-
-
-def _word(check: Check) -> str:
-    if check.passed is None:
-        return "[dim]does not apply[/dim]"
-    return "[green]holds[/green]" if check.passed else "[red]fails[/red]"
 
 
 def _number(value: float | None) -> str:

@@ -39,23 +39,24 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 SMALL_PARAMETERS = 5_000_000
 
 
+def option(default: Any, help: str) -> Any:
+    """A field that a verb has as an option."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a model is opened; every verb that opens one has these options."""
 
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1 or mps."})
-    dtype: str = field(default="auto", metadata={"help": "auto, float32, float16 or bfloat16."})
-    memory: str | None = field(
-        default=None,
-        metadata={
-            "help": "How much memory one batch may take, for example 2GB (default: a quarter of what is free, on a "
-            "CPU at most 1GB)."
-        },
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
+    dtype: str = option("auto", "auto, float32, float16 or bfloat16.")
+    memory: str | None = option(
+        None,
+        "How much memory one batch may take, for example 2GB (default: a quarter of what is free, on a "
+        "CPU at most 1GB).",
     )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the hub."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model. Read it first."}
-    )
+    revision: str | None = option(None, "Branch, tag or commit on the hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model. Read it first.")
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?b?|b)", re.IGNORECASE)
@@ -71,18 +72,14 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         transformers.logging.disable_progress_bar()
         try:
             verb(*args, **kwargs)
+            return
         except KeyboardInterrupt:
-            stderr.print("headscope: interrupted.")
-            raise typer.Exit(130) from None
-        except (MemoryError, torch.OutOfMemoryError) as error:
+            said, code = "interrupted.", 130
+        except (MemoryError, torch.OutOfMemoryError):
+            said = "out of memory. Pass a smaller --memory, fewer prompts (--n), or another --device."
             code = OutOfMemory.exit_code
-            stderr.print(
-                "headscope: out of memory. Pass a smaller --memory, fewer prompts (--n), or another --device."
-            )
-            raise typer.Exit(code) from error
         except HeadscopeError as error:
-            stderr.print(f"headscope: {error}", markup=False, soft_wrap=True)
-            raise typer.Exit(error.exit_code) from None
+            said, code = str(error), error.exit_code
         except BrokenPipeError:
             # The reader of stdout went away (head, less); that is no error of ours.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -90,23 +87,19 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             # A disk that fills up, a folder that is taken away: nothing that we could have known before.
             where = f" {str(error.filename)!r}" if error.filename else ""
-            stderr.print(
-                f"headscope: cannot go on with the file{where}: {error.strerror or error}.",
-                markup=False,
-                soft_wrap=True,
-            )
-            raise typer.Exit(HeadscopeError.exit_code) from None
+            said, code = f"cannot go on with the file{where}: {error.strerror or error}.", HeadscopeError.exit_code
+        stderr.print(f"headscope: {said}", markup=False, soft_wrap=True)
+        raise typer.Exit(code)
 
     return run
 
 
 def opened(source: str, opening: dict[str, Any]) -> Model:
-    """The model that a command line names; `opening` has the fields of `Opening`."""
-    how = Opening(**opening)
-    budget = None if how.memory is None else bytes_of(how.memory)
-    model = load(
-        source, revision=how.revision, device=how.device, dtype=how.dtype, trust_remote_code=how.trust_remote_code
-    )
+    """The model that a command line names; `opening` has the fields of `Opening`, which are those of `load`."""
+    how = dict(opening)
+    memory = how.pop("memory")
+    budget = None if memory is None else bytes_of(memory)
+    model = load(source, **how)
     if budget is not None:
         model.memory_bytes = budget
     if model.device.type == "cpu" and sum(p.numel() for p in model.hf.parameters()) < SMALL_PARAMETERS:
@@ -160,17 +153,14 @@ def with_fields(config: type[Any], into: str = "settings") -> Callable[[Callable
     """
     hints = get_type_hints(config)
     fields = dataclasses.fields(config)
+    kind = inspect.Parameter.KEYWORD_ONLY
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(verb).parameters.values() if p.name != into]
+        own = [p.replace(kind=kind) for p in inspect.signature(verb).parameters.values() if p.name != into]
+        options = [Annotated[hints[f.name], typer.Option(help=f.metadata.get("help", ""))] for f in fields]
         added = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=Annotated[hints[field.name], typer.Option(help=field.metadata.get("help", ""))],
-            )
-            for field in fields
+            inspect.Parameter(field.name, kind, default=field.default, annotation=option)
+            for field, option in zip(fields, options, strict=True)
         ]
 
         @functools.wraps(verb)
@@ -178,12 +168,16 @@ def with_fields(config: type[Any], into: str = "settings") -> Callable[[Callable
             settings = {field.name: given.pop(field.name) for field in fields}
             verb(**given, **{into: settings})
 
-        kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        run.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in [*kept, *added]}
+        run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
         return run
 
     return decorate
+
+
+def opens_model(verb: Callable[..., None]) -> Callable[..., None]:
+    """A guarded verb with the options of `Opening`, which it receives as the dictionary `opening`."""
+    return with_fields(Opening, into="opening")(guarded(verb))
 
 
 def default_out(name: str, model: str) -> Path:

@@ -1,7 +1,6 @@
-"""`headscope demo`: the heads study on the shipped model."""
+"""`headscope demo`: the heads study on the shipped model, in a folder of its own."""
 
 from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 
@@ -12,14 +11,5 @@ OUT = Path("runs/demo")
 
 
 def register(app: typer.Typer, name: str, text: str) -> None:
-    """Put the verb into the command: the heads study with a folder of its own."""
-    run = verb("heads", STUDIES["heads"])
-    run.__signature__ = run.__signature__.replace(
-        parameters=[_with_folder(p) if p.name == "out" else p for p in run.__signature__.parameters.values()]
-    )
-    app.command(name, help=text)(run)
-
-
-def _with_folder(parameter: Any) -> Any:
-    annotation = Annotated[Path, typer.Option(help="Folder for tables, figures and report.html.")]
-    return parameter.replace(default=OUT, annotation=annotation)
+    """Put the verb into the command."""
+    app.command(name, help=text)(verb("heads", STUDIES["heads"], OUT))

@@ -6,19 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as RichTable
 
-from headscope.cli.common import (
-    Json,
-    ModelName,
-    Opening,
-    Quiet,
-    Seed,
-    guarded,
-    opened,
-    print_json,
-    stderr,
-    stdout,
-    with_fields,
-)
+from headscope.cli.common import Json, ModelName, Quiet, Seed, opened, opens_model, print_json, stderr, stdout
 from headscope.detectors import DEFAULT, check_sizes, default_prompts, detect, detectors, reach_of
 from headscope.errors import BadArgument
 from headscope.results.files import check_file, write_file
@@ -35,8 +23,7 @@ Out = Annotated[Path | None, typer.Option(help="Also write the table to this .pa
 MOST_ROWS = 64
 
 
-@guarded
-@with_fields(Opening, into="opening")
+@opens_model
 def run(
     model: ModelName,
     detector: Detectors = ",".join(DEFAULT),
@@ -79,23 +66,19 @@ def run(
 
 
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:
-    scores: dict[str, dict[str, tuple[float, bool]]] = {}
+    heads: dict[str, dict[str, str]] = {}
     for row in table.rows():
-        scores.setdefault(row["head"], {})[row["detector"]] = (row["score"], row["named"])
-    shown = {
-        head: scored
-        for head, scored in scores.items()
-        if len(scores) <= MOST_ROWS or any(named for _, named in scored.values())
-    }
+        cell = f"[bold]{row['score']:.3f} *[/bold]" if row["named"] else f"{row['score']:.3f}  "
+        heads.setdefault(row["head"], {})[row["detector"]] = cell
+    named = {row["head"] for row in table.rows(named=True)}
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
-    for head, scored in shown.items():
-        cells = [f"[bold]{scored[d][0]:.3f} *[/bold]" if scored[d][1] else f"{scored[d][0]:.3f}  " for d in wanted]
-        grid.add_row(head, *cells)
+    for head, cells in heads.items():
+        if len(heads) <= MOST_ROWS or head in named:
+            grid.add_row(head, *(cells[kind] for kind in wanted))
     stdout.print(grid)
     if not quiet:
-        left_out = (
-            f" {len(scores) - len(shown)} heads that nothing names are left out." if len(shown) < len(scores) else ""
-        )
+        unnamed = len(heads) - grid.row_count
+        left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
             f"{left_out} --json or --out gives intervals and nulls.",

@@ -7,11 +7,10 @@ import typer
 
 from headscope.cli.common import (
     Json,
-    Opening,
     Quiet,
     default_out,
-    guarded,
     opened,
+    opens_model,
     print_json,
     progress_bar,
     stdout,
@@ -37,15 +36,14 @@ def register(app: typer.Typer, name: str, text: str) -> None:
     app.add_typer(group, name=name, help=text)
 
 
-def verb(name: str, found: Plan[Any]) -> Any:
-    """The command of one study; its options are the fields of the study's configuration."""
+def verb(name: str, found: Plan[Any], place: Path | None = None) -> Any:
+    """The command of one study; its options are the fields of its settings, `place` the default of --out."""
 
     @with_fields(found.settings)
-    @with_fields(Opening, into="opening")
-    @guarded
+    @opens_model
     def run(
         model: ModelName = found.shown_on,
-        out: Out = None,
+        out: Out = place,
         quick: Quick = False,
         json: Json = False,
         quiet: Quiet = False,

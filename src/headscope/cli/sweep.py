@@ -13,10 +13,9 @@ from headscope.cli import sweep_parts as parts
 from headscope.cli.common import (
     Json,
     ModelName,
-    Opening,
     Quiet,
-    guarded,
     opened,
+    opens_model,
     print_json,
     progress_bar,
     stdout,
@@ -40,9 +39,8 @@ VerifyTop = Annotated[
 MOST_ROWS = 40
 
 
-@guarded
 @with_fields(parts.SweepOptions)
-@with_fields(Opening, into="opening")
+@opens_model
 def run(
     model: ModelName,
     precision: Precision = None,

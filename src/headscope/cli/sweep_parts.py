@@ -8,10 +8,12 @@ file named with --reference.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headscope import measures
+from headscope.cli.common import option
 from headscope.detectors.detect import LARGEST_SEED
 from headscope.errors import BadArgument, UnknownName
 from headscope.interventions import Intervention, mean, patch, resample, to_bos, zero
@@ -52,25 +54,17 @@ class SweepOptions:
     Refused here as far as that can be seen.
     """
 
-    do: str = field(default="zero", metadata={"help": f"What is done: {', '.join(ABLATIONS)}."})
-    at: str = field(
-        default="z", metadata={"help": "Where: z (heads), or a site such as resid_pre, attn_out, mlp_out."}
-    )
-    layers: str = field(default="all", metadata={"help": f"Layers: {_AXIS}"})
-    heads: str | None = field(
-        default=None, metadata={"help": f"Heads: {_AXIS} Without it whole layers (for z: all heads)."}
-    )
-    positions: str | None = field(
-        default=None, metadata={"help": f"Positions, one cell each: {_AXIS} Without it all at once."}
-    )
-    prompts: str = field(default="repeated", metadata={"help": f"{', '.join(PROMPTS)}, or a .json file of examples."})
-    reference: Path | None = field(
-        default=None, metadata={"help": "With a file: the .json file that mean, resample or patch take from."}
-    )
-    measure: str = field(default="", metadata={"help": "Measure, perhaps with a role: loss:predictable."})
-    n: int = field(default=50, metadata={"help": "Prompts, or prompts of one batch with --precision."})
-    length: int = field(default=12, metadata={"help": "Tokens of a generated segment or window."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+    do: str = option("zero", f"What is done: {', '.join(ABLATIONS)}.")
+    at: str = option("z", "Where: z (heads), or a site such as resid_pre, attn_out, mlp_out.")
+    layers: str = option("all", f"Layers: {_AXIS}")
+    heads: str | None = option(None, f"Heads: {_AXIS} Without it whole layers (for z: all heads).")
+    positions: str | None = option(None, f"Positions, one cell each: {_AXIS} Without it all at once.")
+    prompts: str = option("repeated", f"{', '.join(PROMPTS)}, or a .json file of examples.")
+    reference: Path | None = option(None, "With a file: the .json file that mean, resample or patch take from.")  # noqa: RUF009
+    measure: str = option("", "Measure, perhaps with a role: loss:predictable.")
+    n: int = option(50, "Prompts, or prompts of one batch with --precision.")
+    length: int = option(12, "Tokens of a generated segment or window.")
+    seed: int = option(0, "Seed of everything random.")
 
     def __post_init__(self) -> None:
         if self.do not in ABLATIONS:
@@ -86,9 +80,7 @@ class SweepOptions:
         if not 0 <= self.seed <= LARGEST_SEED:
             raise BadArgument(f"cannot sweep with seed {self.seed}: it lies between 0 and {LARGEST_SEED}.")
         measure_of(self)
-        axis(self.layers, "--layers")
-        axis(self.heads, "--heads")
-        axis(self.positions, "--positions")
+        axes(self)
 
     @property
     def given(self) -> bool:
@@ -104,8 +96,11 @@ def check_approximate(approximate: bool, verify_top: int, exact_only: Mapping[st
     """
     if verify_top and not approximate:
         raise BadArgument("cannot use --verify-top without --approximate: all cells are run anyway.")
-    for option in (name for name, given in exact_only.items() if approximate and given):
-        raise BadArgument(f"cannot use {option} with --approximate: it is for exact values. Leave one of them away.")
+    for name, given in exact_only.items():
+        if approximate and given:
+            raise BadArgument(
+                f"cannot use {name} with --approximate: it is for exact values. Leave one of them away."
+            )
 
 
 def measure_of(options: SweepOptions) -> Measure:
@@ -135,6 +130,11 @@ def axis(written: str | None, option: str) -> Sequence[int] | str | None:
     return indices
 
 
+def axes(options: SweepOptions) -> dict[str, Any]:
+    """The axes of the grid by name, as `grid` takes them."""
+    return {name: axis(getattr(options, name), f"--{name}") for name in ("layers", "heads", "positions")}
+
+
 def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
     """The batch of any number: prompts of a seed of its own, and the cells of the grid on them."""
     measure = measure_of(options)
@@ -144,15 +144,9 @@ def batches(model: Model, options: SweepOptions) -> Callable[[int], Sweep]:
         if options.given and number:
             raise BadArgument("cannot add prompts to those of a file: leave --precision away, or use generated ones.")
         template = ABLATIONS[options.do](options.at, other, options.seed)
-        cells = grid(
-            template,
-            layers=axis(options.layers, "--layers"),  # type: ignore[arg-type]
-            heads=axis(options.heads, "--heads"),  # type: ignore[arg-type]
-            positions=axis(options.positions, "--positions"),  # type: ignore[arg-type]
-        )
         prompts = model.prompts(shown)
-        every = cells.cells(model.n_layers, model.heads, min(prompts.lengths))
-        return Sweep(model, prompts, every, measure)
+        cells = grid(template, **axes(options)).cells(model.n_layers, model.heads, min(prompts.lengths))
+        return Sweep(model, prompts, cells, measure)
 
     return batch
 

@@ -3,7 +3,6 @@
 from headscope.detectors.catalogue import DEFAULT, KNOWN, Detector, detector, detectors
 from headscope.detectors.detect import (
     DetectorPrompts,
-    check_reach,
     check_sizes,
     default_prompts,
     detect,
@@ -22,7 +21,6 @@ __all__ = [
     "DetectorPrompts",
     "LayerMass",
     "above_null",
-    "check_reach",
     "check_sizes",
     "default_prompts",
     "detect",

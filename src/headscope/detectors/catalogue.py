@@ -23,31 +23,25 @@ class Detector:
     name: str
     key_sets: Callable[[Prompts], KeySets]
     prompts: Literal["natural", "repeated", "pairs"]
-    null: Literal["other keys", "nothing repeats", "shuffled roles"]
     meaning: str
     # How many tokens back it looks, where that is what defines it: prompts must be longer.
     reach: int = 0
+
+    @property
+    def null(self) -> str:
+        """What attention on the keys is compared with."""
+        return {"natural": "other keys", "repeated": "nothing repeats", "pairs": "shuffled roles"}[self.prompts]
 
 
 _FIXED = {
     detector.name: detector
     for detector in (
-        Detector("previous_token", pairs.previous_token, "natural", "other keys", "attends to the token before"),
-        Detector("current_token", pairs.current_token, "natural", "other keys", "attends to its own token"),
-        Detector("bos", pairs.first_token, "natural", "other keys", "attends to the first token"),
+        Detector("previous_token", pairs.previous_token, "natural", "attends to the token before"),
+        Detector("current_token", pairs.current_token, "natural", "attends to its own token"),
+        Detector("bos", pairs.first_token, "natural", "attends to the first token"),
+        Detector("duplicate_token", pairs.duplicate_token, "repeated", "attends to earlier copies of its token"),
         Detector(
-            "duplicate_token",
-            pairs.duplicate_token,
-            "repeated",
-            "nothing repeats",
-            "attends to earlier copies of its token",
-        ),
-        Detector(
-            "induction",
-            pairs.prefix_matching,
-            "repeated",
-            "nothing repeats",
-            "attends to what followed earlier copies of its token",
+            "induction", pairs.prefix_matching, "repeated", "attends to what followed earlier copies of its token"
         ),
     )
 }
@@ -73,14 +67,8 @@ def detector(name: str) -> Detector:
     if not parameter.isdecimal() or int(parameter) < 1:
         raise BadArgument(f"cannot read the detector {name!r}: write lookback:N with N at least 1.")
     distance = int(parameter)
-    return Detector(
-        name,
-        partial(pairs.lookback, distance=distance),
-        "natural",
-        "other keys",
-        f"attends {distance} tokens back",
-        distance,
-    )
+    keys = partial(pairs.lookback, distance=distance)
+    return Detector(name, keys, "natural", f"attends {distance} tokens back", distance)
 
 
 def detectors(names: str | Iterable[str]) -> list[Detector]:

@@ -8,7 +8,8 @@ of range are refused before the model runs.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headscope.detectors.catalogue import DEFAULT, Detector, detector, detectors
+from headscope.detectors.catalogue import DEFAULT, Detector, detectors
+from headscope.detectors.catalogue import detector as detector_named
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError
@@ -84,9 +85,7 @@ def default_prompts(
             f"cannot detect heads on {source}: it gives {len(spoken)} prompts of {spoken.longest} tokens, and "
             f"intervals need at least {fewest}. Give a longer text."
         )
-    return DetectorPrompts(
-        natural=spoken, repeated=repeated, unrepeated=without_repeats(model, repeated, seed=seed + 1)
-    )
+    return DetectorPrompts(spoken, repeated, without_repeats(model, repeated, seed=seed + 1))
 
 
 def check_sizes(doing: str, *, n: int, seed: int) -> None:
@@ -131,10 +130,10 @@ def detect(
     """
     wanted = detectors(names)
     if prompts is None:
-        _require_patterns(model)
+        require_patterns(model)
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
-    names = [each.name for each in wanted]
-    return heads_table(head_attention(model, names, prompts=prompts, interventions=interventions))
+    kinds = [each.name for each in wanted]
+    return heads_table(head_attention(model, kinds, prompts=prompts, interventions=interventions))
 
 
 def head_attention(
@@ -146,7 +145,7 @@ def head_attention(
 ) -> dict[str, dict[int, LayerMass]]:
     """What `detect` bounds: by detector, every layer's attention on its keys and its null, prompt by prompt."""
     wanted = detectors(names)
-    _require_patterns(model)
+    require_patterns(model)
     for shown in (prompts.natural, prompts.repeated, prompts.unrepeated):
         check_sizes("detect heads", n=len(shown), seed=0)
     reach = reach_of(wanted)
@@ -158,14 +157,27 @@ def head_attention(
     attention: dict[str, dict[int, LayerMass]] = {}
     for kind in ("natural", "repeated"):
         group = [detector for detector in wanted if detector.prompts == kind]
-        if group:
-            attention |= _attention(model, group, prompts, kind, interventions)
+        if not group:
+            continue
+        shown = prompts.natural if kind == "natural" else prompts.repeated
+        reading = MassReading([detector.key_sets(shown) for detector in group])
+        model.read(shown, [reading], interventions=interventions)
+        null = reading.other
+        if kind == "repeated":
+            matched = MassReading(reading.sets)
+            model.read(prompts.unrepeated, [matched], interventions=interventions)
+            null = matched.mass
+        for index, detector in enumerate(group):
+            attention[detector.name] = {
+                layer: LayerMass(mass[index], null[layer][index], reading.uniform[layer][index])
+                for layer, mass in sorted(reading.mass.items())
+            }
     return {detector.name: attention[detector.name] for detector in wanted}
 
 
 def heads_table(attention: Mapping[str, Mapping[int, LayerMass]], name: str = HEADS.name) -> Table:
     """The detector table: a row for each head of each detector."""
-    rows = [row for kind, layers in attention.items() for row in rows_of(detector(kind), layers)]
+    rows = [row for kind, layers in attention.items() for row in rows_of(detector_named(kind), layers)]
     return replace(HEADS, name=name).table(rows)
 
 
@@ -174,25 +186,7 @@ def reach_of(wanted: Iterable[Detector]) -> int:
     return max((detector.reach for detector in wanted), default=0)
 
 
-def _require_patterns(model: Model) -> None:
+def require_patterns(model: Model) -> None:
+    """Raise UnservedSite unless the patterns of every attending layer can be read."""
     for layer in model.anatomy.attending:
         model.require_site("pattern", layer)
-
-
-def _attention(
-    model: Model, group: Sequence[Detector], prompts: DetectorPrompts, kind: str, interventions: Sequence[Edit]
-) -> dict[str, dict[int, LayerMass]]:
-    shown = prompts.natural if kind == "natural" else prompts.repeated
-    sets = [detector.key_sets(shown) for detector in group]
-    reading, matched = MassReading(sets), MassReading(sets)
-    model.read(shown, [reading], interventions=interventions)
-    if kind == "repeated":
-        model.read(prompts.unrepeated, [matched], interventions=interventions)
-    null = matched.mass if kind == "repeated" else reading.other
-    return {
-        detector.name: {
-            layer: LayerMass(mass[index], null[layer][index], reading.uniform[layer][index])
-            for layer, mass in sorted(reading.mass.items())
-        }
-        for index, detector in enumerate(group)
-    }

@@ -51,10 +51,9 @@ class MassReading:
             cells = pattern.shape[2]
             pairs = keys.pairs[rows, :cells, :cells].to(pattern.device) & visible
             queries = keys.queries[rows, :cells].to(pattern.device)
-            mass, other, uniform = _masses(pattern, pairs, queries, visible)
-            self.mass[call.layer][index, rows] = mass.cpu()
-            self.other[call.layer][index, rows] = other.cpu()
-            self.uniform[call.layer][index, rows] = uniform.cpu()
+            means = _masses(pattern, pairs, queries, visible)
+            for kept, mean in zip((self.mass, self.other, self.uniform), means, strict=True):
+                kept[call.layer][index, rows] = mean.cpu()
 
 
 def _masses(pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:

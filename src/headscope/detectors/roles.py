@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from headscope.detectors.catalogue import Detector
+from headscope.detectors.detect import require_patterns
 from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
@@ -71,13 +72,9 @@ def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
 
 
 _KINDS = (
-    Detector("x_to_y", x_to_y, "pairs", "shuffled roles", "attends from a y to the x of its own example"),
+    Detector("x_to_y", x_to_y, "pairs", "attends from a y to the x of its own example"),
     Detector(
-        "example_to_example",
-        example_to_example,
-        "pairs",
-        "shuffled roles",
-        "attends from before a y to the y of earlier examples",
+        "example_to_example", example_to_example, "pairs", "attends from before a y to the y of earlier examples"
     ),
 )
 NAMES = tuple(detector.name for detector in _KINDS)
@@ -91,8 +88,7 @@ def role_attention(
     Raises:
         UnservedSite: if the model's patterns cannot be read.
     """
-    for layer in model.anatomy.attending:
-        model.require_site("pattern", layer)
+    require_patterns(model)
     sets = [detector.key_sets(prompts) for detector in _KINDS]
     nulls = [roles_shuffled(own, prompts, seed=seed) for own in sets]
     reading = MassReading([*sets, *nulls])

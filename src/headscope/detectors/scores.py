@@ -12,7 +12,8 @@ keeps from them, is missing or left over at the keys that are judged (`pytest te
 Not done here: reading attention (detectors.reading).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from headscope.detectors.catalogue import Detector
-from headscope.measures.intervals import MIN_UNITS, interval
+from headscope.measures.intervals import MIN_UNITS, Estimate, interval
 from headscope.measures.samples import Samples, over_heads
 from headscope.measures.simultaneous import MIN_UNITS_TOGETHER
 from headscope.tables import Column, Quantity, Schema
@@ -94,16 +95,7 @@ class LayerMass:
 def rows_of(detector: Detector, layers: Mapping[int, LayerMass]) -> list[dict[str, object]]:
     """One row per head of all layers of a model; the heads of all layers are one family."""
     together = _together(layers)
-    return [row for layer, read in layers.items() for row in _rows(layer, detector, read, together[layer])]
-
-
-@dataclass(frozen=True)
-class _Adjusted:
-    """Bounds and p values [head] of one layer that hold for all heads of all layers, or why there are none."""
-
-    low: np.ndarray
-    p: np.ndarray
-    reason: Sequence[str]
+    return [row for layer, read in layers.items() for row in _rows(layer, detector, read, together)]
 
 
 def above_null(layers: Mapping[int, LayerMass]) -> Samples:
@@ -116,60 +108,54 @@ def above_null(layers: Mapping[int, LayerMass]) -> Samples:
     return over_heads(ABOVE_NULL, heads, torch.cat(above, 1) if wide else torch.zeros(0, 0), units=units)
 
 
-def _together(layers: Mapping[int, LayerMass]) -> dict[int, _Adjusted]:
-    """One family over all heads (see `above_null`)."""
+def _together(layers: Mapping[int, LayerMass]) -> dict[str, tuple[float, float, str]]:
+    """Lower bound, p value and reason of every head in the family over all heads (see `above_null`)."""
     above = above_null(layers)
-    found: dict[int, _Adjusted] = {}
-    for layer, read in layers.items():
-        heads = read.mass.shape[1]
-        nothing = np.full(heads, np.nan)
-        reason = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
-        found[layer] = _Adjusted(nothing, nothing, [reason] * heads)
     if len(above.units) < MIN_UNITS_TOGETHER:
-        return found
+        return {}
     bounds = above.together(above=NAMED_MARGIN)
-    for layer in above.coordinates("layer"):
-        own = [i for i, (of, _) in enumerate(above.cells) if of == layer]
-        found[layer] = _Adjusted(bounds.at_least[own], bounds.p[own], bounds.reason[own].tolist())
-    return found
+    told = zip(bounds.at_least.tolist(), bounds.p.tolist(), bounds.reason.tolist(), strict=True)
+    return {str(head): each for (_, head), each in zip(above.cells, told, strict=True)}
 
 
-def _rows(layer: int, detector: Detector, read: LayerMass, adjusted: _Adjusted) -> list[dict[str, object]]:
+def _rows(
+    layer: int, detector: Detector, read: LayerMass, together: Mapping[str, tuple[float, float, str]]
+) -> list[dict[str, object]]:
     """One row per head; prompts in which nothing is judged are left out, and `prompts` counts the rest."""
-    mass, null, kept = read.mass, read.null, read.kept
-    empty = np.full(mass.shape[1], np.nan)
-    if not bool(kept.any()):
-        score = above = None
-        expected = float("nan")
-    else:
-        score = interval(mass[kept].double().numpy(), within=(0.0, 1.0))
-        above = interval(read.above[kept].double().numpy(), within=(-1.0, 1.0))
-        expected = float(read.uniform[kept].mean())
-    few = ""
-    if int(kept.sum()) < MIN_UNITS:
-        few = f"{int(kept.sum())} of {len(kept)} prompts have a query to judge; an interval needs {MIN_UNITS}"
+    kept, nothing = read.kept, np.full(read.mass.shape[1], np.nan)
+    prompts = int(kept.sum())
+
+    def bounded(values: Tensor, within: tuple[float, float]) -> Estimate:
+        shown = values[kept].double().numpy()
+        return interval(shown, within=within) if prompts else Estimate(nothing, nothing, nothing, 0)
+
+    score, above = bounded(read.mass, (0.0, 1.0)), bounded(read.above, (-1.0, 1.0))
+    expected = float(read.uniform[kept].mean())
+    few = f"{prompts} of {len(kept)} prompts have a query to judge; an interval needs {MIN_UNITS}"
+    apart = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
     rows = []
-    for head in range(mass.shape[1]):
-        value = float("nan") if score is None else float(score.mean[head])
+    for head in range(read.mass.shape[1]):
+        value, name = float(score.mean[head]), str(Head(layer, head))
+        low, p, reason = together.get(name, (math.nan, math.nan, apart))
         rows.append(
             {
                 "layer": layer,
-                "head": str(Head(layer, head)),
+                "head": name,
                 "detector": detector.name,
                 "score": value,
-                "low": float((empty if score is None else score.low)[head]),
-                "high": float((empty if score is None else score.high)[head]),
+                "low": float(score.low[head]),
+                "high": float(score.high[head]),
                 "uniform": expected,
-                "lift": value / expected if expected else float("nan"),
-                "null": float("nan") if score is None else float(null[kept][:, head].mean()),
+                "lift": value / expected if expected else math.nan,
+                "null": float(read.null[kept][:, head].mean()),
                 "null_kind": detector.null,
-                "above_null_low": float((empty if above is None else above.low)[head]),
-                "above_null_high": float((empty if above is None else above.high)[head]),
-                "adjusted_low": float(adjusted.low[head]),
-                "adjusted_p_value": float(adjusted.p[head]),
-                "named": bool(adjusted.low[head] > NAMED_MARGIN),
-                "prompts": int(kept.sum()),
-                "reason": few or adjusted.reason[head],
+                "above_null_low": float(above.low[head]),
+                "above_null_high": float(above.high[head]),
+                "adjusted_low": low,
+                "adjusted_p_value": p,
+                "named": low > NAMED_MARGIN,
+                "prompts": prompts,
+                "reason": few if prompts < MIN_UNITS else reason,
             }
         )
     return rows

@@ -1,19 +1,19 @@
 """The attention view's data: patterns of every head, small enough to travel inside a page.
 
-In: an AttentionExample. Out: plain JSON data that `attention.js` (an ES module beside this file) turns
-into the view, in a report, in a notebook or in the explorer. Of each causal pattern only the lower
-triangle is kept, as uint8 of sqrt(p), deflated and written as base64: 8 bits of sqrt(p) keep weak
-attention, which 8 bits of p would round to zero, and no value is off by more than `MAX_ERROR`, which the
-view says. Scores and tables are computed from the float32 patterns, never from these.
+In: an AttentionExample. Out: plain JSON data that `attention.js` (an ES module beside this file) turns into the view.
+Of each causal pattern only the lower triangle is kept, as uint8 of sqrt(p), deflated and written as base64: 8 bits of
+sqrt(p) keep weak attention, which 8 bits of p would round to zero, and no value is off by more than `MAX_ERROR`,
+which the view says. Scores and tables are computed from the float32 patterns, never from these.
 
 Not done here: choosing what to show. Where everything would be too large, heads that carry a label come
 first, then the others in order, and the view says how many it lacks.
 """
 
 import base64
+import itertools
 import json
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from importlib.resources import files
 from typing import Any
 
@@ -62,26 +62,10 @@ def encode(patterns: npt.ArrayLike) -> str:
             "cannot encode patterns in which a query attends to a later key: the view shows causal "
             "attention, whose upper triangle is 0."
         )
-    return base64.b64encode(zlib.compress(_quantized(values), level=9)).decode("ascii")
-
-
-def decode(text: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    """What the view will show: float32 of `shape`, within `MAX_ERROR` of what was encoded.
-
-    Raises:
-        BadArgument: if the text holds another number of values than the shape needs.
-    """
-    length = shape[-1]
-    raw = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
-    needed = int(np.prod(shape[:-2])) * (length * (length + 1) // 2)
-    if raw.size != needed:
-        raise BadArgument(
-            f"cannot decode patterns of shape {list(shape)}: they need {needed} values, got {raw.size}."
-        )
-    rows, columns = np.tril_indices(length)
-    patterns = np.zeros(tuple(shape), dtype=np.float32)
-    patterns[..., rows, columns] = ((raw.astype(np.float32) / 255) ** 2).reshape(*shape[:-2], -1)
-    return patterns
+    rows, columns = np.tril_indices(values.shape[-1])
+    roots = np.sqrt(np.clip(values[..., rows, columns], 0.0, 1.0))
+    raw = np.rint(roots * 255).astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(raw, level=9)).decode("ascii")
 
 
 def payload(example: AttentionExample, *, limit: int = MAX_ENCODED) -> dict[str, Any]:
@@ -93,7 +77,13 @@ def payload(example: AttentionExample, *, limit: int = MAX_ENCODED) -> dict[str,
         BadArgument: if patterns and tokens disagree in length, or a pattern cannot be encoded.
         OutOfRange: if a label names a head that the patterns do not have.
     """
-    layers, heads, queries = _checked_shape(example)
+    shape = example.patterns.shape
+    if len(shape) != 4 or shape[2] != len(example.tokens):
+        raise BadArgument(
+            f"cannot show the patterns of {example.name!r}: shape {list(shape)} for "
+            f"{len(example.tokens)} tokens; expected [layer, head, query, key] with one query per token."
+        )
+    layers, heads, queries = shape[:3]
     labelled = {Head.parse(name): legible(label) for name, label in example.labels.items()}
     for head in labelled:
         if head.layer >= layers:
@@ -144,26 +134,10 @@ def stylesheet() -> str:
     return files(__package__).joinpath("attention.css").read_text(encoding="utf-8")
 
 
-def _quantized(values: npt.NDArray[np.float32]) -> bytes:
-    rows, columns = np.tril_indices(values.shape[-1])
-    roots = np.sqrt(np.clip(values[..., rows, columns], 0.0, 1.0))
-    return bytes(np.rint(roots * 255).astype(np.uint8).tobytes())
-
-
-def _checked_shape(example: AttentionExample) -> tuple[int, int, int]:
-    shape = example.patterns.shape
-    if len(shape) != 4 or shape[2] != len(example.tokens):
-        raise BadArgument(
-            f"cannot show the patterns of {example.name!r}: shape {list(shape)} for "
-            f"{len(example.tokens)} tokens; expected [layer, head, query, key] with one query per token."
-        )
-    return shape[0], shape[1], shape[2]
-
-
 def _chosen(example: AttentionExample, labelled: Container[Head], limit: int) -> list[Head]:
     """The heads to embed, in order of layer and index: all, or labelled ones first up to `limit`."""
     layers, heads = example.patterns.shape[:2]
-    every = [Head(layer, index) for layer in range(layers) for index in range(heads)]
+    every = itertools.starmap(Head, itertools.product(range(layers), range(heads)))
     kept: list[Head] = []
     size = 0
     for head in sorted(every, key=lambda head: (head not in labelled, head)):

@@ -6,20 +6,20 @@ whisker over the bar; a reference (a null, the value before an intervention) is 
 so that "is the interval beyond the null" is one look. Not done here: computing either.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
-from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish
+from headscope.figures.theme import INK, LINE, MUTED, OKABE_ITO, finish, wrapped
 from headscope.figures.tokens import legible
-from headscope.figures.words import axis_title, column_of, extremes, number, rows_of, value_of
+from headscope.figures.words import axis_title, column_of, drawn, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
 from headscope.tables import Table
 
 _UPRIGHT = "M0,-1L0,1"
 _WIDTH = 560
+_LINE_HEIGHT = 13  # of a label, in pixels
 # Bars in colours of a ramp that a whisker in dark ink can be seen on.
 _BAR_OPACITY = 0.55
 
@@ -53,25 +53,19 @@ def bars_with_intervals(
     per_row = reference if isinstance(reference, str) else None
     rows = rows_of(table, f"bars of {value!r}", label, value, low, high, group, per_row)
     mark = legible(reference_name) or _reference_words(table, value, reference)
-    drawn = {"value": value, "low": low, "high": high, "reference": reference}
+    numbers = {"value": value, "low": low, "high": high, "reference": reference}
     records = [
         {
             "label": legible(str(row[label])),
             "group": "" if group is None else legible(str(row[group])),
             "mark": mark,
-            **{key: _or_none(row[given] if isinstance(given, str) else given) for key, given in drawn.items()},
+            **{key: drawn(row[given] if isinstance(given, str) else given) for key, given in numbers.items()},
         }
         for row in rows
     ]
     alt_text = _alt(table, value, records, grouped=group is not None, compared=reference is not None)
     chart = _chart(records, axis_title(table, value), mark, group)
     return Figure(name or f"{table.name}-{value}-bars", title, caption, alt_text, finish(chart), table.name)
-
-
-def _or_none(given: Any) -> float | None:
-    """A number for the chart's JSON, which has no NaN; None where there is neither column nor number."""
-    value = value_of(given)
-    return None if math.isnan(value) else value
 
 
 def _reference_words(table: Table, value: str, reference: str | float | None) -> str:
@@ -87,7 +81,9 @@ def _chart(
     placed, height = _placed(records, groups)
     base = alt.Chart().encode(y=_row("middle"))
     zero = alt.Chart().mark_rule(color=LINE).encode(x=alt.datum(0, type="quantitative"))
-    layers = [_bars(base, value_title, group, groups), zero, _labels(base), _undefined(base)]
+    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", color=INK)
+    labels = names.encode(y=_row("named"), x=alt.value(-4), text="label:N")
+    layers = [_bars(base, value_title, group, groups), zero, labels, _undefined(base)]
     if any(record["low"] is not None for record in records):
         layers += _whiskers(base)
     if any(record["reference"] is not None for record in records):
@@ -112,12 +108,14 @@ def _placed(records: Sequence[dict[str, Any]], groups: Sequence[str]) -> tuple[l
     placed, top = [], gap / 2
     for label in dict.fromkeys(record["label"] for record in records):
         own = labelled[label]
-        centre = top + bar * len(own) / 2
+        below = wrapped(label).count("\n") * _LINE_HEIGHT
+        room = max(bar * len(own), below + _LINE_HEIGHT)
+        start, named = top + (room - bar * len(own)) / 2, top + (room - below) / 2
         for index, record in enumerate(own):
-            place = {"top": top + 0.5, "middle": top + bar / 2, "bottom": top + bar - 0.5}
-            placed.append({**record, **place, "centre": centre, "first": index == 0})
-            top += bar
-        top += gap
+            place = {"top": start + 0.5, "middle": start + bar / 2, "bottom": start + bar - 0.5}
+            placed.append({**record, **place, "named": named, "first": index == 0})
+            start += bar
+        top += room + gap
     return placed, top - gap / 2
 
 
@@ -133,19 +131,11 @@ def _bars(base: alt.Chart, title: str, group: str | None, groups: Sequence[str])
     return bar.encode(y=_row("top"), y2="bottom:Q", x=x, x2=alt.datum(0), fill=fill, stroke=outline)
 
 
-def _labels(base: alt.Chart) -> alt.Chart:
-    names = base.transform_filter("datum.first").mark_text(align="right", baseline="middle", limit=260, color=INK)
-    return names.encode(y=_row("centre"), x=alt.value(-4), text="label:N")
-
-
 def _whiskers(base: alt.Chart) -> list[alt.Chart]:
     shown = base.transform_filter("datum.low !== null && datum.high !== null")
+    end = shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5)
     rule = shown.mark_rule(color=INK, strokeWidth=1.3).encode(x="low:Q", x2="high:Q")
-    ends = [
-        shown.mark_tick(orient="vertical", color=INK, thickness=1.3, size=5).encode(x=f"{end}:Q")
-        for end in ("low", "high")
-    ]
-    return [rule, *ends]
+    return [rule, end.encode(x="low:Q"), end.encode(x="high:Q")]
 
 
 def _references(base: alt.Chart, title: str, length: float) -> alt.Chart:

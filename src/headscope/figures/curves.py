@@ -1,14 +1,12 @@
 """Curves: a value over layers, positions or training steps, one line for each series.
 
-In: a table and the names of its columns. Out: a finished Figure. Series differ by colour, by the shape
-of their points and, past eight, by their dashes; intervals are bands. Where a value is undefined the
-line breaks and nothing is drawn: a line across the gap would claim what was not measured. Not done here:
-smoothing of any kind.
+In: a table and names of columns. Out: a finished Figure. Series differ by colour, by the shape of their points
+and, past eight, by their dashes; intervals are bands. Where a value is undefined the line breaks: a line across the
+gap would claim what was not measured. Not done here: smoothing of any kind.
 """
 
-import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -16,7 +14,7 @@ import altair as alt
 from headscope.errors import BadArgument
 from headscope.figures.theme import OKABE_ITO, finish
 from headscope.figures.tokens import legible
-from headscope.figures.words import axis_title, extremes, number, rows_of, value_of
+from headscope.figures.words import axis_title, drawn, extremes, number, rows_of, value_of
 from headscope.results.study import Figure
 from headscope.tables import Table
 
@@ -51,70 +49,48 @@ def lines(
         BadArgument: if the table is empty or has more series than can be told apart.
     """
     rows = rows_of(table, f"lines of {y!r}", x, y, series, low, high)
-    records = [_record(row, (x, y, series, low, high)) for row in rows]
+    shown = {"y": y} if low is None or high is None else {"y": y, "low": low, "high": high}
+    records: list[dict[str, Any]] = [
+        {
+            "x": float(row[x]),
+            "series": "" if series is None else legible(str(row[series])),
+            **{name: drawn(row[column]) for name, column in shown.items()},
+        }
+        for row in rows
+    ]
     names = list(dict.fromkeys(record["series"] for record in records))
     if len(names) > _MOST_SERIES:
         raise BadArgument(
             f"cannot draw {len(names)} lines of the table {table.name!r}: {_MOST_SERIES} can be told apart. "
             f"Keep fewer values of {series!r} (table.where(...)), or draw a grid."
         )
-    legend = None if series is None else series.replace("_", " ")
-    chart = _chart(records, names, _Titles(axis_title(table, x), axis_title(table, y), legend), log_x)
+    legend = None if series is None else alt.Legend(title=series.replace("_", " "), symbolSize=70, symbolOpacity=1)
+    chart = _chart(records, names, _x_axis(records, axis_title(table, x), log_x), axis_title(table, y), legend)
     alt_text = _alt(table, x, y, records, names)
     return Figure(name or f"{table.name}-{y}-over-{x}", title, caption, alt_text, finish(chart), table.name)
 
 
-@dataclass(frozen=True)
-class _Titles:
-    x: str
-    y: str
-    series: str | None
-
-
-def _record(row: dict[str, Any], columns: tuple[str, str, str | None, str | None, str | None]) -> dict[str, Any]:
-    x, y, series, low, high = columns
-    numbers = {"y": value_of(row[y])}
-    if low is not None and high is not None:
-        numbers |= {"low": value_of(row[low]), "high": value_of(row[high])}
-    # JSON has no NaN; null is what breaks a line.
-    shown = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-    return {"x": float(row[x]), "series": "" if series is None else legible(str(row[series])), **shown}
-
-
 def _chart(
-    records: Sequence[dict[str, Any]], names: Sequence[str], titles: _Titles, log_x: bool
+    records: Sequence[dict[str, Any]], names: Sequence[str], x: alt.X, y_title: str, key: alt.Legend | None
 ) -> alt.TopLevelMixin:
-    count = len(OKABE_ITO)
-    key = None if titles.series is None else alt.Legend(title=titles.series, symbolSize=70, symbolOpacity=1)
+    def by_series(channel: Any, values: Sequence[Any]) -> Any:
+        scale = alt.Scale(domain=list(names), range=[values[index % len(values)] for index in range(len(names))])
+        return channel("series:N", sort=list(names), scale=scale, legend=key)
 
-    def by_series(values: Sequence[Any]) -> alt.Scale:
-        return alt.Scale(domain=list(names), range=list(values))
-
-    colours = by_series([OKABE_ITO[index % count] for index in range(len(names))])
-    dashes = by_series([_DASHES[index // count] for index in range(len(names))])
-    shapes = by_series([_SHAPES[index % len(_SHAPES)] for index in range(len(names))])
-    colour = alt.Color("series:N", sort=list(names), scale=colours, legend=key)
-    base = alt.Chart().encode(x=_x_axis(records, titles.x, log_x), color=colour)
+    base = alt.Chart().encode(x=x, color=by_series(alt.Color, OKABE_ITO))
     plain = alt.Axis(tickCount=6, domain=False, ticks=False)
-    y = alt.Y("y:Q", title=titles.y, scale=alt.Scale(zero=False), axis=plain)
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False), axis=plain)
     layers = []
     if "low" in records[0]:
-        layers.append(base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=titles.y), y2="high:Q"))
-    dashed = alt.StrokeDash("series:N", sort=list(names), scale=dashes, legend=key)
+        layers.append(base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"))
+    # The next kind of dash only when the colours are used up.
+    dashed = by_series(alt.StrokeDash, [dash for dash in _DASHES for _ in OKABE_ITO])
     layers.append(base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dashed))
-    if max(_lengths(records).values()) <= _MOST_POINTS:
-        shape = alt.Shape("series:N", sort=list(names), scale=shapes, legend=key)
+    if max(Counter(record["series"] for record in records).values()) <= _MOST_POINTS:
         points = base.transform_filter("datum.y !== null").mark_point(size=34, filled=True, opacity=1)
-        layers.append(points.encode(y=y, shape=shape))
+        layers.append(points.encode(y=y, shape=by_series(alt.Shape, _SHAPES)))
     data = alt.InlineData(values=list(records))
     return alt.layer(*layers, data=data).properties(width=_WIDTH, height=_HEIGHT)
-
-
-def _lengths(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    lengths: dict[str, int] = {}
-    for record in records:
-        lengths[record["series"]] = lengths.get(record["series"], 0) + 1
-    return lengths
 
 
 def _x_axis(records: Sequence[dict[str, Any]], title: str, log_x: bool) -> alt.X:
@@ -140,11 +116,7 @@ def _alt(table: Table, x: str, y: str, records: Sequence[dict[str, Any]], names:
     sentences = [f"Lines of {axis_title(table, y)} over {x_title}."]
     for name in names:
         own = sorted((record for record in records if record["series"] == name), key=lambda r: r["x"])
-        first, last = own[0], own[-1]
-        course = (
-            f"from {number(value_of(first['y']))} at {number(first['x'])} "
-            f"to {number(value_of(last['y']))} at {number(last['x'])}"
-        )
+        first, last = (f"{number(value_of(end['y']))} at {number(end['x'])}" for end in (own[0], own[-1]))
         places = [(f"{x_title} {number(record['x'])}", value_of(record["y"])) for record in own]
-        sentences.append(f"{name + ': ' if name else ''}{course}; {extremes(places)}.")
+        sentences.append(f"{name + ': ' if name else ''}from {first} to {last}; {extremes(places)}.")
     return " ".join(sentences)

@@ -1,15 +1,14 @@
 """Heads and positions as grids: layer x head, and layer x position.
 
-In: a table and the names of its columns. Out: a finished Figure, with the words for who cannot see it
-computed from the same rows. A head grid is the picture in which the field reads scores of heads; a layer
-x position grid is that of activation patching (Meng et al. 2022, causal tracing). Layer 0 is on top, as
-in the attention view. Not done here: averaging. A table with several rows for one cell is refused, since
-what to do with them is the study's decision.
+In: a table and the names of its columns. Out: a finished Figure, with the words for who cannot see it computed from
+the same rows. A head grid is the picture in which the field reads scores of heads; a layer x position grid is that of
+activation patching (Meng et al. 2022, causal tracing). Layer 0 is on top. Not done here: averaging. A table with
+several rows for one cell is refused, since what to do with them is the study's decision.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from headscope.errors import BadArgument
 from headscope.figures.heat import Cell, Frame, Scale, heat_map
@@ -47,14 +46,7 @@ def head_grid(
         UnknownName: if a column does not exist.
         BadArgument: if the table is empty or has two rows for one cell.
     """
-    rows = rows_of(table, f"a grid of {value!r}", "layer", "head", value, facet)
-    cells = [Cell(int(row["layer"]), _index(row["head"]), _facet(row, facet), value_of(row[value])) for row in rows]
-    _refuse_doubles(cells, table, "head", facet)
-    scale = Scale.over(cells, low, high, diverging)
-    frame = Frame("layer", "head", axis_title(table, value))
-    alt_text = _alt(table, value, cells, "heads", "{row}.{column}", diverging)
-    svg = finish(heat_map(cells, frame, scale))
-    return Figure(name or _name(table, value, "heads"), title, caption, alt_text, svg, table.name)
+    return _grid(table, value, "head", facet, (low, high, diverging), (title, caption, name))
 
 
 def layer_position_grid(
@@ -81,41 +73,43 @@ def layer_position_grid(
         UnknownName: if a column does not exist.
         BadArgument: if the table is empty, has two rows for one cell, or a position without a label.
     """
-    rows = rows_of(table, f"a grid of {value!r}", "layer", "position", value, facet)
-    cells = [Cell(int(row["layer"]), int(row["position"]), _facet(row, facet), value_of(row[value])) for row in rows]
-    _refuse_doubles(cells, table, "position", facet)
-    labels = None if token_labels is None else _position_labels(cells, token_labels)
-    scale = Scale.over(cells, low, high, diverging)
-    frame = Frame("layer", "position" if labels is None else "position and token", axis_title(table, value), labels)
-    alt_text = _alt(table, value, cells, "positions", "layer {row}, position {column}", diverging)
-    svg = finish(heat_map(cells, frame, scale))
-    return Figure(name or _name(table, value, "positions"), title, caption, alt_text, svg, table.name)
+    return _grid(table, value, "position", facet, (low, high, diverging), (title, caption, name), token_labels)
 
 
-def _index(head: Any) -> int:
-    return Head.parse(head).index if isinstance(head, str) else int(head)
-
-
-def _facet(row: dict[str, Any], facet: str | None) -> str:
-    return "" if facet is None else legible(str(row[facet]))
-
-
-def _name(table: Table, value: str, kind: str) -> str:
-    return f"{table.name}-{value}-by-{kind}"
-
-
-def _refuse_doubles(cells: Sequence[Cell], table: Table, what: str, facet: str | None) -> None:
-    seen: set[tuple[int, int, str]] = set()
-    for cell in cells:
-        key = (cell.row, cell.column, cell.facet)
-        if key in seen:
-            where = f" of {cell.facet!r}" if facet else ""
-            raise BadArgument(
-                f"cannot draw a grid of the table {table.name!r}: it has several rows for layer {cell.row}, "
-                f"{what} {cell.column}{where}. Keep one row per cell (table.where(...)), or pass facet= "
-                "with the column that tells them apart."
-            )
-        seen.add(key)
+def _grid(
+    table: Table,
+    value: str,
+    across: str,
+    facet: str | None,
+    ends: tuple[float | None, float | None, bool],
+    words: tuple[str, str, str | None],
+    tokens: Sequence[str | None] | None = None,
+) -> Figure:
+    """The heat map of layers down and the column `across`, which holds heads or positions."""
+    rows = rows_of(table, f"a grid of {value!r}", "layer", across, value, facet)
+    cells = [
+        Cell(
+            int(row["layer"]),
+            Head.parse(row[across]).index if isinstance(row[across], str) else int(row[across]),
+            "" if facet is None else legible(str(row[facet])),
+            value_of(row[value]),
+        )
+        for row in rows
+    ]
+    counts = Counter((cell.row, cell.column, cell.facet) for cell in cells)
+    (layer, column, own), count = counts.most_common(1)[0]
+    if count > 1:
+        raise BadArgument(
+            f"cannot draw a grid of the table {table.name!r}: it has several rows for layer {layer}, "
+            f"{across} {column}{f' of {own!r}' if facet else ''}. Keep one row per cell (table.where(...)), or pass "
+            "facet= with the column that tells them apart."
+        )
+    labels = None if tokens is None else _position_labels(cells, tokens)
+    frame = Frame(across if labels is None else "position and token", axis_title(table, value), labels)
+    alt_text = _alt(table, value, cells, across, signed=ends[-1])
+    svg = finish(heat_map(cells, frame, Scale.over(cells, *ends)))
+    title, caption, name = words
+    return Figure(name or f"{table.name}-{value}-by-{across}s", title, caption, alt_text, svg, table.name)
 
 
 def _position_labels(cells: Sequence[Cell], tokens: Sequence[str | None]) -> tuple[str, ...]:
@@ -125,23 +119,18 @@ def _position_labels(cells: Sequence[Cell], tokens: Sequence[str | None]) -> tup
             f"cannot label positions {first} to {last}: token_labels has {len(tokens)} tokens. "
             "Pass the tokens of the whole prompt."
         )
-    return tuple(_position_label(tokens[position], position) for position in range(first, last + 1))
+    places = range(first, last + 1)
+    shown = ["" if (token := tokens[position]) is None else visible(token) for position in places]
+    short = [text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…" for text in shown]
+    return tuple(f"{text} {position}".lstrip() for text, position in zip(short, places, strict=True))
 
 
-def _position_label(token: str | None, position: int) -> str:
-    if token is None:
-        return str(position)
-    shown = visible(token)
-    # Shortened here: a label that Vega cuts would lose its position, which stands behind the token.
-    short = shown if len(shown) <= _LONGEST_TOKEN else shown[: _LONGEST_TOKEN - 1] + "…"
-    return f"{short} {position}"
-
-
-def _alt(table: Table, value: str, cells: Sequence[Cell], kind: str, place: str, signed: bool) -> str:
+def _alt(table: Table, value: str, cells: Sequence[Cell], across: str, *, signed: bool) -> str:
+    place = "{row}.{column}" if across == "head" else "layer {row}, position {column}"
     layers = len({cell.row for cell in cells})
     columns = len({cell.column for cell in cells})
     facets = list(dict.fromkeys(cell.facet for cell in cells))
-    extent = f"{layers} {'layer' if layers == 1 else 'layers'} and {columns} {kind}"
+    extent = f"{layers} {'layer' if layers == 1 else 'layers'} and {columns} {across}s"
     sentences = [f"Heat map of {axis_title(table, value)} over {extent}."]
     for facet in facets:
         named = [

@@ -7,7 +7,7 @@ blank. Not done here: which column of a table goes where (grids).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from headscope.figures.theme import (
     ink_on,
     ramp_scale,
 )
+from headscope.figures.words import drawn
 
 _MOST_NUMBERED = 16  # more rows or columns than this carry no numbers
 _DIGIT_WIDTH = 0.57  # of the font size, in Arial
@@ -42,13 +43,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Frame:
-    """What surrounds the cells: names of axes, labels of columns, and the title of the colour bar.
+    """What surrounds the cells: what the columns are and their labels, and the title of the colour bar.
 
     `column_labels` are distinct and as many as there are columns. They enter the chart as values of the
     column, never as an expression: a token is untrusted text, and expressions are code.
     """
 
-    row_title: str
     column_title: str
     bar_title: str
     column_labels: tuple[str, ...] | None = None
@@ -109,11 +109,11 @@ def heat_map(cells: Sequence[Cell], frame: Frame, scale: Scale) -> alt.TopLevelM
     columns = range(min(cell.column for cell in cells), max(cell.column for cell in cells) + 1)
     facets = list(dict.fromkeys(cell.facet for cell in cells))
     texts, layout = _fitted([cell.value for cell in cells], len(rows), len(columns), len(facets))
+    named: dict[int, Any] = dict(zip(columns, frame.column_labels or columns, strict=True))
     records = [
-        {**_record(cell, text, scale), "column": _column_name(cell.column, columns, frame)}
-        for cell, text in zip(cells, texts, strict=True)
+        {**_record(cell, text, scale), "column": named[cell.column]} for cell, text in zip(cells, texts, strict=True)
     ]
-    base = alt.Chart().encode(x=_column_axis(columns, frame, layout), y=_row_axis(rows, frame.row_title, layout))
+    base = alt.Chart().encode(x=_column_axis(named, frame, layout), y=_row_axis(rows, layout))
     layers = [_filled(base, frame.bar_title, scale, len(rows) * layout.height)]
     if layout.font:
         layers += _numbers(base, layout.font)
@@ -167,7 +167,7 @@ def _record(cell: Cell, text: str, scale: Scale) -> dict[str, Any]:
     return {
         "row": cell.row,
         "facet": cell.facet,
-        "value": None if undefined else cell.value,
+        "value": drawn(cell.value),
         "state": "undefined" if undefined else "defined",
         "text": text,
         "ink": "" if undefined else ink_on(scale.ramp, scale.low, scale.high, cell.value),
@@ -183,12 +183,8 @@ def _filled(base: alt.Chart, title: str, scale: Scale, height: float) -> alt.Cha
 
 def _numbers(base: alt.Chart, font: float) -> list[alt.Chart]:
     # One layer for each ink: a second colour scale in the same chart would be merged with that of the cells.
-    return [
-        base.transform_filter({"field": "ink", "equal": ink})
-        .mark_text(fontSize=font, color=ink)
-        .encode(text="text:N")
-        for ink in INKS
-    ]
+    inked = [(ink, base.transform_filter({"field": "ink", "equal": ink})) for ink in INKS]
+    return [own.mark_text(fontSize=font, color=ink).encode(text="text:N") for ink, own in inked]
 
 
 def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
@@ -203,27 +199,22 @@ def _undefined(base: alt.Chart, layout: Layout) -> list[alt.Chart]:
     return [missing.mark_rect(fill=UNDEFINED_FILL, stroke=CELL_EDGE, strokeWidth=0.5), mark.encode(shape=stroke)]
 
 
-def _row_axis(rows: range, title: str, layout: Layout) -> alt.Y:
-    axis = alt.Axis(values=_thinned(rows, layout.height), ticks=False, domain=False)
+def _row_axis(rows: range, layout: Layout) -> alt.Y:
     # Layer 0 on top, as in the attention view.
-    return alt.Y("row:O", title=title, scale=alt.Scale(domain=list(rows)), axis=axis)
+    axis = alt.Axis(values=_thinned(rows, layout.height), ticks=False, domain=False)
+    return alt.Y("row:O", title="layer", scale=alt.Scale(domain=list(rows)), axis=axis)
 
 
-def _column_axis(columns: range, frame: Frame, layout: Layout) -> alt.X:
-    named = [_column_name(column, columns, frame) for column in columns]
-    shown = [named[column - columns.start] for column in _thinned(columns, layout.width)]
+def _column_axis(named: dict[int, Any], frame: Frame, layout: Layout) -> alt.X:
+    shown = [named[column] for column in _thinned(named, layout.width)]
     plain = frame.column_labels is None
     # Upright labels reach further down in a wider font than the one that Vega measures with.
     turned = {"labelAngle": 0} if plain else {"labelAngle": -90, "titlePadding": 20}
-    axis = alt.Axis(values=shown, labelLimit=150, ticks=False, domain=False, **turned)
-    return alt.X("column:O", title=frame.column_title, scale=alt.Scale(domain=named), axis=axis)
+    axis = alt.Axis(values=shown, ticks=False, domain=False, **turned)
+    return alt.X("column:O", title=frame.column_title, scale=alt.Scale(domain=list(named.values())), axis=axis)
 
 
-def _column_name(column: int, columns: range, frame: Frame) -> int | str:
-    return column if frame.column_labels is None else frame.column_labels[column - columns.start]
-
-
-def _thinned(values: range, size: float) -> list[int]:
+def _thinned(values: Iterable[int], size: float) -> list[int]:
     """Every value where a label fits its cell, else every second, fifth, tenth ..."""
     step = next((step for step in (1, 2, 4, 8, 16, 32) if size * step >= 13), 64)
     return [value for value in values if value % step == 0]

@@ -12,6 +12,7 @@ never the only mark: numbers, shapes or words say the same. Not done here: any c
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ CIVIDIS = (
 BLUE_ORANGE = ("#0b4a85", "#3b85c0", "#9cc7e4", "#f3f2ef", "#f5bf87", "#d97b1f", "#8a4106")
 # Black last: it is also the ink of axes and reference marks.
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c7a00", "#000000")
+_ON_DARK = ("#4a9fe0", "#f0803c", "#2fbf96", "#e0a3c4", "#f0b84a", "#8fd4fa", "#bfae3a", "#f2f2f2")
 # Each colour of the theme on a dark ground. Edges of cells stay visible, since blank means "not measured".
 DARK = {
     INK: "#e3e5e7",
@@ -50,14 +52,11 @@ DARK = {
     CELL_EDGE: "#59626b",
     UNDEFINED_FILL: "#343a41",
     UNDEFINED_STROKE: "#8f98a1",
-    **dict(
-        zip(
-            OKABE_ITO,
-            ("#4a9fe0", "#f0803c", "#2fbf96", "#e0a3c4", "#f0b84a", "#8fd4fa", "#bfae3a", "#f2f2f2"),
-            strict=True,
-        )
-    ),
+    **dict(zip(OKABE_ITO, _ON_DARK, strict=True)),
 }
+
+# Characters in a line of text beside a drawing; more go on in the next line.
+LONGEST_LINE = 44
 
 # A character of DejaVu Sans, found where Arial is not, is wider than Arial's by about this many pixels.
 _WIDER = 1.2
@@ -65,8 +64,31 @@ _WIDER = 1.2
 
 def finish(chart: alt.TopLevelMixin) -> str:
     """The chart under the theme as SVG; fetches nothing, whatever the data say."""
-    svg = vl_convert.vegalite_to_svg(chart.to_dict(), config=_config(), allowed_base_urls=[])
+    svg = vl_convert.vegalite_to_svg(_wrapped(chart.to_dict()), config=_config(), allowed_base_urls=[])
     return _with_room(str(svg))
+
+
+def wrapped(text: str, width: int = LONGEST_LINE) -> str:
+    """The text with no line longer than `width` characters, unless it is one word.
+
+    >>> wrapped("function-vector heads", 15).split("\\n")
+    ['function-vector', 'heads']
+    """
+    return "\n".join(
+        textwrap.fill(line, width, replace_whitespace=False, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+
+
+def _wrapped(part: Any) -> Any:
+    """A chart with all that it writes in lines; the same text stays the same wherever it stands."""
+    if isinstance(part, dict):
+        return {name: _wrapped(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return list(map(_wrapped, part))
+    return wrapped(part) if isinstance(part, str) else part
 
 
 def dark(svg: str) -> str:
@@ -91,9 +113,8 @@ def to_pdf(svg: str) -> bytes:
 
 def ramp_scale(ramp: Sequence[str], low: float, high: float) -> alt.Scale:
     """A colour scale that runs evenly through `ramp`; values outside get the colour of the nearer end."""
-    return alt.Scale(
-        domain=_evenly(low, high, len(ramp)), range=list(ramp), interpolate="rgb", clamp=True, nice=False
-    )
+    places = [low + (high - low) * step / (len(ramp) - 1) for step in range(len(ramp))]
+    return alt.Scale(domain=places, range=list(ramp), interpolate="rgb", clamp=True, nice=False)
 
 
 def ink_on(ramp: Sequence[str], low: float, high: float, value: float) -> str:
@@ -113,18 +134,19 @@ def colour_at(ramp: Sequence[str], share: float) -> tuple[float, float, float]:
     place = min(max(share, 0.0), 1.0) * (len(ramp) - 1)
     index = min(int(place), len(ramp) - 2)
     part = place - index
-    start, end = _channels(ramp[index]), _channels(ramp[index + 1])
+    start, end = (bytes.fromhex(colour[1:]) for colour in ramp[index : index + 2])
     red, green, blue = (a + (b - a) * part for a, b in zip(start, end, strict=True))
     return red, green, blue
 
 
 def _with_room(svg: str) -> str:
     """The figure with a margin that holds its longest labels in a wider font than the one it was measured in."""
-    texts = re.findall(r'<text text-anchor="(\w+)" transform="([^"]*)"[^>]*>([^<]*)', svg)
+    texts = re.findall(r'<text text-anchor="(\w+)" transform="([^"]*)"[^>]*>(.*?)</text>', svg)
 
     def margin(anchor: str, turned: bool) -> int:
-        lengths = [len(t) for a, how, t in texts if a == anchor and ("rotate(-90" in how) is turned]
-        return math.ceil(_WIDER * max(lengths, default=0))
+        chosen = [text for a, how, text in texts if a == anchor and ("rotate(-90" in how) is turned]
+        lines = re.split(r"<[^>]*>", "<>".join(chosen))
+        return math.ceil(_WIDER * max(map(len, lines)))
 
     left, right, below = margin("end", False), margin("start", False), margin("end", True)
 
@@ -136,19 +158,24 @@ def _with_room(svg: str) -> str:
 
 
 def _config() -> dict[str, Any]:
+    words = {
+        "labelColor": INK,
+        "titleColor": MUTED,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelLimit": 0,
+    }
     return {
         "background": "transparent",
         # Pages show the SVG as an image with one alternative text; labels on every mark would only weigh.
         "aria": False,
         "font": FONT,
         "padding": 4,
+        "lineBreak": "\n",
         "view": {"stroke": None},
         "axis": {
-            "labelColor": INK,
-            "titleColor": MUTED,
-            "labelFontSize": 11,
-            "titleFontSize": 11,
-            "titleFontWeight": "normal",
+            **words,
             "titlePadding": 6,
             "labelPadding": 4,
             "domainColor": LINE,
@@ -156,31 +183,16 @@ def _config() -> dict[str, Any]:
             "tickSize": 4,
             "gridColor": GRID,
         },
-        "legend": {
-            "labelColor": INK,
-            "titleColor": MUTED,
-            "labelFontSize": 11,
-            "titleFontSize": 11,
-            "titleFontWeight": "normal",
-            "titleLimit": 260,
-            "labelLimit": 260,
-        },
+        "legend": {**words, "titleLimit": 0},
         "header": {
             "labelColor": INK,
             "labelFontSize": 12,
             "labelFontWeight": "bold",
             "labelAnchor": "start",
             "labelPadding": 6,
+            "labelLimit": 0,
         },
     }
-
-
-def _evenly(low: float, high: float, count: int) -> list[float]:
-    return [low + (high - low) * step / (count - 1) for step in range(count)]
-
-
-def _channels(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def _linear(channel: float) -> float:

@@ -1,9 +1,8 @@
 """Tokens as a reader must see them: spaces, line breaks and invisible characters made visible.
 
-In: the decoded text of one token, which is untrusted. Out: text for a label. Two tokens that differ
-get labels that differ, since a token that looks like its neighbour is a wrong conclusion waiting: hence
-a literal middle dot is written by its code, and so is everything that would show as nothing or would
-turn the reading direction. Escaping for HTML is not done here: whoever writes the label does it.
+In: the decoded text of one token, which is untrusted. Out: text for a label. Two tokens that differ get labels that
+differ: hence a literal middle dot is written by its code, and so is everything that would show as nothing or would
+turn the reading direction. Not done here: escaping for HTML, which is the work of whoever writes the label.
 """
 
 import unicodedata

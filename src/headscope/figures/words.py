@@ -45,11 +45,10 @@ def column_of(table: Table, name: str) -> Column:
     Raises:
         UnknownName: naming the columns that the table has.
     """
-    for column in table.schema.columns:
-        if column.name == name:
-            return column
-    names = [column.name for column in table.schema.columns]
-    raise UnknownName.among(f"column of the table {table.name!r}", name, names)
+    columns = {column.name: column for column in table.schema.columns}
+    if name not in columns:
+        raise UnknownName.among(f"column of the table {table.name!r}", name, columns)
+    return columns[name]
 
 
 def axis_title(table: Table, name: str) -> str:
@@ -85,6 +84,12 @@ def value_of(given: Any) -> float:
     if math.isinf(value):
         raise BadArgument("cannot draw an infinite value: leave the row out, or make the value NaN.")
     return value
+
+
+def drawn(given: Any) -> float | None:
+    """A cell for the JSON of a chart, which has no NaN: None where the table has no number."""
+    value = value_of(given)
+    return None if math.isnan(value) else value
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -68,13 +68,9 @@ class TableView:
 
 def table_view(name: str, anchor: str, table: Table) -> TableView:
     """What the page shows of a table, which keeps its own order."""
-    shown = [
-        tuple(cell_view(value) for value in row)
-        for row in table.frame.head(MOST_ROWS).select([c.name for c in table.schema.columns]).iter_rows()
-    ]
-    columns = tuple(
-        _column_view(column, [row[place] for row in shown]) for place, column in enumerate(table.schema.columns)
-    )
+    names = [column.name for column in table.schema.columns]
+    shown = [tuple(map(cell_view, row)) for row in table.frame.head(MOST_ROWS).select(names).iter_rows()]
+    columns = tuple(_column_view(each, [row[i] for row in shown]) for i, each in enumerate(table.schema.columns))
     return TableView(name, anchor, columns, tuple(shown[:FIRST_ROWS]), tuple(shown[FIRST_ROWS:]), len(table))
 
 

@@ -11,7 +11,6 @@ and loads nothing whatever its text says, while inline SVG would be parsed as pa
 
 import base64
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from headscope.figures.attention import payload, script, script_json, stylesheet
 from headscope.figures.theme import dark
 from headscope.report.cells import MOST_WIDTH, TableView, cell_view, table_view
 from headscope.report.claims import ClaimView, ComparisonView, roles, tally
+from headscope.results.files import write_file
 from headscope.results.study import Claim, Figure, Study
 
 # What of the provenance stands under the title, where it is there; all of it stands at the end.
@@ -37,7 +37,7 @@ _LONGEST_PHRASE = 120  # characters
 
 @dataclass(frozen=True)
 class FigureView:
-    """A picture for either ground, with its words; `table` is None where an earlier figure already shows it."""
+    """A picture for either ground, with its words; `repeated`: an earlier figure already shows its table."""
 
     figure: Figure
     anchor: str
@@ -45,8 +45,8 @@ class FigureView:
     dark: str
     width: int
     height: int
-    table: TableView | None
-    shared: TableView | None
+    table: TableView
+    repeated: bool
 
 
 def render(study: Study) -> str:
@@ -64,11 +64,11 @@ def render(study: Study) -> str:
     )
     style, code = _style(), _script()
     tables = {
-        name: table_view(name, f"table-{place}-{_slug(name)}", table)
+        name: table_view(name, f"table-{place}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}", table)
         for place, (name, table) in enumerate(study.tables.items(), start=1)
     }
     figures = _figures(study, tables)
-    drawn = {view.table.name for view in figures if view.table}
+    drawn = {view.table.name for view in figures}
     page = environment.get_template("page.html.j2").render(
         study=study,
         policy=_policy(style, code),
@@ -82,26 +82,20 @@ def render(study: Study) -> str:
         attention=[(example, Markup(script_json(payload(example)))) for example in study.attention],
         tables=[view for name, view in tables.items() if name not in drawn],
         command=_command(study.provenance),
-        provenance=_listed({k: v for k, v in study.provenance.items() if k != "command"}),
+        provenance=[(name, _parts(value)) for name, value in study.provenance.items() if name != "command"],
     )
     # A lone surrogate in a token cannot be written as UTF-8; everything else passes unchanged.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def write(study: Study, path: Path | str) -> Path:
-    """Render the study into a file and return its path.
+    """Render the study into a file, which appears whole or not at all, and return its path.
 
-    The file appears whole or not at all: it is written beside its place and moved there.
+    Raises:
+        OutputExists, Unwritable: if no file can be written there.
     """
-    target = Path(path)
-    page = render(study)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    page, target = render(study), Path(path)
+    write_file(target, lambda fresh: fresh.write_text(page, encoding="utf-8", newline="\n"))
     return target
 
 
@@ -115,19 +109,8 @@ def _figures(study: Study, tables: Mapping[str, TableView]) -> list[FigureView]:
     ordered = sorted(study.figures, key=lambda figure: figure.name != study.lead)
     for place, figure in enumerate(ordered, start=1):
         table = tables[_table_named(figure.table, study)]
-        width, height = _size(figure.svg)
-        views.append(
-            FigureView(
-                figure=figure,
-                anchor=f"figure-{place}",
-                light=_image(figure.svg),
-                dark=_image(dark(figure.svg)),
-                width=width,
-                height=height,
-                table=None if table.name in shown else table,
-                shared=table if table.name in shown else None,
-            )
-        )
+        images = (_image(figure.svg), _image(dark(figure.svg)))
+        views.append(FigureView(figure, f"figure-{place}", *images, *_size(figure.svg), table, table.name in shown))
         shown.add(table.name)
     return views
 
@@ -138,12 +121,10 @@ def _image(svg: str) -> str:
 
 def _table_named(name: str, study: Study) -> str:
     """The key of a table, given as that key or as the name of its schema (as a figure knows it)."""
-    if name in study.tables:
-        return name
-    for key, table in study.tables.items():
-        if table.name == name:
-            return key
-    raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
+    named = [key for key, table in study.tables.items() if name in (key, table.name)]
+    if not named:
+        raise UnknownName.among(f"table of the study {study.name!r}", name, study.tables)
+    return name if name in named else named[0]
 
 
 def _claim(claim: Claim, study: Study, tables: Mapping[str, TableView]) -> ClaimView:
@@ -181,10 +162,6 @@ def _script() -> str:
     return f"\n{script()}\n{page}\n"
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def _headline(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What stands under the title: of each prompt set no more than its task and its size."""
     found = [(name, _phrase(provenance.get(name))) for name in _HEADLINE]
@@ -206,14 +183,10 @@ def _command(provenance: Mapping[str, Any]) -> str:
     return command if isinstance(command, str) else shlex.join(map(str, command))
 
 
-def _listed(provenance: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Names and values for a definition list; what has parts becomes a list of its own."""
-    return [(str(name), _parts(value)) for name, value in provenance.items()]
-
-
 def _parts(value: Any) -> str | list[tuple[str, Any]]:
+    """A value for a definition list; what has parts becomes a list of its own."""
     if isinstance(value, Mapping) and value:
-        return _listed(value)
+        return [(str(name), _parts(part)) for name, part in value.items()]
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return [(str(place), _parts(item)) for place, item in enumerate(value, start=1)]
     return cell_view(value).text

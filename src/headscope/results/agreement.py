@@ -39,9 +39,8 @@ class Agreement:
 def agreement(table: Table) -> Agreement:
     """How estimates and exact values of the verified cells agree."""
     run = table.frame.filter(pl.col("path") != FIRST_ORDER)
-    exact, estimate = run["value"].to_numpy(), run["estimate"].to_numpy()
-    known = ~(np.isnan(exact) | np.isnan(estimate))
-    exact, estimate = exact[known], estimate[known]
+    values = run.select("value", "estimate").to_numpy()
+    exact, estimate = values[~np.isnan(values).any(1)].T
     correlation = float("nan")
     if len(exact) > 2 and np.ptp(exact) > 0 and np.ptp(estimate) > 0:
         correlation = float(np.corrcoef(exact, estimate)[0, 1])

@@ -1,15 +1,13 @@
 """Sweeps as tables: runs cells, files each under its coordinates with an interval, and keeps a record if asked.
 
 In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
-bounds. With a folder, cells that it holds are not computed again, whatever stopped the run that made them. With a
-precision, batches of prompts are added until every interval is that narrow. Approximate sweeps estimate all cells
-to first order (sweeps.attribution) and run only those of the largest effect; they keep no record.
+bounds. Cells that the folder holds are not run again. With a precision, batches of prompts are added until every
+interval is that narrow. Approximate sweeps estimate all cells to first order and run those of the largest effect.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from headscope.results.record import Record, Values
 from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
 from headscope.sweeps.execute import run
-from headscope.sweeps.naive import with_own_position
+from headscope.sweeps.naive import CellResult, with_own_position
 from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
@@ -138,7 +136,13 @@ def sweep_batches(
     with _kept(shown[0], out, command) as kept:
         values = [_run(shown[0], 0, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
-            shown.append(_other_than(shown, batches(len(shown))))
+            more = batches(len(shown))
+            if any(more.prompts.tokens == before.prompts.tokens for before in shown):
+                raise BadArgument(
+                    "cannot add prompts until the precision is reached: there are no others than these. Leave the "
+                    "precision away, or use prompts that are generated from a seed."
+                )
+            shown.append(more)
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
             values.append(_run(shown[-1], len(shown) - 1, kept, progress))
@@ -175,51 +179,36 @@ def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress
     check(sweep)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
-    ran: dict[int, _Ran] = {}
+    ran: dict[int, CellResult] = {}
     estimates: dict[int, float] = {}
     for result, estimate in verified(sweep, verify_top):
-        ran[result.index] = _Ran(result.values.numpy(), result.path, result.note)
+        ran[result.index] = result
         estimates[result.index] = float(interval(estimate.numpy()).mean)
         progress("cells", len(ran), len(sweep.cells))
     rows = _rows(sweep, [[ran[index] for index in range(len(sweep.cells))]])
     return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
 
 
-def _other_than(shown: Sequence[Sweep], more: Sweep) -> Sweep:
-    """One more batch, if its prompts were not there before."""
-    if any(more.prompts.tokens == before.prompts.tokens for before in shown):
-        raise BadArgument(
-            "cannot add prompts until the precision is reached: there are no others than these. Leave the precision "
-            "away, or use prompts that are generated from a seed."
-        )
-    return more
-
-
-@dataclass(frozen=True)
-class _Ran:
-    """What one cell gave on one batch."""
-
-    values: Values
-    path: str
-    note: str
-
-
-def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[_Ran]:
+def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[CellResult]:
     """Every cell of a batch, in order; those in the record are taken from there."""
     names = digests(sweep.cells)
     known = {} if kept is None else kept.done.get(number, {})
-    ran = {index: _Ran(known[name], "record", "") for index, name in enumerate(names) if name in known}
+    ran = {
+        index: CellResult(sweep.cells[index], torch.tensor(known[name]), index, "record")
+        for index, name in enumerate(names)
+        if name in known
+    }
     left = [index for index in range(len(names)) if index not in ran]
     for result in run(sweep.of(left)):
-        index, values = left[result.index], result.values.numpy()
-        ran[index] = _Ran(values, result.path, result.note)
+        index = left[result.index]
+        ran[index] = result
         if kept is not None:
-            kept.add(number, names[index], values)
+            kept.add(number, names[index], result.values.numpy())
         progress("cells", len(ran), len(names))
     return [ran[index] for index in range(len(names))]
 
 
-def _widest(values: Sequence[Sequence[_Ran]]) -> float:
+def _widest(values: Sequence[Sequence[CellResult]]) -> float:
     """Half of the widest interval of any cell."""
     if not values[0]:
         return 0.0
@@ -234,14 +223,16 @@ def _widest(values: Sequence[Sequence[_Ran]]) -> float:
     return float(np.nan_to_num((estimate.high - estimate.low) / 2, nan=np.inf).max())
 
 
-def _joined(values: Sequence[Sequence[_Ran]], cell: int) -> Values:
-    return np.concatenate([batch[cell].values for batch in values])
+def _joined(values: Sequence[Sequence[CellResult]], cell: int) -> Values:
+    return np.concatenate([batch[cell].values.numpy() for batch in values])
 
 
-def _rows(sweep: Sweep, values: Sequence[Sequence[_Ran]]) -> list[dict[str, Any]]:
+def _rows(sweep: Sweep, values: Sequence[Sequence[CellResult]]) -> list[dict[str, Any]]:
     rows = []
     for index, cell in enumerate(sweep.cells):
-        estimate = interval(_joined(values, index))
+        joined = _joined(values, index)
+        estimate, missing = interval(joined), int(np.isnan(joined).sum())
+        undefined = f"undefined for {missing} of {len(joined)} prompts, so there is no mean" if missing else ""
         rows.append(
             {
                 "layer": cell.layer,
@@ -254,7 +245,7 @@ def _rows(sweep: Sweep, values: Sequence[Sequence[_Ran]]) -> list[dict[str, Any]
                 "high": float(estimate.high),
                 "prompts": estimate.n,
                 "path": values[0][index].path,
-                "note": _undefined(_joined(values, index)) or values[0][index].note,
+                "note": undefined or values[0][index].note,
             }
         )
     return rows
@@ -276,17 +267,12 @@ def _kept(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record
     }
     names = digests(cells)
     described = [{"hash": name, **outline} for name, outline in zip(names, outlines(cells), strict=True)]
-    with record.opened(Path(out), base, [_recipe(sweep.prompts)], described, len(cells)) as kept:
+    with record.opened(Path(out), base, _recipe(sweep.prompts), described) as kept:
         yield kept
 
 
 def _recipe(prompts: Prompts) -> Mapping[str, Any]:
     return {**prompts.made_by, "hash": digest(prompts)}
-
-
-def _undefined(values: Values) -> str:
-    count = int(np.isnan(values).sum())
-    return f"undefined for {count} of {len(values)} prompts, so there is no mean" if count else ""
 
 
 def _named(given: object) -> str:

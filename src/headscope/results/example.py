@@ -12,9 +12,7 @@ from headscope.results.study import AttentionExample
 LONGEST = 96
 
 
-def attention_example(
-    run: Run, *, labels: Mapping[str, str], caption: str, name: str = "patterns", title: str = "Attention patterns"
-) -> AttentionExample:
+def attention_example(run: Run, *, labels: Mapping[str, str], caption: str) -> AttentionExample:
     """The patterns of the first example of a run, of its first 96 tokens at most.
 
     Layers with fewer heads than others are filled up with NaN.
@@ -34,7 +32,7 @@ def attention_example(
     if run.prompts.lengths[0] > length:
         caption += f" Shown are the first {length} of {run.prompts.lengths[0]} tokens."
     tokens = tuple(token_text(run.model.tokenizer, token) for token in run.prompts.tokens[0][:length])
-    return AttentionExample(name, title, caption, tokens, patterns, labels)
+    return AttentionExample("patterns", "Attention patterns", caption, tokens, patterns, labels)
 
 
 def token_text(tokenizer: Any, token: int) -> str:

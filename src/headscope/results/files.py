@@ -4,11 +4,13 @@ In: a place. Out: nothing if it can be written, one sentence if not. A file is w
 renamed, so that whoever reads it never sees half of it.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from headscope.errors import OutputExists, Unwritable
 
@@ -41,6 +43,19 @@ def check_writable(folder: Path, named: Path) -> None:
     with writing(named):
         existing = next(place for place in (folder, *folder.parents) if place.exists())
         os.rmdir(tempfile.mkdtemp(prefix=PREFIX, dir=existing))
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_mark(path: Path) -> dict[str, Any] | None:
+    """The JSON of a file that marks a folder as ours by the key "headscope"; None for anything else."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("headscope"), str) else None
 
 
 def check_file(path: Path) -> None:

@@ -12,10 +12,8 @@ nothing half-written. A folder that exists is kept and its content replaced, whi
 folder and a mounted one. Content that is not ours, down to a single file, is never replaced.
 """
 
-import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from pathlib import Path
 
 from headscope.errors import OutputExists
 from headscope.results.evidence import CLAIMS, evidence_table
-from headscope.results.files import PREFIX, SCHEMA, check_writable, writing
+from headscope.results.files import PREFIX, SCHEMA, check_writable, read_mark, write_json, writing
 from headscope.results.study import Study
 
 MANIFEST = "manifest.json"
@@ -77,13 +75,7 @@ def check_free(out: Path, kind: Kind = RUN) -> None:
 
 
 def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:
-    """Write a study and its rendered report; returns the path of the report.
-
-    Raises:
-        OutputExists: if the folder holds something else.
-        Unwritable: if it cannot be written.
-    """
-    check_free(out)
+    """Write a study and its rendered report (`place_folder`); returns the path of the report."""
     page = render(study)
     place_folder(out, RUN, lambda folder: _fill(folder, study, page))
     return out / "report.html"
@@ -93,25 +85,21 @@ def place_folder(out: Path, kind: Kind, fill: Callable[[Path], object]) -> None:
     """Let `fill` fill a hidden folder that then takes its place; an error leaves what was there before.
 
     Raises:
-        OutputExists: if the place holds something else.
-        Unwritable: if it cannot be written.
+        OutputExists, Unwritable: as `check_free` says.
     """
     check_free(out, kind)
     with writing(out):
         place = out.resolve()
         beside = place if place.is_dir() else place.parent
         beside.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
-        try:
-            fresh = hidden / "new"
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=beside, ignore_cleanup_errors=True) as hidden:
+            fresh = Path(hidden) / "new"
             fresh.mkdir()
             fill(fresh)
             if place.is_dir():
-                _replace_content(place, fresh, hidden / "old", kind.mark)
+                _replace_content(place, fresh, Path(hidden) / "old", kind.mark)
             else:
                 os.rename(fresh, place)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _foreign(folder: Path, kind: Kind) -> str:
@@ -121,15 +109,7 @@ def _foreign(folder: Path, kind: Kind) -> str:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not kind.names.fullmatch(name) or path.is_dir() != (name in kind.folders):
             return name
-    return "" if not found or _is_mark(folder / kind.mark) else f"no {kind.mark} of ours"
-
-
-def _is_mark(path: Path) -> bool:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return isinstance(told, dict) and isinstance(told.get("headscope"), str)
+    return "" if not found or read_mark(folder / kind.mark) else f"no {kind.mark} of ours"
 
 
 def _fill(folder: Path, study: Study, page: str) -> None:
@@ -139,12 +119,12 @@ def _fill(folder: Path, study: Study, page: str) -> None:
         raise ValueError(f"study {study.name!r}: no table may be named {CLAIMS!r}, which holds the evidence")
     for name, table in {**study.tables, CLAIMS: evidence_table(study)}.items():
         table.write_parquet(folder / "tables" / f"{name}.parquet")
-        _dump(folder / "tables" / f"{name}.json", table.describe())
+        write_json(folder / "tables" / f"{name}.json", table.describe())
     for figure in study.figures:
         (folder / "figures" / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
-    _dump(folder / "study.json", study.to_json())
+    write_json(folder / "study.json", study.to_json())
     (folder / "report.html").write_text(page, encoding="utf-8")
-    _dump(folder / MANIFEST, {"headscope": study.name, "schema": SCHEMA, **study.provenance})
+    write_json(folder / MANIFEST, {"headscope": study.name, "schema": SCHEMA, **study.provenance})
 
 
 def _replace_content(folder: Path, fresh: Path, aside: Path, mark: str) -> None:
@@ -155,18 +135,13 @@ def _replace_content(folder: Path, fresh: Path, aside: Path, mark: str) -> None:
     aside.mkdir()
     moved: list[tuple[Path, Path]] = []
     before = [path for path in folder.iterdir() if not path.name.startswith(PREFIX)]
+    out = [(path, aside) for path in sorted(before, key=lambda path: path.name != mark)]
+    into = [(path, folder) for path in sorted(fresh.iterdir(), key=lambda path: path.name == mark)]
     try:
-        for source, target in [
-            *((path, aside) for path in sorted(before, key=lambda path: path.name != mark)),
-            *((path, folder) for path in sorted(fresh.iterdir(), key=lambda path: path.name == mark)),
-        ]:
+        for source, target in (*out, *into):
             os.rename(source, target / source.name)
             moved.append((source, target / source.name))
     except BaseException:
         for source, now in reversed(moved):
             os.rename(now, source)
         raise
-
-
-def _dump(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

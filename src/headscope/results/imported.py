@@ -10,10 +10,8 @@ downloaded, and nothing that is in the file is run. What a state dict is read as
 """
 
 import hashlib
-import json
 import platform
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +25,9 @@ from headscope.architectures.lens.settings import NOTHING
 from headscope.architectures.saving import save_quietly
 from headscope.errors import BadArgument, ModelNotFound
 from headscope.models.certificate import versions
+from headscope.results.files import write_json
 from headscope.results.folder import Kind, check_free, place_folder
+from headscope.results.provenance import command_line
 from headscope.training.card import markdown_page, markdown_table
 
 CARD = "card.json"
@@ -69,15 +69,16 @@ def import_model(
     """
     source, target = Path(file), Path(out)
     check_free(target, IMPORTED)
-    words = None if tokenizer is None else _tokenizer(Path(tokenizer))
+    given = None if tokenizer is None else str(tokenizer)
+    words = None if given is None else _tokenizer(Path(given))
     opened = read(source, None if config is None else Path(config))
     model, settings = to_toy(opened, stated)
     if words is not None:
-        _check_words(words, model.config.vocab_size, Path(tokenizer or ""))
-    if model.config.bos_token_id is None and words is not None:
-        model.config.bos_token_id = words.bos_token_id
-    given = None if tokenizer is None else str(tokenizer)
-    command = _command(source, target, opened.config_path, given, stated)
+        _check_words(words, model.config.vocab_size, str(given))
+        if model.config.bos_token_id is None:
+            model.config.bos_token_id = words.bos_token_id
+    options = {"out": target, "config": opened.config_path, "tokenizer": given, **asdict(stated)}
+    command = command_line(["headscope", "import", str(source)], options)
     card = _card(opened, model, settings, given, command)
     place_folder(target, IMPORTED, lambda folder: _fill(folder, model, words, card))
     return card
@@ -88,7 +89,7 @@ def _fill(folder: Path, model: ToyForCausalLM, tokenizer: Any, card: Mapping[str
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(_page(card), encoding="utf-8")
-    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / CARD, card)
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -104,11 +105,11 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelNotFound(f"cannot read a tokenizer from {str(folder)!r}: {first}.") from error
 
 
-def _check_words(tokenizer: Any, vocab_size: int, folder: Path) -> None:
+def _check_words(tokenizer: Any, vocab_size: int, folder: str) -> None:
     last = max(tokenizer.get_vocab().values(), default=-1)
     if last >= vocab_size:
         raise BadArgument(
-            f"cannot use the tokenizer of {str(folder)!r}: it has token ids up to {last}, and the model has "
+            f"cannot use the tokenizer of {folder!r}: it has token ids up to {last}, and the model has "
             f"{vocab_size} tokens. Give the tokenizer that the model was trained with."
         )
 
@@ -117,8 +118,7 @@ def _card(
     opened: LensFile, model: ToyForCausalLM, settings: Mapping[str, Setting], tokenizer: str | None, command: str
 ) -> dict[str, Any]:
     """The record of an import as plain JSON data."""
-    source = Path(opened.name)
-    place = opened.config_path
+    source, place = Path(opened.name), opened.config_path
     return {
         "headscope": "import",
         "name": source.stem,
@@ -132,15 +132,6 @@ def _card(
         "command": command,
         "versions": {**versions(), "python": platform.python_version()},
     }
-
-
-def _command(source: Path, out: Path, config: Path | None, tokenizer: str | None, stated: Stated) -> str:
-    parts = ["headscope", "import", str(source), "--out", str(out)]
-    given = {"config": config, "tokenizer": tokenizer, **asdict(stated)}
-    for name, value in given.items():
-        if value is not None:
-            parts += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(parts)
 
 
 def _page(card: Mapping[str, Any]) -> str:

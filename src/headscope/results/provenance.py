@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -73,14 +73,19 @@ def command(model: Model, study: str, config: Any, options: Mapping[str, object]
     >>> command(SimpleNamespace(name="zoo:induction-2l"), "heads", dataclasses.make_dataclass("C", [])())
     'headscope study heads --model zoo:induction-2l'
     """
-    parts = ["headscope", "study", study, "--model", model.name]
-    for name, given in options.items():
-        if given is True:
-            parts.append(f"--{name.replace('_', '-')}")
-        elif given not in (None, False, "auto"):
-            parts += [f"--{name.replace('_', '-')}", str(given)]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and value is not None:
-            parts += [f"--{field.name.replace('_', '-')}", str(value)]
+    given = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changed = {field.name: value for field, value in given.items() if value != field.default}
+    return command_line(["headscope", "study", study, "--model", model.name], {**options, **changed})
+
+
+def command_line(words: Sequence[str], options: Mapping[str, object]) -> str:
+    """Words and options as one types them; those that are None, False or "auto" are left out.
+
+    >>> command_line(["headscope", "heads"], {"gap": 0, "trust_remote_code": True, "dtype": "auto"})
+    'headscope heads --gap 0 --trust-remote-code'
+    """
+    parts = list(words)
+    for name, value in options.items():
+        if value is not None and value is not False and value != "auto":
+            parts += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(parts)

@@ -5,10 +5,9 @@
     OUT/parts/N.parquet      finished cells: batch of prompts, cell, example, value
     OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean
 
-Values are kept by the hash of their cell, so that the same command goes on where it was stopped, and another
-grid over the same prompts takes what is there. Parts are written beside their place, flushed to the disk and
-renamed: after a kill there are whole parts and perhaps a hidden file that the next opening removes. A lock,
-which the system drops when a process dies, keeps a second one out.
+Values are kept by the hash of their cell, so that the same command goes on where it stopped, and another grid over
+the same prompts takes what is there. After a kill there are whole parts and perhaps a hidden file that the next
+opening removes. A lock, which the system drops when a process dies, keeps a second one out.
 """
 
 import contextlib
@@ -18,14 +17,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from headscope.errors import OutputExists, Partial, Unwritable
-from headscope.results.files import PREFIX, SCHEMA, check_writable, writing
+from headscope.results.files import PREFIX, SCHEMA, check_writable, read_mark, write_json, writing
 from headscope.tables import Table
 
 MANIFEST, CELLS, LOCK, PARTS = "manifest.json", "cells.json", ".headscope-lock", "parts"
@@ -128,13 +127,13 @@ class Record:
 
 @contextmanager
 def opened(
-    folder: Path, base: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]], cells: Sequence[Any], count: int
+    folder: Path, base: Mapping[str, Any], prompts: Mapping[str, Any], cells: Sequence[Any]
 ) -> Iterator[Record]:
     """The record in a folder, new or with what an earlier run of the same sweep left there.
 
-    `base` is what a manifest says of model, measure, device, versions and command; `prompts` has one recipe with
-    its hash for each batch; `cells` describes the `count` cells. What is finished is flushed when the block ends,
-    by an exception too.
+    `base` is what a manifest says of model, measure, device, versions and command; `prompts` is the recipe
+    of the first batch, with its hash; `cells` describes the cells. What is finished is flushed when the block
+    ends, by an exception too.
 
     Raises:
         OutputExists: if the folder holds something else, another sweep, or one that a process is working on.
@@ -158,8 +157,8 @@ def opened(
                     left.unlink()
             for stale in ("sweep.parquet", "sweep.json"):
                 (place / stale).unlink(missing_ok=True)
-            kept = known["prompts"] if known else list(prompts)
-            told = {"headscope": KIND, "schema": SCHEMA, **base, "prompts": kept, "cells": count}
+            kept = known["prompts"] if known else [prompts]
+            told = {"headscope": KIND, "schema": SCHEMA, **base, "prompts": kept, "cells": len(cells)}
             _dump(place / MANIFEST, told)
             _dump(place / CELLS, list(cells))
         record = Record(place)
@@ -172,8 +171,7 @@ def opened(
 
 @contextmanager
 def _locked(place: Path, named: Path) -> Iterator[None]:
-    handle: IO[str] = open(place / LOCK, "a+")  # noqa: SIM115
-    try:
+    with open(place / LOCK, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -182,19 +180,15 @@ def _locked(place: Path, named: Path) -> Iterator[None]:
                 "another folder with --out."
             ) from error
         yield
-    finally:
-        handle.close()
 
 
 def _manifest(place: Path, named: Path) -> Mapping[str, Any] | None:
     """What an earlier sweep left in the folder; None if it is empty or absent."""
     if place.exists() and not place.is_dir():
         raise OutputExists(f"cannot write a sweep into {str(named)!r}: it is a file. Name a folder with --out.")
-    if not place.exists() or not any(not path.name.startswith(PREFIX) for path in place.iterdir()):
-        return None
     told = manifest_of(place)
-    if told is None and {path.name for path in place.iterdir()} <= {PARTS, LOCK}:
-        return None  # stopped before its manifest was written
+    if not place.exists() or all(path.name == PARTS or path.name.startswith(PREFIX) for path in place.iterdir()):
+        return None  # or stopped before its manifest was written
     if told is None or told["headscope"] != KIND:
         raise OutputExists(
             f"cannot write a sweep into {str(named)!r}: it holds something else. Name another folder with --out."
@@ -204,23 +198,18 @@ def _manifest(place: Path, named: Path) -> Mapping[str, Any] | None:
 
 def manifest_of(folder: Path) -> Mapping[str, Any] | None:
     """The manifest of a run folder of ours; None for anything else."""
-    try:
-        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(told, dict) or not isinstance(told.get("headscope"), str):
-        return None
-    whole = told["headscope"] != KIND or {"prompts", "cells", *_SAME} <= set(told)
-    return told if whole else None
+    told = read_mark(folder / MANIFEST)
+    damaged = told is None or (told["headscope"] == KIND and not {"prompts", "cells", *_SAME} <= set(told))
+    return None if damaged else told
 
 
 def _require_same(
-    known: Mapping[str, Any] | None, base: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]], named: Path
+    known: Mapping[str, Any] | None, base: Mapping[str, Any], prompts: Mapping[str, Any], named: Path
 ) -> None:
     if known is None:
         return
     differing = [name for name in _SAME if known.get(name) != base[name]]
-    if [shown["hash"] for shown in known["prompts"][: len(prompts)]] != [shown["hash"] for shown in prompts]:
+    if known["prompts"][0]["hash"] != prompts["hash"]:
         differing.append("prompts")
     if "version" not in known["measure"]:
         raise OutputExists(
@@ -253,5 +242,4 @@ def _write(path: Path, write: Any) -> None:
 
 
 def _dump(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    _write(path, lambda beside: write_json(beside, value))

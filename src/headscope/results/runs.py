@@ -1,17 +1,17 @@
 """Which runs a folder holds, how far they are, and how they were made: `headscope runs`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from headscope.results.record import PARTS, manifest_of
+from headscope.results.record import KIND, MANIFEST, PARTS, manifest_of
 
 
 @dataclass(frozen=True)
-class Found:
+class Run:
     """A run folder: what it is, on which model, and how far it got."""
 
     folder: Path
@@ -22,40 +22,28 @@ class Found:
     command: str
 
 
-def runs_in(folder: Path) -> list[Found]:
+def runs_in(folder: Path) -> list[Run]:
     """Every run below a folder, the newest first."""
-    runs = [_found(path.parent, manifest) for path, manifest in _manifests(folder)]
-    return sorted(runs, key=lambda run: (run.date, str(run.folder)), reverse=True)
-
-
-def _manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    for path in sorted(folder.rglob("manifest.json")) if folder.is_dir() else ():
+    runs = []
+    for path in folder.rglob(MANIFEST):
         manifest = manifest_of(path.parent)
         if manifest is not None:
-            yield path, manifest
-
-
-def _found(folder: Path, manifest: Mapping[str, Any]) -> Found:
-    return Found(
-        folder,
-        str(manifest["headscope"]),
-        str(manifest.get("model", "")),
-        _state(folder, manifest),
-        str(manifest.get("date", "")),
-        str(manifest.get("command", "")),
-    )
+            model, date, command = (str(manifest.get(name, "")) for name in ("model", "date", "command"))
+            kind, state = manifest["headscope"], _state(path.parent, manifest)
+            runs.append(Run(path.parent, kind, model, state, date, command))
+    return sorted(runs, key=lambda run: (run.date, str(run.folder)), reverse=True)
 
 
 def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Complete, or how many cells of how many are done."""
-    if manifest["headscope"] != "sweep" or (folder / "sweep.parquet").exists():
+    if manifest["headscope"] != KIND or (folder / "sweep.parquet").exists():
         return "complete"
     parts = sorted((folder / PARTS).glob("[0-9]*.parquet"))
     if not parts:
         return f"0 of {manifest['cells']} cells"
-    done = pl.concat([pl.scan_parquet(path).select("batch", "cell") for path in parts])
     try:
-        count = done.filter(pl.col("batch") == 0).select(pl.col("cell").n_unique()).collect().item()
+        done = pl.scan_parquet(parts).filter(pl.col("batch") == 0)
+        count = done.select(pl.col("cell").n_unique()).collect().item()
     except pl.exceptions.PolarsError:
         return "damaged"
     return f"{count} of {manifest['cells']} cells"

@@ -28,13 +28,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One comparison behind a verdict: what was compared with which margin, and on which side it lies.
+    """One comparison behind a verdict; `results.evidence` says what each field means.
 
-    `role` is "need", "positive control", "null" or "test". `low` and `high` are the bounds that decided, in the
-    unit of the quantity, corrected for how many cells or tests were looked at together. `comparison` says what was
-    wanted ("above", "below", "within", "p at most") of `margin`. `side` is "yes", "no" or "unclear": whether the
-    comparison surely holds, surely fails, or neither. `over` names the unit of independence, `n` counts it.
-    `reason` says why there is no number; empty where there is one.
+    `role` is "need", "positive control", "null" or "test"; `comparison` "above", "below", "within" or "p at most";
+    `side` "yes", "no" or "unclear".
     """
 
     role: str
@@ -110,10 +107,9 @@ class AttentionExample:
 class Study:
     """What a study found.
 
-    `answer` is what a reader sees first: one or two plain sentences that answer the question and name the
-    circuit, computed from the numbers; `lead` names the figure beside it. `details` are the paragraphs after them,
-    `notes` assumptions and limits; `terms` explain words before they are used; `sources` are the papers whose
-    claims are tested; `provenance` says what it takes to run it again.
+    `answer` is what a reader sees first: one or two sentences that answer the question, computed from the numbers;
+    `lead` names the figure beside it, `details` are the paragraphs after it, `notes` assumptions and limits,
+    `sources` the papers whose claims are tested; `provenance` says what it takes to run it again.
     """
 
     name: str
@@ -144,12 +140,10 @@ class Study:
             "sources": [asdict(source) for source in self.sources],
             "claims": [
                 {
-                    "name": claim.name,
-                    "statement": claim.statement,
+                    **asdict(claim),
                     "verdict": str(claim.verdict),
-                    "because": claim.because,
-                    "evidence": [_without_nan(asdict(row)) for row in claim.evidence],
                     "tables": list(claim.tables),
+                    "evidence": [_without_nan(asdict(row)) for row in claim.evidence],
                 }
                 for claim in self.claims
             ],
