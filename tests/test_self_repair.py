@@ -125,7 +125,7 @@ def test_a_cut_is_split_into_what_others_write_and_what_the_norm_rescales(family
 def test_a_head_that_writes_nothing_has_no_self_repair():
     model = planted.induction_circuit()
     prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
-    followed = direct_effects(model, prompts, "predictable", cuts=[hs.zero("0.0")])
+    followed = direct_effects(model, prompts, "predictable", ablations=[hs.zero("0.0")])
     repair = self_repair_of([hs.Head(0, 0)], followed)
     assert repair["total_change"].mean < -3
     assert repair["self_repair"].mean != repair["self_repair"].mean

@@ -12,8 +12,9 @@ from headscope.measures import kl, logit_difference, loss, next_logit
 from headscope.models.replay import Replay
 from headscope.sweeps import Cell, calibrate, execute, generate_many, grid, iterative_ablation, naive
 from headscope.sweeps.engine import Engine
+from headscope.sweeps.execute import traits_of
 from headscope.sweeps.plan import Costs, Place, Traits, batches, job_of
-from headscope.sweeps.sweep import Sweep, prepared, traits_of
+from headscope.sweeps.sweep import Sweep, prepared
 from tests import tiny
 from tests.families import configs
 
