@@ -65,7 +65,7 @@ def choose(
     for index, work in enumerate(works):
         kinds.setdefault(kind_of(work, setting.measures), []).append(index)
     chosen: dict[int, Choice] = {}
-    rng = random.Random(sweep.seed)
+    rng = random.Random(0)
     for kind, members in kinds.items():
         base = sorted({place.site for place in setting.base_places})
         key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"

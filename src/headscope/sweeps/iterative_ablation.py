@@ -43,7 +43,6 @@ def iterative_ablation(
     rounds: int,
     pick: Pick | None = None,
     base_interventions: Sequence[Edit] = (),
-    seed: int = 0,
 ) -> Iterator[Round]:
     """Sweep, pick a cell, and sweep the rest with it ablated, `rounds` times.
 
@@ -58,7 +57,7 @@ def iterative_ablation(
             f"cannot ablate {rounds} of {len(cells)} cells one after another: at least 1, at most that many."
         )
     chosen, gone = pick or _worst(measure), set[int]()
-    state = _State(Sweep(model, prompts, list(cells), measure, tuple(base_interventions), seed))
+    state = _State(Sweep(model, prompts, list(cells), measure, tuple(base_interventions)))
     for _ in range(rounds):
         results = state.round(gone)
         picked = chosen(results)
@@ -114,7 +113,7 @@ class _State:
     def _agrees(self, results: Sequence[CellResult]) -> bool:
         """Whether one random cell has the values of a full pass."""
         sweep = self._sweep
-        result = random.Random(sweep.seed).choice(results)
+        result = random.Random(0).choice(results)
         edits = [*sweep.base_interventions, *result.cell.interventions]
         (expected,) = evaluate(sweep.model, sweep.prompts, [sweep.measure], edits)
         size = max(float(each.values.abs().nan_to_num().max()) for each in results)
