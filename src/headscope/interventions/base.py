@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.hashing import digest
-from headscope.interventions.targets import EVERY, Target, merged
+from headscope.interventions.targets import Target, merged
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.tasks.prompts import Prompts
@@ -87,10 +87,8 @@ class Intervention(ABC):
         return replace(self, positions=Positions((position,)))
 
     def footprint(self) -> Footprint:
-        layers = [0 if target.layer == EVERY else target.layer for target in self.targets]
-        known = [layer for layer in layers if layer is not None]
-        sites = frozenset(target.site for target in self.targets)
-        return Footprint(min(known, default=0), self.positions, sites)
+        layers = [target.layer if isinstance(target.layer, int) else 0 for target in self.targets]
+        return Footprint(min(layers), self.positions)
 
     def rows(self, chosen: slice) -> Self:
         """The same intervention for some of the examples."""

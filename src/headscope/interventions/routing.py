@@ -21,7 +21,7 @@ from headscope.interventions.references import extent, onto_keys
 from headscope.interventions.targets import Target
 from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
-from headscope.models.protocols import CallEdit, Footprint, SiteEdit
+from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions
 
@@ -40,9 +40,6 @@ class _Routing(Intervention):
                 raise UnservedSite(
                     f"cannot {self.verb} {target.site!r}: where to look is a matter of heads. Name heads or a layer."
                 )
-
-    def footprint(self) -> Footprint:
-        return replace(super().footprint(), sites=frozenset({"pattern"}))
 
 
 @dataclass(frozen=True, eq=False)

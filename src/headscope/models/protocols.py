@@ -31,7 +31,6 @@ class Footprint:
 
     layer: int
     positions: Positions
-    sites: frozenset[str]
     recompute_each_token: bool = False
 
 
@@ -60,7 +59,7 @@ class Edit(Protocol):
     """An intervention, as the model sees it."""
 
     def footprint(self) -> Footprint:
-        """The earliest layer and the positions it can change, and the sites it needs."""
+        """The earliest layer and the positions it can change."""
         ...
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:

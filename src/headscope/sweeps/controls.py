@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from headscope.vocabulary import Head, Progress, silent, staged
 
 Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
+T = TypeVar("T", Head, int)
 SIGNIFICANT = 0.05
 _ENUMERABLE = 5000
 _MOST_LISTED_LAYERS = 12
@@ -154,7 +155,7 @@ def against_random_sets(
             known[frozenset(picked)],
             tuple(drawn[group]),
             torch.stack(beside) if beside else harm[:0],
-            _existing(model.heads, picked, control.match),
+            _existing(_pools(model.heads, picked, control.match)),
             control.match,
         )
     return compared
@@ -175,53 +176,53 @@ def random_sets(
     Raises:
         BadArgument: if nothing is picked, a picked head is not among `heads`, or no set is asked for.
     """
-    own, rng = frozenset(picked), random.Random(seed)
+    own = frozenset(picked)
     if not own:
         raise BadArgument("cannot draw a size-matched control for an empty set of heads.")
     if count < 1:
         raise BadArgument(f"cannot draw {count} random sets: ask for at least 1, better 20 or more.")
     if missing := sorted(own - set(heads)):
         raise BadArgument(f"cannot draw sets beside {missing[0]}: it is not among the {len(heads)} heads.")
-    pools, existing = _pools(heads, own, match), _existing(heads, own, match)
-    if existing <= _ENUMERABLE:
-        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
-        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
-        return every if len(every) <= count else rng.sample(every, count)
-    drawn: set[Heads] = set()
-    while len(drawn) < min(count, existing):
-        chosen = tuple(sorted(head for pool, size in pools for head in rng.sample(pool, size)))
-        if frozenset(chosen) != own:
-            drawn.add(chosen)
-    return sorted(drawn)
+    pools = _pools(heads, own, match)
+    drawn = _others(pools, own, count, seed, listed=_existing(pools) <= _ENUMERABLE)
+    return drawn if _existing(pools) <= _ENUMERABLE else sorted(drawn)
 
 
 def random_ablations(model: Model, heads: Collection[Head], *, count: int, seed: int = 0) -> list[Heads]:
     """Up to `count` other sets of the same size: as many layers for all heads of some layers, else as many heads."""
-    layers = whole_layers(model, heads)
+    layers, attending = whole_layers(model, heads), model.anatomy.attending
     if layers is None:
         return random_sets(model.heads, heads, count=count, seed=seed)
-    attending, rng = model.anatomy.attending, random.Random(seed)
-    if len(attending) <= _MOST_LISTED_LAYERS:
-        others = [each for each in itertools.combinations(attending, len(layers)) if each != layers]
-        chosen = others if len(others) <= count else rng.sample(others, count)
-        return [heads_among(model, each) for each in chosen]
-    drawn: dict[tuple[int, ...], None] = {}
-    for _ in range(_ENUMERABLE):
-        drawn[tuple(sorted(rng.sample(attending, len(layers))))] = None
-        drawn.pop(layers, None)
-        if len(drawn) == count:
-            break
+    listed = len(attending) <= _MOST_LISTED_LAYERS
+    drawn = _others([(attending, len(layers))], frozenset(layers), count, seed, listed=listed)
     return [heads_among(model, each) for each in drawn]
 
 
-def _existing(heads: Sequence[Head], picked: Collection[Head], match: Match) -> int:
+def _others(
+    pools: Sequence[tuple[Sequence[T], int]], own: frozenset[T], count: int, seed: int, *, listed: bool
+) -> list[tuple[T, ...]]:
+    """Up to `count` sets but `own`: so many of each pool, chosen among all sets if they are to be `listed`."""
+    rng = random.Random(seed)
+    if listed:
+        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
+        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
+        return every if len(every) <= count else rng.sample(every, count)
+    drawn: dict[tuple[T, ...], None] = {}
+    while len(drawn) < min(count, _existing(pools)):
+        chosen = tuple(sorted(each for pool, size in pools for each in rng.sample(pool, size)))
+        if frozenset(chosen) != own:
+            drawn[chosen] = None
+    return list(drawn)
+
+
+def _existing(pools: Sequence[tuple[Sequence[Any], int]]) -> int:
     """How many such sets there are beside the picked one."""
-    return math.prod(math.comb(len(pool), size) for pool, size in _pools(heads, picked, match)) - 1
+    return math.prod(math.comb(len(pool), size) for pool, size in pools) - 1
 
 
-def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[list[Head], int]]:
+def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[Sequence[Head], int]]:
     """From which heads to draw how many: all at once, or layer by layer."""
     if match == "size":
-        return [(list(heads), len(set(picked)))]
+        return [(heads, len(set(picked)))]
     wanted = Counter(head.layer for head in set(picked))
     return [([head for head in heads if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
