@@ -17,7 +17,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
@@ -146,19 +145,18 @@ def against_random_sets(
     distinct = list({frozenset(heads): heads for heads in every}.values())
     cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
     harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
-    known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
-    compared = {}
-    for group, picked in named.items():
-        beside = [known[frozenset(heads)] for heads in drawn[group]]
-        compared[group] = AgainstRandom(
+    row = {frozenset(heads): index for index, heads in enumerate(distinct)}
+    return {
+        group: AgainstRandom(
             picked,
-            known[frozenset(picked)],
+            harm[row[frozenset(picked)]],
             tuple(drawn[group]),
-            torch.stack(beside) if beside else harm[:0],
+            harm[[row[frozenset(heads)] for heads in drawn[group]]],
             _existing(_pools(model.heads, picked, control.match)),
             control.match,
         )
-    return compared
+        for group, picked in named.items()
+    }
 
 
 def random_sets(
