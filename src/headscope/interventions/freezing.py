@@ -130,19 +130,15 @@ def _received(target: Target, model: "Model") -> list[Target]:
 
 def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Target, ...]:
     """Every head but those through which the senders act."""
-    acting: dict[int, set[int]] = {}
-    for sender in senders:
-        for given in sender.targets:
-            for target in given.within(model):
-                acting.setdefault(target.place[1], set()).update(_acting_heads(target, model))
-    others_by_layer = []
-    for layer in model.anatomy.attending:
-        others = tuple(h for h in range(model.layer(layer).heads) if h not in acting.get(layer, ()))
-        if others:
-            others_by_layer.append(Target("z", layer, others))
-    if not others_by_layer:
+    targets = [target for sender in senders for given in sender.targets for target in given.within(model)]
+    acting = {(target.place[1], head) for target in targets for head in _acting_heads(target, model)}
+    others: dict[int, list[int]] = {}
+    for head in model.heads:
+        if (head.layer, head.index) not in acting:
+            others.setdefault(head.layer, []).append(head.index)
+    if not others:
         raise UnservedSite("cannot patch a path: the senders act through every head, so there is no other path.")
-    return tuple(others_by_layer)
+    return tuple(Target("z", layer, tuple(heads)) for layer, heads in others.items())
 
 
 def _acting_heads(target: Target, model: "Model") -> Sequence[int]:

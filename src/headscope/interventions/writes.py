@@ -52,25 +52,25 @@ class Patch(Intervention):
         return super()._at_position(position)
 
     def rows(self, chosen: slice) -> Self:
-        source = self._source_prompts
-        if len(source) == 1:
+        count = len(self._source_prompts)
+        if count == 1:
             return self
-        if chosen.stop is not None and chosen.stop > len(source):
-            raise BadArgument(
-                f"cannot patch {len(source)} source examples into more: give one for each, or one for all."
-            )
+        if chosen.stop is not None and chosen.stop > count:
+            raise self._other_count("more")
         return replace(self, source=self.source.rows(chosen))
 
     @property
     def _source_prompts(self) -> Prompts:
         return self.source.prompts if isinstance(self.source, Run) else self.source
 
+    def _other_count(self, into: object) -> BadArgument:
+        count = len(self._source_prompts)
+        return BadArgument(f"cannot patch {count} source examples into {into}: give one for each, or one for all.")
+
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
         source = self._source_prompts
         if len(source) not in (1, len(prompts)):
-            raise BadArgument(
-                f"cannot patch {len(source)} source examples into {len(prompts)}: give one for each, or one for all."
-            )
+            raise self._other_count(len(prompts))
         if target.site == "pattern" and (self.position_map or not _aligned(source, prompts)):
             raise UnservedSite("cannot patch 'pattern' between prompts of unequal length: its keys do not align.")
         if isinstance(self.source, Run):

@@ -1,12 +1,11 @@
 """Size-matched controls: what ablating *any* so many heads does, beside the heads that were picked.
 
 In: a model, prompts, groups of heads that were picked for a reason, an ablation and a measure. Out: per group, the
-damage per prompt of the group and of as many heads picked for none, with a p value. A set of heads must be
-compared with sets of its own size, since larger sets always do more damage; on request with as many heads
-from the same layers, since early layers do more damage too. Sets are drawn without replacement among all such
-sets but the picked one, so that in a small model, where few exist, the control is exhaustive instead of
-repetitive; where too few exist for p below .05, `reason` says so. Pick the groups on other prompts
-(tasks.split). Not done here: intervals over heads looked at one by one (measures.simultaneous).
+damage per prompt of the group and of as many heads picked for none, with a p value. Larger sets always do more
+damage, and early layers do too: sets are of the same size, on request layer by layer. They are drawn without
+replacement and never the picked one, so that where few exist the control is exhaustive; where too few exist for p
+below .05, `reason` says so. Pick the groups on other prompts (tasks.split). Not done here: intervals over heads
+looked at one by one (measures.simultaneous).
 """
 
 import itertools

@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headscope.measures.readouts import Measure
+from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.baserun import BaseRun, Needs, base_run, resumed_run
 from headscope.models.execution import edited
 from headscope.models.model import Model
@@ -60,7 +60,7 @@ class Engine:
         leave_out: Collection[int] = (),
     ) -> None:
         self._model, self._setting, self._works = model, setting, works
-        self._read_cells: dict[tuple[int, int | None], Tensor] = {}
+        self._read_cells: dict[tuple[ReadOut, int | None], Tensor] = {}
         earlier = None if kept is None else kept.replay
         self._replay = earlier or Replay(model.hf, model.anatomy, with_cache=traits.positions)
         self.jobs: list[Job] = []
@@ -72,11 +72,8 @@ class Engine:
             if job is None:
                 self.unchanged.append(cell)
             else:
-                self.jobs.append(job)
-        self._kept = kept
-        if kept is not None:
-            self.jobs = [kept.job(job) for job in self.jobs]
-        count = len(setting.prompts)
+                self.jobs.append(job if kept is None else kept.job(job))
+        self._kept, count = kept, len(setting.prompts)
         self.batches = batches(self.jobs, count, traits.layers, costs, own_positions=own_positions)
         self._same: dict[int | None, list[Tensor]] = {}
 
@@ -128,19 +125,19 @@ class Engine:
 
     def _reads(self, work: Work) -> tuple[int, int]:
         """The first position that is read in this cell, and the one after the last."""
-        cells = [self._at(index, work.position) for index in range(len(self._setting.measures))]
+        cells = [self._at(measure, work.position) for measure in self._setting.measures]
         # A pattern has all keys of the prompt, whatever is read.
         whole = any(place.site == "pattern" for place in (*work.places, *self._setting.base_places))
         stop = self._setting.prompts.longest if whole else max(int(at.max()) for at in cells) + 1
         return min(int(at[at >= 0].min()) for at in cells), stop
 
-    def _at(self, measure: int, position: int | None) -> Tensor:
+    def _at(self, measure: Measure, position: int | None) -> Tensor:
         """The positions that a measure reads, int64 [prompt, read]."""
-        read_out = self._setting.measures[measure].read_out
+        read_out = measure.read_out
         own = position if read_out.positions.role == OWN else None
-        if (measure, own) not in self._read_cells:
-            self._read_cells[measure, own] = read_out.cells(with_own_position(self._setting.prompts, own))
-        return self._read_cells[measure, own]
+        if (read_out, own) not in self._read_cells:
+            self._read_cells[read_out, own] = read_out.cells(with_own_position(self._setting.prompts, own))
+        return self._read_cells[read_out, own]
 
     def _unchanged(self, cell: int) -> list[Tensor]:
         """The values of the base run, which such a cell has."""
@@ -266,8 +263,8 @@ class Engine:
         """
         by_job = streams.reshape(len(jobs), -1, *streams.shape[1:])
         reads: list[list[Tensor]] = [[] for _ in jobs]
-        for number in range(len(self._setting.measures)):
-            at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
+        for measure in self._setting.measures:
+            at = torch.stack([self._at(measure, self._works[job.cell].position) for job in jobs])
             origin = torch.tensor([job.read_first if first < 0 else first for job in jobs])[:, None, None]
             index = (at - origin).clamp(min=0).to(streams.device)
             read = by_job.gather(2, index[..., None].expand(*index.shape, streams.shape[-1]))
@@ -280,11 +277,9 @@ class Engine:
         """Values of the measures from the residual streams at the read positions."""
         jobs = [job for job, _ in waiting]
         values: list[list[Tensor]] = [[] for _ in jobs]
-        for number, measure in enumerate(self._setting.measures):
-            if not jobs:
-                break
+        for number, measure in enumerate(self._setting.measures if jobs else ()):
             read = torch.stack([reads[number] for _, reads in waiting])
-            at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
+            at = torch.stack([self._at(measure, self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
             for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):

@@ -1,9 +1,8 @@
 """Iterative ablation: ablate the cell that hurts most, then sweep the others again with it ablated, and so on.
 
-In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one
-is ablated next. A single sweep misses what is redundant, since a backup hides each part by itself; what is still
-found after its backups are gone was done in several places (Rushing & Nanda 2024 on self-repair).
-Each round resumes the base run and the cells where the newly ablated layer begins.
+In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one is
+ablated next. A single sweep misses what is redundant, since a backup hides each part (Rushing & Nanda 2024 on
+self-repair). Each round resumes the base run and the cells where the newly ablated layer begins.
 """
 
 import random

@@ -5,9 +5,8 @@ effect of each head ablated first, ablated last, and its Shapley value; the smal
 and the steps that led to them. What they mean, and what each cannot see, stands in `measures.coalitions`,
 `measures.shapley` and `measures.smallest_sets`. Sets are chosen on the prompts of even number and estimated on the
 others.
-
-Only the heads given take part: a backup outside them works on in every set. Choose them on other prompts, or their
-damages are flattered. What writes *more* when a head is ablated is asked in `self_repair`.
+Only the heads given take part: choose them on other prompts, or their damages are flattered. What writes *more* when
+a head is ablated is asked in `self_repair`.
 """
 
 from collections.abc import Iterable, Sequence

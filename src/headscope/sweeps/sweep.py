@@ -89,14 +89,9 @@ def chunks(model: Model, prompts: Prompts, measure: Measure | None = None) -> It
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
     # Logits, once more in float32, and once more as log-probabilities.
-    read = 0 if measure is None else 12 * _read_cells(prompts, measure) * model.vocab_size
-    return model.batches(len(prompts), bytes_each=max(each, read), share=PARTS)
-
-
-def _read_cells(prompts: Prompts, measure: Measure) -> int:
-    """How many positions of an example a measure reads, at most."""
-    own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
-    return measure.read_out.cells(own).shape[1]
+    own = 0 if measure is not None and measure.read_out.positions.role == OWN else None
+    most = 0 if measure is None else measure.read_out.cells(with_own_position(prompts, own)).shape[1]
+    return model.batches(len(prompts), bytes_each=max(each, 12 * most * model.vocab_size), share=PARTS)
 
 
 def _placed(
