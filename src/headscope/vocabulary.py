@@ -140,13 +140,7 @@ class Positions:
             return cls(given.indices, given.role)
         if isinstance(given, str):
             return cls() if given == "all" else cls(role=given)
-        try:
-            listed = list(given) if isinstance(given, Iterable) else [given]
-            if any(isinstance(index, bool) for index in listed):
-                raise TypeError("a truth value")
-            indices = tuple(operator.index(index) for index in listed)
-        except TypeError:
-            indices = ()
+        indices = whole_numbers(given)
         if not indices:
             raise BadArgument(
                 f"cannot read the positions {given!r}: give a whole number, a list of them, a role, or 'all'."
@@ -157,6 +151,22 @@ class Positions:
         if self.role is not None:
             return self.role
         return "all" if self.indices is None else ",".join(map(str, self.indices))
+
+
+def whole_numbers(given: object) -> tuple[int, ...] | None:
+    """One whole number of any library, or several, as Python's own; None for anything else, truth values among it.
+
+    >>> whole_numbers(3), whole_numbers(range(2)), whole_numbers([True])
+    ((3,), (0, 1), None)
+    """
+    several = isinstance(given, Iterable) and getattr(given, "ndim", None) != 0  # an array of no axis is a number
+    listed = list(given) if several else [given]  # type: ignore[call-overload]
+    if any(isinstance(each, bool) for each in listed):
+        return None
+    try:
+        return tuple(map(operator.index, listed))
+    except TypeError:
+        return None
 
 
 ALL = Positions()

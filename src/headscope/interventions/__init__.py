@@ -13,11 +13,11 @@ from torch import Tensor
 from headscope.errors import BadArgument
 from headscope.interventions.ablations import Mean, Resample, Zero
 from headscope.interventions.base import Intervention
-from headscope.interventions.freezing import MLPS, Freeze, PathPatch
+from headscope.interventions.freezing import Freeze, PathPatch, frozen
 from headscope.interventions.routing import FixedOffset, KnockOut, SetPattern, ToBOS
 from headscope.interventions.set_values import SetValues
 from headscope.interventions.targets import EVERY, Target, TargetLike, targets_of
-from headscope.interventions.writes import Add, Patch, as_map
+from headscope.interventions.writes import Add, Patch
 from headscope.interventions.written import from_json, tensors_of, to_json
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts, PromptsLike
@@ -194,7 +194,7 @@ def value_preserving(ablation: Several, *, mlps: str = "recomputed") -> tuple[In
     `mlps` says whether MLPs between take part in the ablated run from which the patterns come.
     """
     held = freeze(("v", EVERY))
-    still = (freeze(("mlp_out", EVERY)),) if _frozen(mlps) else ()
+    still = (freeze(("mlp_out", EVERY)),) if frozen(mlps) else ()
     return (freeze_pattern(under=(held, *still, *_listed(ablation))), held)
 
 
@@ -238,8 +238,11 @@ def patch(
     `positions={source: target}` says which position goes where between prompts of unequal length.
     """
     origin = source if isinstance(source, Run) else Prompts.of(source)
-    mapped = as_map(positions)
-    where = ALL if isinstance(positions, Mapping) else Positions.of(positions)
+    mapped, where = None, ALL
+    if isinstance(positions, Mapping):
+        mapped = tuple((int(a), int(b)) for a, b in positions.items())
+    else:
+        where = Positions.of(positions)
     return Patch(targets_of(target), where, source=origin, position_map=mapped, strength=strength)
 
 
@@ -252,8 +255,8 @@ def add(
     strength: float = 1.0,
 ) -> Add:
     """Add `scale * vector` to heads or a site; see `Add`."""
-    given = torch.as_tensor(vector)
-    return Add(targets_of(target), Positions.of(positions), vector=given, scale=scale, strength=strength)
+    where = Positions.of(positions)
+    return Add(targets_of(target), where, vector=torch.as_tensor(vector), scale=scale, strength=strength)
 
 
 def set_values(
@@ -277,9 +280,3 @@ def _listed(given: Several) -> tuple[Intervention, ...]:
                 "source= from which heads or sites are patched."
             )
     return listed
-
-
-def _frozen(mlps: str) -> bool:
-    if mlps not in MLPS:
-        raise BadArgument(f"cannot treat MLPs as {mlps!r}: say {' or '.join(map(repr, MLPS))}.")
-    return mlps == "frozen"

@@ -16,7 +16,7 @@ from torch import Tensor
 from headscope.errors import PromptError, UnservedSite
 from headscope.hashing import digest
 from headscope.interventions.base import Intervention
-from headscope.interventions.references import farthest, values_at
+from headscope.interventions.references import extent, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
@@ -44,21 +44,19 @@ class _FromReference(Intervention):
         """[reference example, position, ...] of the site."""
         if target.site == "pattern":
             raise UnservedSite(f"cannot {self.verb} 'pattern': prompts do not align its keys.")
-        assert isinstance(target.layer, int)
-        site = (target.site, target.layer)
-        return values_at(model, self.over, [site])[site]
+        return values_at(model, self.over, [target.place])[target.place]
 
     def _require_reach(self, prompts: Prompts) -> None:
-        shortest = min(self.over.lengths)
-        if farthest(prompts, self.positions) >= shortest:
+        shortest, (_, last) = min(self.over.lengths), extent(prompts, self.positions)
+        if last >= shortest:
             raise PromptError(
                 f"cannot {self.verb} per position: the shortest reference prompt has {shortest} tokens, and "
-                f"position {farthest(prompts, self.positions)} is asked for. Give longer reference prompts."
+                f"position {last} is asked for. Give longer reference prompts."
             )
 
-    def _within_reach(self, layout: Layout, cells: int, known: int) -> Tensor:
-        """Positions of the cells [batch, cell], where a reference of `known` positions reaches them."""
-        positions = layout.positions(cells)
+    def _within_reach(self, layout: Layout, cells: int) -> Tensor:
+        """Positions of the cells [batch, cell], where all of the reference reaches them."""
+        positions, known = layout.positions(cells), min(self.over.lengths)
         if layout.growing and bool((layout.mask(self.positions, cells) & (positions >= known)).any()):
             raise PromptError(
                 f"cannot {self.verb} at position {known}: the reference prompts end there. "
@@ -87,10 +85,7 @@ class Mean(_FromReference):
             return self.site_edit(target, lambda value, _: overall.expand_as(value))
         self._require_reach(prompts)
         by_position = total.sum(0) / real.sum(0)
-        known = min(self.over.lengths)
-        return self.site_edit(
-            target, lambda value, layout: by_position[self._within_reach(layout, value.shape[1], known)]
-        )
+        return self.site_edit(target, lambda value, layout: by_position[self._within_reach(layout, value.shape[1])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +110,9 @@ class Resample(_FromReference):
             candidates[int(np.random.default_rng(seed).integers(len(candidates)))]
             for seed, candidates in self._draws(prompts)
         ]
-        rows, known = torch.tensor(drawn, device=value.device), min(self.over.lengths)
+        rows = torch.tensor(drawn, device=value.device)[:, None]
         return self.site_edit(
-            target, lambda current, layout: value[rows[:, None], self._within_reach(layout, current.shape[1], known)]
+            target, lambda current, layout: value[rows, self._within_reach(layout, current.shape[1])]
         )
 
     def _scattered(self, target: Target, value: Tensor, prompts: Prompts) -> SiteEdit:

@@ -7,7 +7,8 @@ the targets and positions changes, except as a consequence. `strength` mixes wha
 with what the intervention puts in its place (1), for dose-response curves.
 """
 
-from abc import ABC, abstractmethod
+import re
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.hashing import digest
-from headscope.interventions.targets import EVERY, Target, merged
+from headscope.interventions.targets import Target, merged
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.tasks.prompts import Prompts
@@ -60,8 +61,8 @@ class Intervention(ABC):
 
     @property
     def verb(self) -> str:
-        """The word for it in messages and tables."""
-        return type(self).__name__.lower()
+        """The word for it in messages and tables: its class, as in "to_bos"."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
     def details(self) -> str:
@@ -86,10 +87,8 @@ class Intervention(ABC):
         return replace(self, positions=Positions((position,)))
 
     def footprint(self) -> Footprint:
-        layers = [0 if target.layer == EVERY else target.layer for target in self.targets]
-        known = [layer for layer in layers if layer is not None]
-        sites = frozenset(target.site for target in self.targets)
-        return Footprint(min(known, default=0), self.positions, sites)
+        layers = [target.layer if isinstance(target.layer, int) else 0 for target in self.targets]
+        return Footprint(min(layers), self.positions)
 
     def rows(self, chosen: slice) -> Self:
         """The same intervention for some of the examples."""
@@ -107,16 +106,15 @@ class Intervention(ABC):
             raise BadArgument(f"cannot {self.verb} {self.targets[0]}: no layer of {model.name} has it.")
         return targets
 
-    @abstractmethod
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit | CallEdit:
-        """The edit of one target, already checked against the model."""
+        """The edit of one target, already checked against the model; unless all are prepared from one run."""
+        raise NotImplementedError
 
     def site_edit(self, target: Target, replacement: Replacement) -> SiteEdit:
         """An edit that puts `replacement(value, layout)` at the positions and heads of a target.
 
         The replacement may be any shape that broadcasts to the value, [batch, cell, (head,) ...].
         """
-        assert isinstance(target.layer, int)
         positions, strength = self._reached(), self.strength
 
         def change(value: Tensor, layout: Layout) -> Tensor:
@@ -131,7 +129,7 @@ class Intervention(ABC):
                 put = torch.lerp(value, put.expand_as(value), strength)
             return torch.where(where, put, value)
 
-        return SiteEdit(target.site, target.layer, change)
+        return SiteEdit(*target.place, change)
 
     def _reached(self) -> Positions:
         """The positions whose values change."""
@@ -140,5 +138,4 @@ class Intervention(ABC):
 
 def heads_in(target: Target, model: "Model") -> Sequence[int]:
     """The heads of a target that names heads or a whole layer."""
-    assert isinstance(target.layer, int)
-    return range(model.layer(target.layer).heads) if target.heads is None else target.heads
+    return range(model.layer(target.place[1]).heads) if target.heads is None else target.heads

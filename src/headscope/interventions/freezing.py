@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument, UnservedSite
-from headscope.interventions.base import Intervention
+from headscope.interventions.base import Intervention, heads_in
 from headscope.interventions.references import onto_keys, require_positions, values_at
-from headscope.interventions.targets import EVERY, Target
+from headscope.interventions.targets import BY_HEAD, EVERY, Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.tasks.prompts import Prompts
@@ -25,8 +25,6 @@ from headscope.vocabulary import Positions
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
-
-MLPS = ("recomputed", "frozen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +48,12 @@ class Freeze(Intervention):
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
         targets = self._targets_in(model)
-        sites = list(dict.fromkeys((target.site, _layer(target)) for target in targets))
+        sites = list(dict.fromkeys(target.place for target in targets))
         # A text that grows is another one at every token: there is no use in remembering.
         values = values_at(model, prompts, sites, under=self.under, keep=not prompts.prompt_lengths)
         for site in sites:
             require_positions(values[site], site, prompts)
-        return [self._forced(target, values[target.site, _layer(target)]) for target in targets]
-
-    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        raise NotImplementedError("all targets are prepared from one run")
+        return [self._forced(target, values[target.place]) for target in targets]
 
     def _forced(self, target: Target, value: Tensor) -> SiteEdit:
         def replacement(current: Tensor, layout: Layout) -> Tensor:
@@ -90,18 +85,13 @@ class PathPatch(Intervention):
         super().__post_init__()
         if not self.senders:
             raise BadArgument("cannot patch a path: it has no sender.")
-        if self.mlps not in MLPS:
-            raise BadArgument(f"cannot patch a path with MLPs {self.mlps!r}: say {' or '.join(map(repr, MLPS))}.")
+        frozen(self.mlps)
 
     def __str__(self) -> str:
         senders = "; ".join(map(str, self.senders))
         where = "" if self.positions == Positions() else f" at {self.positions}"
         mixed = "" if self.strength == 1.0 else f" by {self.strength:g}"
         return f"path_patch [{senders}] -> {' '.join(map(str, self.targets))}{where}, MLPs {self.mlps}{mixed}"
-
-    @property
-    def verb(self) -> str:
-        return "path_patch"
 
     def footprint(self) -> Footprint:
         return replace(super().footprint(), recompute_each_token=True)
@@ -110,21 +100,19 @@ class PathPatch(Intervention):
         return replace(self, senders=tuple(edit.rows(chosen) for edit in self.senders))
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
-        frozen = [Freeze(_other_heads(self.senders, model))]
-        if self.mlps == "frozen" and any(layer.mlp_term for layer in model.anatomy.layers):
-            frozen.append(Freeze((Target("mlp_out", EVERY),)))
+        still = [Freeze(_other_heads(self.senders, model))]
+        if frozen(self.mlps) and any(layer.mlp_term for layer in model.anatomy.layers):
+            still.append(Freeze((Target("mlp_out", EVERY),)))
         receivers = tuple(part for target in self.targets for part in _received(target, model))
-        return Freeze(receivers, self.positions, strength=self.strength, under=(*frozen, *self.senders)).prepare(
-            model, prompts
-        )
-
-    def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        raise NotImplementedError("all receivers are prepared from one run")
+        under = (*still, *self.senders)
+        return Freeze(receivers, self.positions, strength=self.strength, under=under).prepare(model, prompts)
 
 
-def _layer(target: Target) -> int:
-    assert isinstance(target.layer, int)
-    return target.layer
+def frozen(mlps: str) -> bool:
+    """Whether MLPs between keep what they had in the clean run: "frozen", or else "recomputed"."""
+    if mlps not in ("recomputed", "frozen"):
+        raise BadArgument(f"cannot treat MLPs as {mlps!r}: say 'recomputed' or 'frozen'.")
+    return mlps == "frozen"
 
 
 def _received(target: Target, model: "Model") -> list[Target]:
@@ -133,38 +121,37 @@ def _received(target: Target, model: "Model") -> list[Target]:
         return [target]
     receivers = []
     for own in target.within(model):
-        heads, shared = model.layer(_layer(own)).heads, model.key_heads(_layer(own))
+        group = _heads_per_key(model, own)
         receivers.append(own.at_site("q"))
-        keys = None if own.heads is None else tuple(sorted({head // (heads // shared) for head in own.heads}))
+        keys = None if own.heads is None else tuple(sorted({head // group for head in own.heads}))
         receivers += [Target(site, own.layer, keys) for site in ("k", "v")]
     return receivers
 
 
 def _other_heads(senders: Sequence[Intervention], model: "Model") -> tuple[Target, ...]:
     """Every head but those through which the senders act."""
-    acting: dict[int, set[int]] = {}
-    for sender in senders:
-        for given in sender.targets:
-            for target in given.within(model):
-                acting.setdefault(_layer(target), set()).update(_acting_heads(target, model))
-    others_by_layer = []
-    for layer in model.anatomy.attending:
-        others = tuple(h for h in range(model.layer(layer).heads) if h not in acting.get(layer, ()))
-        if others:
-            others_by_layer.append(Target("z", layer, others))
-    if not others_by_layer:
+    targets = [target for sender in senders for given in sender.targets for target in given.within(model)]
+    acting = {(target.place[1], head) for target in targets for head in _acting_heads(target, model)}
+    others: dict[int, list[int]] = {}
+    for head in model.heads:
+        if (head.layer, head.index) not in acting:
+            others.setdefault(head.layer, []).append(head.index)
+    if not others:
         raise UnservedSite("cannot patch a path: the senders act through every head, so there is no other path.")
-    return tuple(others_by_layer)
+    return tuple(Target("z", layer, tuple(heads)) for layer, heads in others.items())
 
 
 def _acting_heads(target: Target, model: "Model") -> Sequence[int]:
     """The query heads whose output a sender changes by itself."""
-    if target.site not in ("z", "pattern", "q", "k", "v"):
+    if target.site not in BY_HEAD:
         return ()
-    heads = model.layer(_layer(target)).heads
-    if target.heads is None:
-        return range(heads)
-    if target.site in ("k", "v"):
-        group = heads // model.key_heads(_layer(target))
-        return [head for head in range(heads) if head // group in target.heads]
-    return target.heads
+    if target.heads is None or target.site not in ("k", "v"):
+        return heads_in(target, model)
+    group = _heads_per_key(model, target)
+    return [key * group + index for key in sorted(target.heads) for index in range(group)]
+
+
+def _heads_per_key(model: "Model", target: Target) -> int:
+    """How many query heads share a key/value head in the layer of a target."""
+    layer = target.place[1]
+    return model.layer(layer).heads // model.key_heads(layer)

@@ -73,11 +73,13 @@ def onto_keys(rows: Tensor, layout: Layout, keys: int) -> Tensor:
     return placed
 
 
-def farthest(prompts: Prompts, positions: Positions) -> int:
-    """The last position of any example that an intervention reaches on the prompts themselves; -1: none."""
-    if positions.indices is not None:
-        ends = prompts.ends
-        reached = [i if i >= 0 else end + i for i in positions.indices for end in ends]
-        return max((i for i in reached if i < prompts.longest), default=-1)
-    columns = prompts.where(positions).any(0).nonzero()
-    return int(columns[-1]) if len(columns) else -1
+def extent(prompts: Prompts, positions: Positions) -> tuple[int, int]:
+    """The first and the last position of any example on the prompts themselves; (longest, -1): there is none."""
+    if positions.role is not None:
+        marked = [position for example in prompts.roles[positions.role] for position in example]
+    elif positions.indices is None:
+        return 0, prompts.longest - 1
+    else:
+        reached = [i if i >= 0 else end + i for i in positions.indices for end in set(prompts.ends)]
+        marked = [i for i in reached if i < prompts.longest]
+    return min(marked, default=prompts.longest), max(marked, default=-1)

@@ -17,11 +17,11 @@ from torch import Tensor
 from headscope.errors import BadArgument, PromptError, UnservedSite
 from headscope.hashing import digest
 from headscope.interventions.base import Intervention, heads_in
-from headscope.interventions.references import farthest, onto_keys
+from headscope.interventions.references import extent, onto_keys
 from headscope.interventions.targets import Target
 from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
-from headscope.models.protocols import CallEdit, Footprint, SiteEdit
+from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import ALL, Positions
 
@@ -41,9 +41,6 @@ class _Routing(Intervention):
                     f"cannot {self.verb} {target.site!r}: where to look is a matter of heads. Name heads or a layer."
                 )
 
-    def footprint(self) -> Footprint:
-        return replace(super().footprint(), sites=frozenset({"pattern"}))
-
 
 @dataclass(frozen=True, eq=False)
 class _Redirect(_Routing):
@@ -54,9 +51,9 @@ class _Redirect(_Routing):
         """The position each query [batch, query] is to look at; negative: it stays as it is."""
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> CallEdit:
-        assert isinstance(target.layer, int)
-        model.require_site("z", target.layer)
-        model.require_service("to_bos", target.layer)
+        _, layer = target.place
+        model.require_site("z", layer)
+        model.require_service("to_bos", layer)
         heads = heads_in(target, model)
 
         def change(call: AttentionCall, layout: Layout) -> None:
@@ -66,7 +63,7 @@ class _Redirect(_Routing):
             for head in heads:
                 call.redirect(head, rows, cells, self.strength)
 
-        return CallEdit(target.layer, change)
+        return CallEdit(layer, change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +74,6 @@ class ToBOS(_Redirect):
     does *beyond* resting (Janiak et al. 2023). Where that is doubtful, compare with `Mean`. Values are
     untouched; other positions and heads are untouched.
     """
-
-    @property
-    def verb(self) -> str:
-        return "to_bos"
 
     def key_of(self, queries: Tensor) -> Tensor:
         return torch.zeros_like(queries)
@@ -100,10 +93,6 @@ class FixedOffset(_Redirect):
         super().__post_init__()
         if type(self.offset) is not int or self.offset < 0:
             raise BadArgument(f"cannot look {self.offset} tokens back: give a whole number from 0.")
-
-    @property
-    def verb(self) -> str:
-        return "fixed_offset"
 
     @property
     def details(self) -> str:
@@ -137,18 +126,14 @@ class SetPattern(_Routing):
         if bool(given.triu(1).any()):
             raise BadArgument("cannot set this pattern: a query in it looks at a later token.")
 
-    @property
-    def verb(self) -> str:
-        return "set_pattern"
-
     def rows(self, chosen: slice) -> "SetPattern":
         if self.pattern.ndim < 4 or len(self.pattern) == 1:
             return self
         return replace(self, pattern=self.pattern[chosen])
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        assert isinstance(target.layer, int)
-        model.require_site("pattern", target.layer)
+        _, layer = target.place
+        model.require_site("pattern", layer)
         heads, known = heads_in(target, model), self.pattern.shape[-1]
         given = self.pattern.to(model.device).reshape(*[1] * (4 - self.pattern.ndim), *self.pattern.shape)
         if given.shape[0] not in (1, len(prompts)) or given.shape[1] not in (1, len(heads)):
@@ -156,9 +141,9 @@ class SetPattern(_Routing):
                 f"cannot set a pattern of shape {tuple(self.pattern.shape)} for {len(heads)} heads in "
                 f"{len(prompts)} examples: its axes are (batch,) (head,) query, key."
             )
-        if farthest(prompts, self.positions) >= known:
+        if extent(prompts, self.positions)[1] >= known:
             raise self._too_short(known)
-        every = torch.zeros(given.shape[0], model.layer(target.layer).heads, known, known).to(given)
+        every = torch.zeros(given.shape[0], model.layer(layer).heads, known, known).to(given)
         every[:, list(heads)] = given
         by_query = every.transpose(1, 2)
 
@@ -203,17 +188,12 @@ class KnockOut(_Routing):
             raise BadArgument(f"cannot knock out {self.edges} edges of each query: give a whole number from 0.")
 
     @property
-    def verb(self) -> str:
-        return "knock_out"
-
-    @property
     def details(self) -> str:
         dose = "" if self.edges is None else f", {self.edges} of each query"
         return f" -> {self.keys}{dose}{'' if self.renormalise else ', not renormalised'}"
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        assert isinstance(target.layer, int)
-        model.require_site("pattern", target.layer)
+        model.require_site("pattern", target.place[1])
         # Keys are checked on the prompts: a position of the text to come cannot be a key of theirs.
         prompts.check(self.keys)
         seeds = [

@@ -5,22 +5,21 @@ all heads of that layer. A site named without a layer is a *template* that `hs.g
 "all" stands for every layer that has the site.
 """
 
-import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from headscope.errors import BadArgument, OutOfRange, UnservedSite
-from headscope.vocabulary import Head, site_named
+from headscope.vocabulary import Head, heads_of, site_named, whole_numbers
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
 
 EVERY: Literal["all"] = "all"
-_KEY_HEADS = ("k", "v")
 BY_HEAD = ("q", "k", "v", "pattern", "z")
+_HEADS = re.compile(r"[\d., ]+")
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,12 @@ class Target:
             heads = ",".join(f"{self.layer}.{head}" for head in self.heads)
             return heads if self.site == "z" else f"{self.site}[{heads}]"
         return self.site if self.layer is None else f"{self.site}[{self.layer}]"
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Site and layer, once the layer is a number."""
+        assert isinstance(self.layer, int)
+        return self.site, self.layer
 
     def within(self, model: "Model") -> "list[Target]":
         """The target in every layer of this model that it means.
@@ -75,7 +80,7 @@ class Target:
             )
         model.require_site(self.site, self.layer)
         for head in self.heads or ():
-            if self.site in _KEY_HEADS:
+            if self.site in ("k", "v"):
                 count = model.key_heads(self.layer)
                 if not 0 <= head < count:
                     raise OutOfRange.index(doing, "key/value head", head, count, f"layer {self.layer}")
@@ -132,24 +137,22 @@ def targets_of(given: TargetLike) -> tuple[Target, ...]:
         match item:
             case Head():
                 heads.append(item)
-            case str() if re.fullmatch(r"[\d., ]+", item):
-                heads += [Head.parse(part) for part in item.split(",")]
+            case str() if _HEADS.fullmatch(item):
+                heads += heads_of(item)
             case _:
                 others += _targets_of_one(item)
-    return (*_of_heads(heads), *others)
+    by_layer = groupby(sorted(set(heads)), key=lambda head: head.layer)
+    whole = [Target("z", layer, tuple(head.index for head in group)) for layer, group in by_layer]
+    return (*whole, *others)
 
 
 def _items(given: object) -> list[object]:
     """What was given, one by one; a site with its layers is one thing."""
-    site_and_layers = (
-        isinstance(given, tuple)
-        and len(given) == 2
-        and isinstance(given[0], str)
-        and not re.fullmatch(r"[\d., ]+", given[0])
-        and not isinstance(given[1], Head | Target)
-        and not (isinstance(given[1], str) and given[1] != EVERY)
-    )
-    if site_and_layers or isinstance(given, str) or not isinstance(given, Iterable):
+    match given:
+        case (str(site), layers) if not _HEADS.fullmatch(site) and isinstance(given, tuple):
+            if not isinstance(layers, str | Head | Target) or layers == EVERY:
+                return [given]
+    if isinstance(given, str) or not isinstance(given, Iterable):
         return [given]
     listed = list(given)
     if not listed:
@@ -157,45 +160,17 @@ def _items(given: object) -> list[object]:
     return listed
 
 
-def _targets_of_one(item: Any) -> list[Target]:
-    if hasattr(item, "__index__"):  # whole numbers of any library
-        item = item if isinstance(item, bool) else operator.index(item)
-    if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str | bool):
-        item = (item[0], _plain_numbers(item[1]))
+def _targets_of_one(item: object) -> list[Target]:
+    """Targets of a site, with or without layers, or of all heads of a layer."""
     match item:
         case Target():
             return [item]
-        case bool():
-            pass
-        case int():
-            return [Target("z", item)]
         case str():
             return [Target(site_named(item).name, None)]
-        case (str(site), bool()):
-            pass
         case (str(site), "all"):
             return [Target(site_named(site).name, EVERY)]
-        case (str(site), layer) if isinstance(layer, int):
-            return [Target(site_named(site).name, layer)]
-        case (str(site), [*layers]) if layers and all(type(layer) is int for layer in layers):
+        case (str(site), given) if layers := whole_numbers(given):
             return [Target(site_named(site).name, layer) for layer in layers]
-        case (str(site), range() as layers) if layers:
-            return [Target(site_named(site).name, layer) for layer in layers]
+        case _ if hasattr(item, "__index__") and (layers := whole_numbers(item)):
+            return [Target("z", layer) for layer in layers]
     raise BadArgument(f"cannot act on {item!r}: name a head, heads, a layer, or a site and its layer.")
-
-
-def _plain_numbers(given: Any) -> Any:
-    """Whole numbers of any library as Python's own, one or several; anything else as it is."""
-    try:
-        return operator.index(given)
-    except TypeError:
-        pass
-    try:
-        return given if isinstance(given, range) else [operator.index(item) for item in given]
-    except TypeError:
-        return given
-
-
-def _of_heads(heads: list[Head]) -> tuple[Target, ...]:
-    by_layer = groupby(sorted(set(heads)), key=lambda head: head.layer)
-    return tuple(Target("z", layer, tuple(head.index for head in group)) for layer, group in by_layer)

@@ -5,7 +5,6 @@
 natural way to say which position goes where, so a map is demanded. `Add` is steering.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -53,30 +52,32 @@ class Patch(Intervention):
         return super()._at_position(position)
 
     def rows(self, chosen: slice) -> Self:
-        source = self._source_prompts
-        if len(source) == 1:
+        count = len(self._source_prompts)
+        if count == 1:
             return self
-        if chosen.stop is not None and chosen.stop > len(source):
-            raise BadArgument(
-                f"cannot patch {len(source)} source examples into more: give one for each, or one for all."
-            )
+        if chosen.stop is not None and chosen.stop > count:
+            raise self._other_count("more")
         return replace(self, source=self.source.rows(chosen))
 
     @property
     def _source_prompts(self) -> Prompts:
         return self.source.prompts if isinstance(self.source, Run) else self.source
 
+    def _other_count(self, into: object) -> BadArgument:
+        count = len(self._source_prompts)
+        return BadArgument(f"cannot patch {count} source examples into {into}: give one for each, or one for all.")
+
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
         source = self._source_prompts
         if len(source) not in (1, len(prompts)):
-            raise BadArgument(
-                f"cannot patch {len(source)} source examples into {len(prompts)}: give one for each, or one for all."
-            )
-        assert isinstance(target.layer, int)
+            raise self._other_count(len(prompts))
         if target.site == "pattern" and (self.position_map or not _aligned(source, prompts)):
             raise UnservedSite("cannot patch 'pattern' between prompts of unequal length: its keys do not align.")
-        value = self._value(target.site, target.layer, model)
-        require_positions(value, (target.site, target.layer), source)
+        if isinstance(self.source, Run):
+            value = by_cell(target.site, self.source[target.place])
+        else:
+            value = values_at(model, source, [target.place])[target.place]
+        require_positions(value, target.place, source)
         lookup = self._lookup(source, prompts).to(value.device)
 
         def replacement(current: Tensor, layout: Layout) -> Tensor:
@@ -98,12 +99,6 @@ class Patch(Intervention):
         if self.position_map is None:
             return self.positions
         return Positions(tuple(into for _, into in self.position_map))
-
-    def _value(self, site: str, layer: int, model: "Model") -> Tensor:
-        """[source example, position, ...]; what stands at padding is never taken."""
-        if isinstance(self.source, Run):
-            return by_cell(site, self.source[site, layer])
-        return values_at(model, self.source, [(site, layer)])[site, layer]
 
     def _lookup(self, source: Prompts, prompts: Prompts) -> Tensor:
         """Source position of each target position, int64 [batch, position]; -1 where none is named."""
@@ -153,8 +148,3 @@ def _aligned(source: Prompts, prompts: Prompts) -> bool:
     """Whether positions need no map: sources as long as the whole, or as the prompts before what was generated."""
     lengths = source.lengths * (len(prompts) if len(source) == 1 else 1)
     return lengths in (prompts.lengths, prompts.ends)
-
-
-def as_map(positions: object) -> PositionMap | None:
-    """The position map, if `positions` is one."""
-    return tuple((int(a), int(b)) for a, b in positions.items()) if isinstance(positions, Mapping) else None

@@ -9,7 +9,7 @@ is run again on the same model when it is read.
 import base64
 import json
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,11 +112,12 @@ def _with_content(data: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: _with_content(item, tensors) for key, item in data.items()}
 
 
+@dataclass(frozen=True)
 class _Reader:
     """Rebuilds values from their canonical form: what a dataclass is made of is read off its fields."""
 
-    def __init__(self, model: "Model | None", tensors: Mapping[str, Tensor]) -> None:
-        self._model, self._tensors = model, tensors
+    model: "Model | None"
+    tensors: Mapping[str, Tensor]
 
     def intervention(self, data: Mapping[str, Any]) -> Intervention:
         if data["kind"] not in KINDS:
@@ -152,8 +153,8 @@ class _Reader:
         if "base64" in data:
             raw = bytearray(base64.b64decode(data["base64"]))
             tensor = torch.frombuffer(raw, dtype=_DTYPES[data["dtype"]]).reshape(data["shape"])
-        elif data["sha256"] in self._tensors:
-            tensor = self._tensors[data["sha256"]]
+        elif data["sha256"] in self.tensors:
+            tensor = self.tensors[data["sha256"]]
         else:
             raise BadArgument(
                 f"cannot read interventions: the tensor {data['sha256'][:12]} is not among tensors=. "
@@ -165,12 +166,12 @@ class _Reader:
 
     def _run(self, data: Mapping[str, Any], targets: Iterable[Target]) -> Run:
         """A run that is a source, made again with the sites that the patch takes."""
-        if self._model is None or self._model.identity != data["model"]:
-            got = "none" if self._model is None else self._model.identity
+        if self.model is None or self.model.identity != data["model"]:
+            got = "none" if self.model is None else self.model.identity
             raise BadArgument(
                 f"cannot read a patch whose source is a run: it was made on the model {data['model']}, got {got}. "
                 "Pass that model as model=."
             )
-        wanted = [(own.site, own.layer) for target in targets for own in target.within(self._model)]
+        wanted = [(own.site, own.layer) for target in targets for own in target.within(self.model)]
         prompts, interventions = self._value(data["prompts"]), self._value(data["interventions"])
-        return self._model.run(prompts, interventions=interventions, capture=wanted)  # type: ignore[arg-type]
+        return self.model.run(prompts, interventions=interventions, capture=wanted)  # type: ignore[arg-type]

@@ -32,7 +32,6 @@ class Footprint:
 
     layer: int
     positions: Positions
-    sites: frozenset[str]
     recompute_each_token: bool = False
 
 
@@ -61,7 +60,7 @@ class Edit(Protocol):
     """An intervention, as the model sees it."""
 
     def footprint(self) -> Footprint:
-        """The earliest layer and the positions it can change, and the sites it needs."""
+        """The earliest layer and the positions it can change."""
         ...
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:

@@ -36,8 +36,7 @@ class Single:
     change: SiteEdit | CallEdit
 
     def footprint(self) -> Footprint:
-        site = self.change.site if isinstance(self.change, SiteEdit) else "pattern"
-        return Footprint(self.change.layer, ALL, frozenset({site}))
+        return Footprint(self.change.layer, ALL)
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
         return [self.change]

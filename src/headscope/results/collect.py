@@ -238,7 +238,7 @@ def _rows(sweep: Sweep, values: Sequence[Sequence[CellResult]]) -> list[dict[str
                 "layer": cell.layer,
                 "head": None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head)),
                 "position": cell.position,
-                "intervention": "; ".join(map(str, cell.interventions)),
+                "intervention": str(cell),
                 "measure": sweep.measure.name,
                 "value": float(estimate.mean),
                 "low": float(estimate.low),

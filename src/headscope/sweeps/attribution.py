@@ -75,7 +75,12 @@ def verified(sweep: Sweep, top: int) -> Iterator[tuple[CellResult, Tensor]]:
 
 def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
     """For every cell the measure without its interventions and the estimated change, float64 [example] each."""
-    _refuse_recomputed(sweep.cells)
+    for cell in sweep.cells:
+        if any(map(recomputes, cell.interventions)):
+            raise BadArgument(
+                f"cannot estimate '{cell}' to first order: its values come from runs of its own, so that nothing "
+                "would be saved. Run it exactly."
+            )
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweep.cells]
     for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
         for index, estimated in _of_part(sweep.part(rows)):
@@ -109,7 +114,7 @@ def _by_place(cell: Cell, work: Work) -> Mapping[Place, Sequence[SiteEdit]]:
     for edit in work.edits:
         if isinstance(edit, CallEdit):
             raise BadArgument(
-                f"cannot estimate '{_written(cell)}' to first order: it redirects a call of attention as a whole, "
+                f"cannot estimate '{cell}' to first order: it redirects a call of attention as a whole, "
                 "which is no site with a gradient. Run it exactly, or write its pattern with set_pattern."
             )
         by_place[edit.site, edit.layer].append(edit)
@@ -175,19 +180,6 @@ def _change(
         weighted = (put - there).float() * by_cell(place[0], gradients[place]).float()
         total += weighted.flatten(1).sum(1).cpu().double()
     return total
-
-
-def _refuse_recomputed(cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        if any(map(recomputes, cell.interventions)):
-            raise BadArgument(
-                f"cannot estimate '{_written(cell)}' to first order: its values come from runs of its own, so that "
-                "nothing would be saved. Run it exactly."
-            )
-
-
-def _written(cell: Cell) -> str:
-    return "; ".join(map(str, cell.interventions))
 
 
 def _chunks(model: Model, prompts: Prompts) -> Iterator[slice]:

@@ -65,21 +65,19 @@ def _measured(model: Model, traits: Traits) -> float:
 def _seconds(model: Model, replay: Replay, layer: int, rows: int, length: int) -> float:
     """The least time of a layer's call."""
     # On a CPU the process's own time: other programs must not count as overhead.
-    now = time.perf_counter if model.device.type == "cuda" else time.process_time
+    on_gpu = model.device.type == "cuda"
+    now = time.perf_counter if on_gpu else time.process_time
     stream = torch.zeros(rows, length, model.d_model, dtype=model.dtype, device=model.device)
+    if on_gpu:
+        torch.cuda.synchronize(model.device)
     times = []
     for _ in range(_REPEATS + 1):
-        _wait(model.device)
         start = now()
         replay.step(layer, stream, 0, None)
-        _wait(model.device)
+        if on_gpu:
+            torch.cuda.synchronize(model.device)
         times.append(now() - start)
     return min(times[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _key(model: Model) -> str:

@@ -18,7 +18,6 @@ from torch import Tensor
 from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.anatomy import TOLERANCE
 from headscope.sweeps.engine import Engine
-from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, evaluate, with_own_position
 from headscope.sweeps.plan import Costs, Traits
 from headscope.sweeps.sweep import Setting, Sweep, Work
@@ -65,7 +64,7 @@ def choose(
     for index, work in enumerate(works):
         kinds.setdefault(kind_of(work, setting.measures), []).append(index)
     chosen: dict[int, Choice] = {}
-    rng = random.Random(sweep.seed)
+    rng = random.Random(0)
     for kind, members in kinds.items():
         base = sorted({place.site for place in setting.base_places})
         key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"
@@ -82,15 +81,18 @@ def choose(
 def _first_agreeing(
     sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, sampled: Sequence[int]
 ) -> Choice:
-    model = sweep.model
-    measures = [measure for read_out in _read_outs(setting) for measure in fingerprints(read_out)]
+    model, read_outs = sweep.model, dict.fromkeys(each.read_out for each in setting.measures)
+    measures = [measure for read_out in read_outs for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
-    expected = [_full_pass(sweep, measures, sweep.cells[index]) for index in sampled]
+    expected = []
+    for cell in (sweep.cells[index] for index in sampled):
+        edits = [*sweep.base_interventions, *cell.interventions]
+        expected.append(evaluate(model, with_own_position(sweep.prompts, cell.position), measures, edits))
     tolerance = 10 * TOLERANCE.get(model.dtype, 1.5e-2)
     notes = []
     for path in paths:
         assert path.traits is not None
-        if path.own_positions and not any(read_out.positions.role == OWN for read_out in _read_outs(setting)):
+        if path.own_positions and not any(read_out.positions.role == OWN for read_out in read_outs):
             continue
         try:
             # Each twice, so that every one of them runs as rows beside others.
@@ -105,15 +107,6 @@ def _first_agreeing(
             return Choice(path, "; ".join(notes))
         notes.append(f"{path.name} differs from a full pass by {worst:.1e} of the logits")
     return Choice(FULL, "; ".join(notes))
-
-
-def _read_outs(setting: Setting) -> list[ReadOut]:
-    return list(dict.fromkeys(measure.read_out for measure in setting.measures))
-
-
-def _full_pass(sweep: Sweep, measures: Sequence[Measure], cell: Cell) -> list[Tensor]:
-    prompts = with_own_position(sweep.prompts, cell.position)
-    return evaluate(sweep.model, prompts, measures, [*sweep.base_interventions, *cell.interventions])
 
 
 def fingerprints(read_out: ReadOut) -> list[Measure]:
@@ -134,9 +127,6 @@ def fingerprints(read_out: ReadOut) -> list[Measure]:
 
 def projected_error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst difference of the projections, relative to the size of the logits."""
-    worst = 0.0
-    for index in range(0, len(expected), 2):
-        scale = expected[index + 1].clamp(min=1e-30)
-        error = ((got[index] - expected[index]).abs() / scale).nan_to_num(nan=math.inf)
-        worst = max(worst, float(error.max()))
-    return worst
+    pairs = zip(got[::2], expected[::2], expected[1::2], strict=True)
+    errors = [((own - right).abs() / size.clamp(min=1e-30)).nan_to_num(nan=math.inf) for own, right, size in pairs]
+    return max(float(error.max()) for error in errors)

@@ -1,12 +1,11 @@
 """Size-matched controls: what ablating *any* so many heads does, beside the heads that were picked.
 
 In: a model, prompts, groups of heads that were picked for a reason, an ablation and a measure. Out: per group, the
-damage per prompt of the group and of as many heads picked for none, with a p value. A set of heads must be
-compared with sets of its own size, since larger sets always do more damage; on request with as many heads
-from the same layers, since early layers do more damage too. Sets are drawn without replacement among all such
-sets but the picked one, so that in a small model, where few exist, the control is exhaustive instead of
-repetitive; where too few exist for p below .05, `reason` says so. Pick the groups on other prompts
-(tasks.split). Not done here: intervals over heads looked at one by one (measures.simultaneous).
+damage per prompt of the group and of as many heads picked for none, with a p value. Larger sets always do more
+damage, and early layers do too: sets are of the same size, on request layer by layer. They are drawn without
+replacement and never the picked one, so that where few exist the control is exhaustive; where too few exist for p
+below .05, `reason` says so. Pick the groups on other prompts (tasks.split). Not done here: intervals over heads
+looked at one by one (measures.simultaneous).
 """
 
 import itertools
@@ -15,9 +14,8 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
@@ -34,6 +32,7 @@ from headscope.vocabulary import Head, Progress, silent, staged
 
 Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
+T = TypeVar("T", Head, int)
 SIGNIFICANT = 0.05
 _ENUMERABLE = 5000
 _MOST_LISTED_LAYERS = 12
@@ -145,19 +144,18 @@ def against_random_sets(
     distinct = list({frozenset(heads): heads for heads in every}.values())
     cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
     harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
-    known = {frozenset(heads): row for heads, row in zip(distinct, harm, strict=True)}
-    compared = {}
-    for group, picked in named.items():
-        beside = [known[frozenset(heads)] for heads in drawn[group]]
-        compared[group] = AgainstRandom(
+    row = {frozenset(heads): index for index, heads in enumerate(distinct)}
+    return {
+        group: AgainstRandom(
             picked,
-            known[frozenset(picked)],
+            harm[row[frozenset(picked)]],
             tuple(drawn[group]),
-            torch.stack(beside) if beside else harm[:0],
-            _existing(model.heads, picked, control.match),
+            harm[[row[frozenset(heads)] for heads in drawn[group]]],
+            _existing(_pools(model.heads, picked, control.match)),
             control.match,
         )
-    return compared
+        for group, picked in named.items()
+    }
 
 
 def random_sets(
@@ -175,53 +173,53 @@ def random_sets(
     Raises:
         BadArgument: if nothing is picked, a picked head is not among `heads`, or no set is asked for.
     """
-    own, rng = frozenset(picked), random.Random(seed)
+    own = frozenset(picked)
     if not own:
         raise BadArgument("cannot draw a size-matched control for an empty set of heads.")
     if count < 1:
         raise BadArgument(f"cannot draw {count} random sets: ask for at least 1, better 20 or more.")
     if missing := sorted(own - set(heads)):
         raise BadArgument(f"cannot draw sets beside {missing[0]}: it is not among the {len(heads)} heads.")
-    pools, existing = _pools(heads, own, match), _existing(heads, own, match)
-    if existing <= _ENUMERABLE:
-        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
-        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
-        return every if len(every) <= count else rng.sample(every, count)
-    drawn: set[Heads] = set()
-    while len(drawn) < min(count, existing):
-        chosen = tuple(sorted(head for pool, size in pools for head in rng.sample(pool, size)))
-        if frozenset(chosen) != own:
-            drawn.add(chosen)
-    return sorted(drawn)
+    pools = _pools(heads, own, match)
+    drawn = _others(pools, own, count, seed, listed=_existing(pools) <= _ENUMERABLE)
+    return drawn if _existing(pools) <= _ENUMERABLE else sorted(drawn)
 
 
 def random_ablations(model: Model, heads: Collection[Head], *, count: int, seed: int = 0) -> list[Heads]:
     """Up to `count` other sets of the same size: as many layers for all heads of some layers, else as many heads."""
-    layers = whole_layers(model, heads)
+    layers, attending = whole_layers(model, heads), model.anatomy.attending
     if layers is None:
         return random_sets(model.heads, heads, count=count, seed=seed)
-    attending, rng = model.anatomy.attending, random.Random(seed)
-    if len(attending) <= _MOST_LISTED_LAYERS:
-        others = [each for each in itertools.combinations(attending, len(layers)) if each != layers]
-        chosen = others if len(others) <= count else rng.sample(others, count)
-        return [heads_among(model, each) for each in chosen]
-    drawn: dict[tuple[int, ...], None] = {}
-    for _ in range(_ENUMERABLE):
-        drawn[tuple(sorted(rng.sample(attending, len(layers))))] = None
-        drawn.pop(layers, None)
-        if len(drawn) == count:
-            break
+    listed = len(attending) <= _MOST_LISTED_LAYERS
+    drawn = _others([(attending, len(layers))], frozenset(layers), count, seed, listed=listed)
     return [heads_among(model, each) for each in drawn]
 
 
-def _existing(heads: Sequence[Head], picked: Collection[Head], match: Match) -> int:
+def _others(
+    pools: Sequence[tuple[Sequence[T], int]], own: frozenset[T], count: int, seed: int, *, listed: bool
+) -> list[tuple[T, ...]]:
+    """Up to `count` sets but `own`: so many of each pool, chosen among all sets if they are to be `listed`."""
+    rng = random.Random(seed)
+    if listed:
+        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
+        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
+        return every if len(every) <= count else rng.sample(every, count)
+    drawn: dict[tuple[T, ...], None] = {}
+    while len(drawn) < min(count, _existing(pools)):
+        chosen = tuple(sorted(each for pool, size in pools for each in rng.sample(pool, size)))
+        if frozenset(chosen) != own:
+            drawn[chosen] = None
+    return list(drawn)
+
+
+def _existing(pools: Sequence[tuple[Sequence[Any], int]]) -> int:
     """How many such sets there are beside the picked one."""
-    return math.prod(math.comb(len(pool), size) for pool, size in _pools(heads, picked, match)) - 1
+    return math.prod(math.comb(len(pool), size) for pool, size in pools) - 1
 
 
-def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[list[Head], int]]:
+def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[Sequence[Head], int]]:
     """From which heads to draw how many: all at once, or layer by layer."""
     if match == "size":
-        return [(list(heads), len(set(picked)))]
+        return [(heads, len(set(picked)))]
     wanted = Counter(head.layer for head in set(picked))
     return [([head for head in heads if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]

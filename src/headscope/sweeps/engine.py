@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headscope.measures.readouts import Measure
+from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.baserun import BaseRun, Needs, base_run, resumed_run
 from headscope.models.execution import edited
 from headscope.models.model import Model
@@ -29,10 +29,10 @@ from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.models.replay import Replay
 from headscope.models.stacked import Block, stacked
 from headscope.sweeps.calibrate import PARTS
-from headscope.sweeps.entry_streams import EntryStreams, repeated
+from headscope.sweeps.entry_streams import EntryStreams, of_attention, repeated
 from headscope.sweeps.kept_streams import KeptStreams
 from headscope.sweeps.naive import OWN, with_own_position
-from headscope.sweeps.plan import OF_ATTENTION, Batch, Costs, Job, Traits, batches, job_of
+from headscope.sweeps.plan import Batch, Costs, Job, Traits, batches, job_of
 from headscope.sweeps.sweep import Setting, Work
 
 _UNENTERED = frozenset({"whole", "kept"})
@@ -44,6 +44,8 @@ class Engine:
 
     With `own_positions`, cells of many positions share a pass; `kept` is what an earlier round left behind.
     """
+
+    _base: BaseRun  # once it runs
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class Engine:
         leave_out: Collection[int] = (),
     ) -> None:
         self._model, self._setting, self._works = model, setting, works
-        self._read_cells: dict[tuple[int, int | None], Tensor] = {}
+        self._read_cells: dict[tuple[ReadOut, int | None], Tensor] = {}
         earlier = None if kept is None else kept.replay
         self._replay = earlier or Replay(model.hf, model.anatomy, with_cache=traits.positions)
         self.jobs: list[Job] = []
@@ -70,13 +72,10 @@ class Engine:
             if job is None:
                 self.unchanged.append(cell)
             else:
-                self.jobs.append(job)
-        self._kept = kept
-        if kept is not None:
-            self.jobs = [kept.job(job) for job in self.jobs]
-        count = len(setting.prompts)
+                self.jobs.append(job if kept is None else kept.job(job))
+        self._kept, count = kept, len(setting.prompts)
         self.batches = batches(self.jobs, count, traits.layers, costs, own_positions=own_positions)
-        self._base: BaseRun | None = None
+        self._same: dict[int | None, list[Tensor]] = {}
 
     def run(self) -> Iterator[tuple[int, list[Tensor]]]:
         """(cell, one tensor of values [example] per measure), in the order in which they are done."""
@@ -85,9 +84,8 @@ class Engine:
             if self._kept is not None:
                 self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
             entries = EntryStreams(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
-        same: dict[int | None, list[Tensor]] = {}
         for cell in self.unchanged:
-            yield cell, self._unchanged(cell, same)
+            yield cell, self._unchanged(cell)
         waiting: list[tuple[Job, list[Tensor]]] = []
         for batch in self.batches:
             with self._replay.running():
@@ -99,7 +97,7 @@ class Engine:
                     waiting += zip(live, self._read(live, streams, first), strict=True)
             for job in batch.jobs:
                 if job not in live:
-                    yield job.cell, self._unchanged(job.cell, same)
+                    yield job.cell, self._unchanged(job.cell)
             # An unembedding of few rows takes as long as reading all its weights: several batches share it.
             if sum(read.shape[0] * read.shape[1] for _, reads in waiting for read in reads) >= _READ_TOGETHER:
                 yield from self._measured(waiting)
@@ -109,14 +107,14 @@ class Engine:
     def _base_run(self) -> BaseRun:
         layers = self._replay.anatomy.layers
         inside = frozenset(job.layer for job in self.jobs if job.entry == "inside")
-        of_attention = {
+        redone = frozenset(
             job.layer
             for job in self.jobs
-            if job.entry == "inside" and any(_of_call(self._works[job.cell].edits[i]) for i in job.consumed)
-        }
+            if job.entry == "inside" and any(of_attention(self._works[job.cell].edits[i]) for i in job.consumed)
+        )
         streams = frozenset({job.join for job in self.jobs} | {job.layer for job in self.jobs}) - {len(layers)}
         keys = any(job.start > 0 or job.own_position for job in self.jobs)
-        needs = Needs(streams, inside, frozenset(of_attention), keys)
+        needs = Needs(streams, inside, redone, keys)
         stop = max((self._reads(work)[1] for work in self._works), default=1)
         setting, kept = self._setting, self._kept
         if kept is not None and kept.base is not None and kept.changed_from is not None:
@@ -127,44 +125,42 @@ class Engine:
 
     def _reads(self, work: Work) -> tuple[int, int]:
         """The first position that is read in this cell, and the one after the last."""
-        cells = [self._at(index, work.position) for index in range(len(self._setting.measures))]
+        cells = [self._at(measure, work.position) for measure in self._setting.measures]
         # A pattern has all keys of the prompt, whatever is read.
         whole = any(place.site == "pattern" for place in (*work.places, *self._setting.base_places))
         stop = self._setting.prompts.longest if whole else max(int(at.max()) for at in cells) + 1
         return min(int(at[at >= 0].min()) for at in cells), stop
 
-    def _at(self, measure: int, position: int | None) -> Tensor:
+    def _at(self, measure: Measure, position: int | None) -> Tensor:
         """The positions that a measure reads, int64 [prompt, read]."""
-        read_out = self._setting.measures[measure].read_out
+        read_out = measure.read_out
         own = position if read_out.positions.role == OWN else None
-        if (measure, own) not in self._read_cells:
-            self._read_cells[measure, own] = read_out.cells(with_own_position(self._setting.prompts, own))
-        return self._read_cells[measure, own]
+        if (read_out, own) not in self._read_cells:
+            self._read_cells[read_out, own] = read_out.cells(with_own_position(self._setting.prompts, own))
+        return self._read_cells[read_out, own]
 
-    def _unchanged(self, cell: int, same: dict[int | None, list[Tensor]]) -> list[Tensor]:
+    def _unchanged(self, cell: int) -> list[Tensor]:
         """The values of the base run, which such a cell has."""
         work = self._works[cell]
         own = any(measure.read_out.positions.role == OWN for measure in self._setting.measures)
         position = work.position if own else None
-        if position not in same:
-            assert self._base is not None
+        if position not in self._same:
             job = Job(cell, "whole", 0, 0, 1, 0, 0, *self._reads(work))
             with self._replay.running():
                 stream = self._base.stream[self._model.n_layers][:, job.read_first : job.read_stop]
                 reads = self._read([job], stream, job.read_first)
-            ((_, same[position]),) = self._measured([(job, reads[0])])
-        return same[position]
+            ((_, self._same[position]),) = self._measured([(job, reads[0])])
+        return self._same[position]
 
     def _walk(self, batch: Batch, entered: dict[int, Tensor], entries: EntryStreams) -> tuple[Tensor, int]:
         """Streams [job * prompt, position, model] after the last layer, and their first position."""
         base, layers = self._base, self._model.n_layers
-        assert base is not None
         wanted = min(job.read_first for job in batch.jobs)
         start, present, rows = batch.start, [], None
         for layer in range(min(job.join for job in batch.jobs), layers + 1):
             joining = [job for job in batch.jobs if job.join == layer]
             if joining:
-                fresh = self._joining(layer, joining, batch, entered)[:, start - batch.start :]
+                fresh = self._joining(layer, [[job] for job in joining], batch, entered)[:, start - batch.start :]
                 rows = fresh if rows is None else torch.cat([rows, fresh])
                 present += joining
             if layer == layers:
@@ -175,7 +171,7 @@ class Engine:
             past = base.past(layer, start) if self._replay.with_cache else None
             edits = self._edits(layer, present, batch, entries)
             if edits:
-                layout = entries.stacked_layout(len(present), start, batch.stop)
+                layout = entries.layout(start, batch.stop, cells=len(present))
                 self._replay.arguments(rows, start, batch.stop)  # now, while nothing is edited
                 with edited(self._replay.hf, self._replay.anatomy, layout, edits=edits):
                     rows = self._replay.step(layer, rows, start, past)
@@ -189,12 +185,16 @@ class Engine:
             rows = torch.cat([before.repeat(len(present), 1, 1), rows], 1)
         return rows, min(start, wanted)
 
-    def _joining(self, layer: int, jobs: Sequence[Job], batch: Batch, entered: dict[int, Tensor]) -> Tensor:
-        """The residual streams with which jobs join: those of the base run, edited where the jobs entered."""
-        assert self._base is not None
+    def _joining(
+        self, layer: int, lanes: Sequence[Sequence[Job]], batch: Batch, entered: dict[int, Tensor]
+    ) -> Tensor:
+        """The residual streams with which jobs join: those of the base run, edited where the jobs entered.
+
+        Jobs of one lane share a row.
+        """
         before = self._base.stream[layer][:, batch.start : batch.stop]
-        fresh = before.expand(len(jobs), *before.shape).clone()
-        for index, job in enumerate(jobs):
+        fresh = before.expand(len(lanes), *before.shape).clone()
+        for index, job in ((index, job) for index, lane in enumerate(lanes) for job in lane):
             if job.entry == "kept":
                 assert self._kept is not None
                 own = slice(job.start - batch.start, job.read_stop - batch.start)
@@ -207,7 +207,7 @@ class Engine:
         self, layer: int, present: Sequence[Job], batch: Batch, entries: EntryStreams
     ) -> list[SiteEdit | CallEdit]:
         """The edits of this layer: those of the base run in all rows, the cells' own in theirs."""
-        prompts, shared = (len(self._setting.prompts), [e for e in self._setting.base_edits if e.layer == layer])
+        prompts, shared = len(self._setting.prompts), [e for e in self._setting.base_edits if e.layer == layer]
         blocks = []
         layout = None
         for index, job in enumerate(present):
@@ -227,17 +227,13 @@ class Engine:
         The query at a position sees the base run's keys before it and its own: no cell sees another.
         """
         base, layers = self._base, self._model.n_layers
-        assert base is not None
         lanes = _lanes(batch.jobs)
         rows, present = None, 0
         for layer in range(batch.jobs[0].join, layers + 1):
             joining = [lane for lane in lanes if lane[0].join == layer]
             if joining:
-                fresh = base.stream[layer][:, : batch.stop].expand(len(joining), -1, -1, -1).clone()
-                for index, lane in enumerate(joining):
-                    for job in lane:
-                        fresh[index, :, job.first : job.stop] = entered[job.cell]
-                rows = fresh.flatten(0, 1) if rows is None else torch.cat([rows, fresh.flatten(0, 1)])
+                fresh = self._joining(layer, joining, batch, entered)
+                rows = fresh if rows is None else torch.cat([rows, fresh])
                 present += len(joining)
             if layer == layers:
                 break
@@ -249,7 +245,7 @@ class Engine:
             if shared:
                 count, layout = len(rows) // present, entries.layout(0, batch.stop)
                 blocks = [Block(slice(i * count, (i + 1) * count), shared, layout) for i in range(present)]
-                whole = entries.stacked_layout(present, 0, batch.stop)
+                whole = entries.layout(0, batch.stop, cells=present)
                 with edited(self._replay.hf, self._replay.anatomy, whole, edits=stacked(blocks)):
                     rows = self._replay.call(layer, rows, given, past)
             else:
@@ -267,8 +263,8 @@ class Engine:
         """
         by_job = streams.reshape(len(jobs), -1, *streams.shape[1:])
         reads: list[list[Tensor]] = [[] for _ in jobs]
-        for number in range(len(self._setting.measures)):
-            at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
+        for measure in self._setting.measures:
+            at = torch.stack([self._at(measure, self._works[job.cell].position) for job in jobs])
             origin = torch.tensor([job.read_first if first < 0 else first for job in jobs])[:, None, None]
             index = (at - origin).clamp(min=0).to(streams.device)
             read = by_job.gather(2, index[..., None].expand(*index.shape, streams.shape[-1]))
@@ -281,11 +277,9 @@ class Engine:
         """Values of the measures from the residual streams at the read positions."""
         jobs = [job for job, _ in waiting]
         values: list[list[Tensor]] = [[] for _ in jobs]
-        for number, measure in enumerate(self._setting.measures):
-            if not jobs:
-                break
+        for number, measure in enumerate(self._setting.measures if jobs else ()):
             read = torch.stack([reads[number] for _, reads in waiting])
-            at = torch.stack([self._at(number, self._works[job.cell].position) for job in jobs])
+            at = torch.stack([self._at(measure, self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
             for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):
@@ -304,10 +298,6 @@ class Engine:
             return torch.stack([measure.compute(own, prompts, cells) for own, cells in parts])
         flat = measure.compute(logits, repeated(prompts, len(jobs)), at.flatten(0, 1))
         return flat.reshape(len(jobs), len(prompts))
-
-
-def _of_call(edit: SiteEdit | CallEdit) -> bool:
-    return isinstance(edit, CallEdit) or edit.site in OF_ATTENTION
 
 
 def _lanes(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -22,6 +22,7 @@ from headscope.sweeps.plan import OF_ATTENTION, Job
 from headscope.tasks.prompts import Prompts
 
 AnyEdit = SiteEdit | CallEdit
+_ORDER = ("resid_post", "embed", "resid_pre")  # in which the forward pass meets edits before a layer
 
 
 class EntryStreams:
@@ -29,7 +30,7 @@ class EntryStreams:
 
     def __init__(self, replay: Replay, base: BaseRun, edits: Mapping[int, Sequence[AnyEdit]]) -> None:
         self._replay, self._base, self._edits = replay, base, edits
-        self._layouts: dict[int, Prompts] = {}
+        self._prompts: dict[int, Prompts] = {}
 
     def of(self, jobs: Sequence[Job]) -> dict[int, Tensor]:
         """The edited streams of these jobs, by cell; jobs that differ in nothing from the base run have none."""
@@ -56,15 +57,18 @@ class EntryStreams:
                     streams_of[job.cell] = stream
         return streams_of
 
-    def layout(self, start: int, stop: int) -> Layout:
-        """The layout of the base run's prompts in a pass over positions `start` to `stop`."""
-        return advanced(self._base.prompts, self._base.layout.lengths.device, start, stop)
+    def layout(self, start: int, stop: int, *, cells: int = 1) -> Layout:
+        """The layout of a pass over positions `start` to `stop`, earlier ones being in the cache.
 
-    def stacked_layout(self, cells: int, start: int, stop: int) -> Layout:
-        """The same for so many cells of these prompts, one below the other."""
-        if cells not in self._layouts:
-            self._layouts[cells] = repeated(self._base.prompts, cells)
-        return advanced(self._layouts[cells], self._base.layout.lengths.device, start, stop)
+        Of the base run's prompts, once for each of so many cells, one below the other.
+        """
+        if cells not in self._prompts:
+            self._prompts[cells] = repeated(self._base.prompts, cells)
+        layout = Layout.of(self._prompts[cells], self._base.layout.lengths.device)
+        if start:
+            layout.advance(start)
+        layout.advance(stop - start)
+        return layout
 
     def _consumed(self, job: Job) -> list[AnyEdit]:
         return [edit for index, edit in enumerate(self._edits[job.cell]) if index in job.consumed]
@@ -73,9 +77,9 @@ class EntryStreams:
         """[job, prompt, position, model]"""
         streams = []
         for job in jobs:
-            value, layout = (self._base.stream[layer][:, job.first : job.stop], self.layout(job.first, job.stop))
-            for edit in _in_order(self._consumed(job)):
-                assert isinstance(edit, SiteEdit)
+            value, layout = self._base.stream[layer][:, job.first : job.stop], self.layout(job.first, job.stop)
+            edits = [edit for edit in self._consumed(job) if isinstance(edit, SiteEdit)]
+            for edit in sorted(edits, key=lambda edit: _ORDER.index(edit.site)):
                 value = edit.change(value, layout)
             streams.append(value)
         return torch.stack(streams)
@@ -86,11 +90,11 @@ class EntryStreams:
         blocks, redone = [], {}
         for index, job in enumerate(jobs):
             edits = self._consumed(job)
-            inner = [edit for edit in edits if _of_attention(edit)]
+            inner = [edit for edit in edits if of_attention(edit)]
             layout = self.layout(job.first, job.stop)
             if inner:
                 redone[job.cell] = self._attend(layer, job, inner, layout)
-            own = [edit for edit in base.edits if edit.layer == layer and not _of_attention(edit)]
+            own = [edit for edit in base.edits if edit.layer == layer and not of_attention(edit)]
             rows = slice(index * prompts, (index + 1) * prompts)
             blocks.append(Block(rows, [*own, *(edit for edit in edits if edit not in inner)], layout))
 
@@ -133,7 +137,7 @@ class EntryStreams:
         edits = stacked(blocks)
         if not edits:
             return self._replay.after_attention(layer, stream, attended)
-        layout = self.stacked_layout(len(blocks), job.first, job.stop)
+        layout = self.layout(job.first, job.stop, cells=len(blocks))
         self._replay.arguments(stream, 0, stream.shape[1])  # now, while nothing is edited
         with edited(self._replay.hf, self._replay.anatomy, layout, edits=edits):
             return self._replay.after_attention(layer, stream, attended)
@@ -151,25 +155,11 @@ class EntryStreams:
         return call.out.flatten(2)
 
 
-def advanced(prompts: Prompts, device: torch.device, start: int, stop: int) -> Layout:
-    """A layout in a pass over positions `start` to `stop`, those before being in the cache."""
-    layout = Layout.of(prompts, device)
-    if start:
-        layout.advance(start)
-    layout.advance(stop - start)
-    return layout
-
-
 def repeated(prompts: Prompts, cells: int) -> Prompts:
     """The prompts once for each cell, cell by cell."""
     return prompts if cells == 1 else prompts.rows(list(range(len(prompts))) * cells)
 
 
-def _of_attention(edit: AnyEdit) -> bool:
+def of_attention(edit: AnyEdit) -> bool:
+    """Whether it changes what an attention call is made of, rather than a place of the residual stream."""
     return isinstance(edit, CallEdit) or edit.site in OF_ATTENTION
-
-
-def _in_order(edits: Sequence[AnyEdit]) -> list[AnyEdit]:
-    """Edits of one place of the residual stream as the forward pass meets them."""
-    order = {"resid_post": 0, "embed": 1, "resid_pre": 2}
-    return sorted(edits, key=lambda edit: order.get(getattr(edit, "site", ""), 3))

@@ -36,14 +36,13 @@ def execute(
     measure: Measure,
     *,
     base_interventions: Sequence[Edit] = (),
-    seed: int = 0,
 ) -> Iterator[CellResult]:
     """Run every cell and yield its values, in the order in which they are done.
 
-    `base_interventions` hold in every cell, before its own; `seed` draws the cells that are checked
-    against full passes. A measure at the role "cell" is read at each cell's own position.
+    `base_interventions` hold in every cell, before its own. A measure at the role "cell" is read at each
+    cell's own position.
     """
-    return run(Sweep(model, prompts, list(cells), measure, base_interventions, seed))
+    return run(Sweep(model, prompts, list(cells), measure, base_interventions))
 
 
 def run(sweep: Sweep) -> Iterator[CellResult]:

@@ -17,7 +17,8 @@ from headscope.models.protocols import Edit
 from headscope.models.recomputed import RecomputedEdits
 from headscope.models.stacked import Block, stacked
 from headscope.sweeps.entry_streams import repeated
-from headscope.tasks.prompts import PromptsLike
+from headscope.sweeps.sweep import recomputes
+from headscope.tasks.prompts import Prompts, PromptsLike
 
 
 def generate_many(
@@ -42,14 +43,13 @@ def generate_many(
     ]
 
 
-def _together(model: Model, prompts: PromptsLike, sets: Sequence[Sequence[Edit]], count: int) -> list[Generation]:
-    checked = model.prompts(prompts)
+def _together(model: Model, checked: Prompts, sets: Sequence[Sequence[Edit]], count: int) -> list[Generation]:
     prompts_each = len(checked)
     blocks, followers = [], []
     for index, own in enumerate(sets):
         edits, given = model.prepare(checked, own, growing=True)
         rows = slice(index * prompts_each, (index + 1) * prompts_each)
-        if any(edit.footprint().recompute_each_token for edit in given):
+        if any(map(recomputes, given)):
             follower = RecomputedEdits(model, checked, given, edits)
             edits = follower.edits
             followers.append((rows, follower))

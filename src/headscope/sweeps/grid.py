@@ -5,7 +5,6 @@ with the coordinates under which its result is filed. A cell is plain frozen dat
 can be planned, resumed and joined by cell.
 """
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +13,7 @@ from typing import Literal
 from headscope.errors import BadArgument
 from headscope.interventions.base import Intervention
 from headscope.interventions.targets import BY_HEAD
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, whole_numbers
 
 Axis = Sequence[int] | Literal["all"] | None
 
@@ -28,6 +27,9 @@ class Cell:
     head: int | None = None
     position: int | None = None
 
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.interventions))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -40,12 +42,10 @@ class Grid:
 
     def cells(self, n_layers: int, heads: Sequence[Head], length: int) -> list[Cell]:
         """All cells, layer by layer."""
-        layer_axis = _axis(self.layers, range(n_layers))
-        position_axis = _axis(self.positions, range(length))
         listed = []
-        for layer in layer_axis:
+        for layer in _along(self.layers, range(n_layers)):
             own = [head.index for head in heads if head.layer == layer]
-            for head, position in product(_axis(self.heads, own), position_axis):
+            for head, position in product(_along(self.heads, own), _along(self.positions, range(length))):
                 edit = self.template.at(layer=layer, head=head, position=position)
                 listed.append(Cell((edit,), layer, head, position))
         return listed
@@ -63,8 +63,8 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
         BadArgument: if a template without a layer gets no layers, heads come without layers or with a site
             that has none of its own, or an axis is neither a list of numbers nor "all".
     """
-    for name, axis in (("layers", layers), ("heads", heads), ("positions", positions)):
-        _check_axis(name, axis)
+    given = {"layers": layers, "heads": heads, "positions": positions}
+    axes = {name: _checked(name, axis) for name, axis in given.items()}
     if template.is_template and layers is None:
         raise BadArgument("cannot build a grid from a template without a layer: pass layers=, for example 'all'.")
     if heads is not None and layers is None:
@@ -81,7 +81,7 @@ def grid(template: Intervention, *, layers: Axis = None, heads: Axis = None, pos
             f"cannot build a grid over heads from {str(template)!r}: a head is its slice of 'z', not of "
             f"{other[0]!r}. Name 'z' in the template, or leave heads= away."
         )
-    return Grid(template, layers, heads, positions)
+    return Grid(template, **axes)
 
 
 def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
@@ -91,15 +91,16 @@ def each_head(template: Intervention, heads: Iterable[Head]) -> list[Cell]:
     ]
 
 
-def _check_axis(name: str, given: object) -> None:
-    if given is None or (isinstance(given, str) and given == "all"):
-        return
-    listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
-    if not listed or not all(hasattr(index, "__index__") and not isinstance(index, bool) for index in given):  # type: ignore[attr-defined]
-        raise BadArgument(f"cannot use {name}={given!r}: give a list of numbers, for example [0, 1], or 'all'.")
+def _checked(name: str, axis: Axis) -> Axis:
+    if axis is None or (isinstance(axis, str) and axis == "all"):
+        return axis
+    numbers = whole_numbers(axis) if isinstance(axis, Iterable) else None
+    if numbers is None:
+        raise BadArgument(f"cannot use {name}={axis!r}: give a list of numbers, for example [0, 1], or 'all'.")
+    return numbers
 
 
-def _axis(given: Axis, everything: Sequence[int]) -> Sequence[int | None]:
-    if given is None:
+def _along(axis: Axis, everything: Sequence[int]) -> Sequence[int | None]:
+    if axis is None:
         return (None,)
-    return list(everything) if isinstance(given, str) else [operator.index(index) for index in given]
+    return everything if isinstance(axis, str) else axis

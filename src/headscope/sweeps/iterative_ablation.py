@@ -1,9 +1,8 @@
 """Iterative ablation: ablate the cell that hurts most, then sweep the others again with it ablated, and so on.
 
-In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one
-is ablated next. A single sweep misses what is redundant, since a backup hides each part by itself; what is still
-found after its backups are gone was done in several places (Rushing & Nanda 2024 on self-repair).
-Each round resumes the base run and the cells where the newly ablated layer begins.
+In: cells, a measure, a number of rounds. Out: per round the values of all cells that are left, and which one is
+ablated next. A single sweep misses what is redundant, since a backup hides each part (Rushing & Nanda 2024 on
+self-repair). Each round resumes the base run and the cells where the newly ablated layer begins.
 """
 
 import random
@@ -43,7 +42,6 @@ def iterative_ablation(
     rounds: int,
     pick: Pick | None = None,
     base_interventions: Sequence[Edit] = (),
-    seed: int = 0,
 ) -> Iterator[Round]:
     """Sweep, pick a cell, and sweep the rest with it ablated, `rounds` times.
 
@@ -57,65 +55,42 @@ def iterative_ablation(
         raise BadArgument(
             f"cannot ablate {rounds} of {len(cells)} cells one after another: at least 1, at most that many."
         )
-    chosen, gone = pick or _worst(measure), set[int]()
-    state = _State(Sweep(model, prompts, list(cells), measure, tuple(base_interventions), seed))
+    sweep, gone = Sweep(model, prompts, list(cells), measure, tuple(base_interventions)), set[int]()
+    resumable = len(sweep.parts()) == 1 and resumes(sweep)
+    kept = KeptStreams(model.memory_bytes // 2) if resumable else None
     for _ in range(rounds):
-        results = state.round(gone)
-        picked = chosen(results)
+        results = None if kept is None else _resumed(sweep, kept, gone)
+        if results is None:
+            kept, left = None, [index for index in range(len(cells)) if index not in gone]
+            results = [replace(result, index=left[result.index]) for result in run(sweep.of(left))]
+        results.sort(key=lambda result: result.index)
+        picked = min(results, key=lambda result: float(measure.better * result.values.nanmean()))
+        if pick is not None:
+            picked = pick(results)
         yield Round(tuple(results), picked)
         gone.add(picked.index)
-        state.ablate(picked.cell)
+        edits = picked.cell.interventions
+        sweep = replace(sweep, base_interventions=(*sweep.base_interventions, *edits))
+        if kept is not None:
+            kept.changed_from = min(edit.footprint().layer for edit in edits)
 
 
-def _worst(measure: Measure) -> Pick:
-    def pick(results: Sequence[CellResult]) -> CellResult:
-        return min(results, key=lambda result: float(measure.better * result.values.nanmean()))
+def _resumed(sweep: Sweep, kept: KeptStreams, gone: Collection[int]) -> list[CellResult] | None:
+    """A round that resumes what was kept, or None if it does not give what full passes give."""
+    model = sweep.model
+    setting, works = prepared(sweep)
+    traits = traits_of(model)
+    engine = Engine(model, setting, works, traits, costs_of(model, traits), kept=kept, leave_out=gone)
+    results = [CellResult(sweep.cells[i], values[0], i, "resumed") for i, values in engine.run()]
+    sites = sorted({place.site for work in works for place in work.places})
+    key = f"iterative ablation {sites} {sweep.prompts.longest}"
+    return results if not gone or model.cached(key, lambda: _agrees(sweep, results)) else None
 
-    return pick
 
-
-class _State:
-    """Runs the rounds; what is resumed from is in `_kept`, None where that is not possible."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep = sweep
-        resumable = len(sweep.parts()) == 1 and resumes(sweep)
-        self._kept = KeptStreams(sweep.model.memory_bytes // 2) if resumable else None
-
-    def round(self, gone: Collection[int]) -> list[CellResult]:
-        """The results of the cells that are left, in order."""
-        results = None if self._kept is None else self._resumed(self._kept, gone)
-        if results is None:
-            left = [index for index in range(len(self._sweep.cells)) if index not in gone]
-            results = [replace(result, index=left[result.index]) for result in run(self._sweep.of(left))]
-        return sorted(results, key=lambda result: result.index)
-
-    def ablate(self, cell: Cell) -> None:
-        """From the next round on this cell's interventions hold in every cell."""
-        base = (*self._sweep.base_interventions, *cell.interventions)
-        self._sweep = replace(self._sweep, base_interventions=base)
-        if self._kept is not None:
-            self._kept.changed_from = min(edit.footprint().layer for edit in cell.interventions)
-
-    def _resumed(self, kept: KeptStreams, gone: Collection[int]) -> list[CellResult] | None:
-        """The round, or None if it does not give what full passes give."""
-        sweep, model = self._sweep, self._sweep.model
-        setting, works = prepared(sweep)
-        traits = traits_of(model)
-        engine = Engine(model, setting, works, traits, costs_of(model, traits), kept=kept, leave_out=gone)
-        results = [CellResult(sweep.cells[i], values[0], i, "resumed") for i, values in engine.run()]
-        sites = sorted({place.site for work in works for place in work.places})
-        key = f"iterative ablation {sites} {sweep.prompts.longest}"
-        if gone and not model.cached(key, lambda: self._agrees(results)):
-            self._kept = None
-            return None
-        return results
-
-    def _agrees(self, results: Sequence[CellResult]) -> bool:
-        """Whether one random cell has the values of a full pass."""
-        sweep = self._sweep
-        result = random.Random(sweep.seed).choice(results)
-        edits = [*sweep.base_interventions, *result.cell.interventions]
-        (expected,) = evaluate(sweep.model, sweep.prompts, [sweep.measure], edits)
-        size = max(float(each.values.abs().nan_to_num().max()) for each in results)
-        return bool(((result.values - expected).abs().nan_to_num() <= 1e-3 * size).all())
+def _agrees(sweep: Sweep, results: Sequence[CellResult]) -> bool:
+    """Whether one random cell has the values of a full pass."""
+    result = random.Random(0).choice(results)
+    edits = [*sweep.base_interventions, *result.cell.interventions]
+    (expected,) = evaluate(sweep.model, sweep.prompts, [sweep.measure], edits)
+    size = max(float(each.values.abs().nan_to_num().max()) for each in results)
+    return bool(((result.values - expected).abs().nan_to_num() <= 1e-3 * size).all())

@@ -5,14 +5,13 @@ effect of each head ablated first, ablated last, and its Shapley value; the smal
 and the steps that led to them. What they mean, and what each cannot see, stands in `measures.coalitions`,
 `measures.shapley` and `measures.smallest_sets`. Sets are chosen on the prompts of even number and estimated on the
 others.
-
-Only the heads given take part: a backup outside them works on in every set. Choose them on other prompts, or their
-damages are flattered. What writes *more* when a head is ablated is asked in `self_repair`.
+Only the heads given take part: choose them on other prompts, or their damages are flattered. What writes *more* when
+a head is ablated is asked in `self_repair`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
 from headscope.tables import Table
-from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.tasks.prompts import PromptsLike
 from headscope.vocabulary import Head, Progress, heads_of, silent
 
 HeadsLike = Head | str | Iterable[Head | str]
@@ -83,11 +82,6 @@ class Redundancy:
     steps: Table
     sets_ablated: int
 
-    @property
-    def tables(self) -> dict[str, Table]:
-        """All tables by name."""
-        return {table.name: table for table in (self.interactions, self.effects, self.sets, self.steps)}
-
 
 def head_redundancy(
     model: Model,
@@ -101,7 +95,7 @@ def head_redundancy(
 
     `progress("sets of heads", done, of)` is called after each set; `of` is the most that it can take.
 
-    >>> found = who_takes_over(model, prompts, ["9.6", "9.9", "10.0"])      # doctest: +SKIP
+    >>> found = head_redundancy(model, prompts, ["9.6", "9.9", "10.0"])     # doctest: +SKIP
     >>> found.interactions.sorted("interaction", descending=True)           # doctest: +SKIP
     >>> found.sets                                                          # doctest: +SKIP
 
@@ -162,14 +156,18 @@ def head_game(
             f"cannot study sets of {len(players)} heads within {asked.most_sets} sets: it may take {most}. "
             "Give fewer heads or orders, or a larger most_sets."
         )
-    checked = model.prompts(prompts)
-    return Game(
-        players,
-        len(checked),
-        _Damages(model, checked, asked, players),
-        asked.most_sets,
-        lambda done: progress("sets of heads", done, most),
-    )
+    checked, measure = model.prompts(prompts), asked.measure
+
+    @cache
+    def clean() -> Tensor:
+        return evaluate(model, checked, [measure])[0]
+
+    def damages(sets: Sequence[Coalition]) -> list[Array]:
+        ablated = [[head for head in players if head in members] for members in sets]
+        cells = [Cell(tuple(asked.ablation.at(layer=h.layer, head=h.index) for h in heads)) for heads in ablated]
+        return [measure.damage(clean(), row).numpy() for row in cell_values(model, checked, cells, measure)]
+
+    return Game(players, len(checked), damages, asked.most_sets, lambda done: progress("sets of heads", done, most))
 
 
 def sets_at_most(heads: int, orders: int) -> int:
@@ -183,29 +181,3 @@ def sets_at_most(heads: int, orders: int) -> int:
         return every
     greedy = 6 * heads * (heads + 1) // 2  # two kinds; growing, shrinking what has grown, shrinking from all
     return min(every, heads * (heads - 1) // 2 + orders * (heads - 1) + 1 + greedy)
-
-
-@dataclass(frozen=True, eq=False)
-class _Damages:
-    """The damage of ablating sets of heads, one after another, against the clean run."""
-
-    model: Model
-    prompts: Prompts
-    options: Options
-    players: Sequence[Head]
-
-    @cached_property
-    def clean(self) -> Tensor:
-        """The measure with nothing ablated, [prompt]."""
-        return evaluate(self.model, self.prompts, [self.options.measure])[0]
-
-    def __call__(self, sets: Sequence[Coalition]) -> Iterable[Array]:
-        measure = self.options.measure
-        cells = [Cell(self._edits(members)) for members in sets]
-        return [
-            measure.damage(self.clean, row).numpy() for row in cell_values(self.model, self.prompts, cells, measure)
-        ]
-
-    def _edits(self, members: Coalition) -> tuple[Intervention, ...]:
-        template = self.options.ablation
-        return tuple(template.at(layer=head.layer, head=head.index) for head in self.players if head in members)

@@ -5,21 +5,32 @@ means over prompts with 95% bounds. Damages are in logits and positive where abl
 """
 
 from collections.abc import Hashable, Iterable
-from typing import Any
 
+import numpy as np
 import polars as pl
 
 from headscope.measures.coalitions import Game, PerPrompt
-from headscope.measures.estimates import PROMPTS, bounds, estimated
+from headscope.measures.intervals import Array, interval
 from headscope.measures.shapley import Shapley
-from headscope.measures.smallest_sets import Search, SmallestSet
+from headscope.measures.smallest_sets import SmallestSet
 from headscope.tables import Column, Schema, Table
 
 _UNIT = "logits"
 
 
 def _columns(name: str, meaning: str) -> tuple[Column, ...]:
-    return Column(name, pl.Float64, meaning, _UNIT), *bounds(name, _UNIT), PROMPTS
+    return (
+        Column(name, pl.Float64, meaning, _UNIT),
+        Column("low", pl.Float64, f"lower 95% bound of {name} over prompts", _UNIT),
+        Column("high", pl.Float64, f"upper 95% bound of {name} over prompts", _UNIT),
+        Column("prompts", pl.Int64, "prompts behind the mean"),
+    )
+
+
+def _estimated(name: str, values: Array) -> dict[str, float]:
+    """The cells of these columns, from [prompt]."""
+    found = interval(values)
+    return {name: float(found.mean), "low": float(found.low), "high": float(found.high), "prompts": found.n}
 
 
 INTERACTIONS = Schema(
@@ -91,52 +102,53 @@ STEPS = Schema(
 
 
 def interactions_table(game: Game, pairs: PerPrompt) -> Table:
-    rows = []
-    for column, (first, second) in enumerate(pairs.labels):
-        rows.append(
-            {
-                "first": str(first),
-                "second": str(second),
-                "damage_first": float(game([first]).mean()),
-                "damage_second": float(game([second]).mean()),
-                "damage_both": float(game([first, second]).mean()),
-                **estimated(pairs.values[:, column], "interaction"),
-            }
-        )
-    return INTERACTIONS.table(rows)
+    return INTERACTIONS.table(
+        {
+            "first": str(first),
+            "second": str(second),
+            "damage_first": float(game([first]).mean()),
+            "damage_second": float(game([second]).mean()),
+            "damage_both": float(game([first, second]).mean()),
+            **_estimated("interaction", values),
+        }
+        for (first, second), values in zip(pairs.labels, pairs.values.T, strict=True)
+    )
 
 
 def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
     how = "all sets" if values.orders is None else f"{values.orders} orders"
-    rows = []
-    for column, head in enumerate(values.labels):
-        for effect, per_prompt in (("ablated first", first), ("ablated last", last), ("Shapley", values)):
-            drawn = per_prompt is values
-            rows.append(
-                {
-                    "head": str(head),
-                    "effect": effect,
-                    **estimated(per_prompt.values[:, column], "damage"),
-                    "how": how if drawn else "one set",
-                    "sampling_error": float(values.sampling_error[column]) if drawn else 0.0,
-                }
-            )
-    return EFFECTS.table(rows)
+    none = np.zeros(len(values.labels))
+    kinds = (
+        ("ablated first", first, "one set", none),
+        ("ablated last", last, "one set", none),
+        ("Shapley", values, how, values.sampling_error),
+    )
+    return EFFECTS.table(
+        {
+            "head": str(head),
+            "effect": effect,
+            **_estimated("damage", each.values[:, column]),
+            "how": ablated,
+            "sampling_error": float(error[column]),
+        }
+        for column, head in enumerate(values.labels)
+        for effect, each, ablated, error in kinds
+    )
 
 
 def sets_table(sets: Iterable[SmallestSet]) -> Table:
     rows = []
     for one in sets:
         sizes = {search.name: len(search.members) for search in one.searches}
-        excess = estimated(one.excess, "excess")
+        excess = _estimated("excess", one.excess)
         reason = one.reason
-        if not reason and excess["low"] != excess["low"]:
+        if not reason and np.isnan(excess["low"]):
             reason = f"{excess['prompts']} prompts to estimate on are too few for an interval"
         rows.append(
             {
                 "kind": one.kind,
                 "share": one.share,
-                "heads": written(one.members or ()),
+                "heads": _written(one.members or ()),
                 "size": None if one.members is None else len(one.members),
                 "search": one.search,
                 "grown_size": sizes.get("growing"),
@@ -151,27 +163,24 @@ def sets_table(sets: Iterable[SmallestSet]) -> Table:
 
 
 def steps_table(sets: Iterable[SmallestSet]) -> Table:
-    rows = [row for one in sets for search in one.searches for row in _steps(one.kind, search)]
-    return STEPS.table(rows)
-
-
-def written(heads: Iterable[Hashable]) -> str:
-    """Heads as text: "0.1 1.2"."""
-    return " ".join(map(str, heads))
-
-
-def _steps(kind: str, search: Search) -> list[dict[str, Any]]:
-    return [
+    return STEPS.table(
         {
-            "kind": kind,
+            "kind": one.kind,
             "search": search.name,
             "step": number,
             "action": step.action,
             "head": str(step.player),
             "tied": step.tied,
-            "heads": written(step.members),
+            "heads": _written(step.members),
             "size": len(step.members),
-            **estimated(step.reached, "reached"),
+            **_estimated("reached", step.reached),
         }
+        for one in sets
+        for search in one.searches
         for number, step in enumerate(search.steps, start=1)
-    ]
+    )
+
+
+def _written(heads: Iterable[Hashable]) -> str:
+    """Heads as text: "0.1 1.2"."""
+    return " ".join(map(str, heads))

@@ -119,12 +119,11 @@ def runs_after(model: Model, component: Component, head: Head) -> bool:
 
 
 def _components(model: Model) -> tuple[Component, ...]:
-    components: list[Component] = []
-    for index, layer in enumerate(model.anatomy.layers):
-        components += [Component(index, head) for head in range(layer.heads)]
-        if layer.mlp_term is not None:
-            components.append(Component(index, None))
-    return tuple(components)
+    return tuple(
+        Component(index, head)
+        for index, layer in enumerate(model.anatomy.layers)
+        for head in (*range(layer.heads), *([] if layer.mlp_term is None else [None]))
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ of each part the edits of single sites with their places, which is all that plan
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from headscope.interventions.references import extent
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
@@ -15,22 +16,17 @@ from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, with_own_position
 from headscope.sweeps.plan import Place
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Cells on the same prompts; `base_interventions` hold in each, before its own.
-
-    `seed` draws the cells that are checked; `rows` says which prompts of a larger sweep these are.
-    """
+    """Cells on the same prompts, which are `rows` of a larger sweep; `base_interventions` hold in each, first."""
 
     model: Model
     prompts: Prompts
     cells: Sequence[Cell]
     measure: Measure
     base_interventions: Sequence[Edit] = ()
-    seed: int = 0
     rows: slice | None = None
 
     def of(self, which: Sequence[int]) -> "Sweep":
@@ -46,7 +42,7 @@ class Sweep:
         ]
         prompts, measure = self.prompts.rows(rows), self.measure.rows(rows)
         base = [edit.rows(rows) for edit in self.base_interventions]
-        return Sweep(self.model, prompts, cells, measure, base, self.seed, rows)
+        return Sweep(self.model, prompts, cells, measure, base, rows)
 
     def parts(self) -> "list[Sweep]":
         """Parts whose base run and read logits fit in the memory."""
@@ -93,14 +89,9 @@ def chunks(model: Model, prompts: Prompts, measure: Measure | None = None) -> It
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
     each = prompts.longest * max(model.d_model, widest) * model.dtype.itemsize * 6 * model.n_layers
     # Logits, once more in float32, and once more as log-probabilities.
-    read = 0 if measure is None else 12 * _read_cells(prompts, measure) * model.vocab_size
-    return model.batches(len(prompts), bytes_each=max(each, read), share=PARTS)
-
-
-def _read_cells(prompts: Prompts, measure: Measure) -> int:
-    """How many positions of an example a measure reads, at most."""
-    own = with_own_position(prompts, 0) if measure.read_out.positions.role == OWN else prompts
-    return measure.read_out.cells(own).shape[1]
+    own = 0 if measure is not None and measure.read_out.positions.role == OWN else None
+    most = 0 if measure is None else measure.read_out.cells(with_own_position(prompts, own)).shape[1]
+    return model.batches(len(prompts), bytes_each=max(each, 12 * most * model.vocab_size), share=PARTS)
 
 
 def _placed(
@@ -111,21 +102,9 @@ def _placed(
     for intervention in interventions:
         positions = intervention.footprint().positions
         prompts.check(positions)
-        first, last = _extent(positions, prompts)
+        first, last = extent(prompts, positions)
         for edit in intervention.prepare(model, prompts):
             site = "call" if isinstance(edit, CallEdit) else edit.site
             edits.append(edit)
             places.append(Place(site, edit.layer, first, last))
     return tuple(edits), tuple(places)
-
-
-def _extent(positions: Positions, prompts: Prompts) -> tuple[int, int]:
-    """The first and the last position, over all examples; (longest, -1) if there is none."""
-    if positions.role is not None:
-        marked = [position for example in prompts.roles[positions.role] for position in example]
-    elif positions.indices is None:
-        return 0, prompts.longest - 1
-    else:
-        ends = set(prompts.ends)
-        marked = [i if i >= 0 else end + i for i in positions.indices for end in ends]
-    return min(marked, default=prompts.longest), max(marked, default=-1)
