@@ -162,7 +162,7 @@ def heads_with(effect, cells=40, n=30, seed=0):
 
 def test_some_head_is_found_by_a_bound_for_all_and_refuted_by_every_single_one():
     row = any_of("the strongest head", heads_with(1.0), above=0.5).row("test")
-    assert (row.side, row.what) == ("yes", "the strongest head, head 0.0")
+    assert (row.side, row.what) == ("yes", "the strongest head (head 0.0)")
     assert any_of("h", heads_with(0.0), above=0.5).row("test").side == "no"
     assert any_of("h", heads_with(0.5), above=0.5).row("test").side == "unclear"
 
@@ -189,15 +189,15 @@ def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
     alone, joint = layers.estimate(), layers.together(above=0.5)
     assert alone.low[1] > 0.5 > joint.at_least[1]  # what it takes if nobody had chosen it is more
     row = any_of("transfer", layers.choosing(layer=1), above=0.5).row("test")
-    assert (row.side, row.what, row.n) == ("yes", "transfer, layer 1", 30)
+    assert (row.side, row.what, row.n) == ("yes", "transfer (layer 1)", 30)
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
     assert any_of("transfer", layers, above=0.5).row("test").side == "unclear"
     # The chosen cell is surely under the margin, but another is not: that is the row, and nothing is refuted.
     row = any_of("transfer", layers.choosing(layer=2), above=0.5).row("test")
-    assert (row.side, row.what) == ("unclear", "transfer, layer 1 (not chosen)")
+    assert (row.side, row.what) == ("unclear", "transfer (layer 1, not chosen)")
     assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
     row = any_of("transfer", layers.choosing(layer=2), above=0.7).row("test", 0.99)
-    assert (row.side, row.what) == ("no", "transfer, layer 1 (not chosen)")
+    assert (row.side, row.what) == ("no", "transfer (layer 1, not chosen)")
     assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.estimate(0.99).high[1]))
 
 
@@ -221,7 +221,7 @@ def test_every_head_holds_by_single_bounds_and_is_refuted_by_a_joint_one():
     assert every("all heads", shifted, above=0.5).row("test").side == "yes"
     one_out = shifted.changed(EFFECT, lambda values: values - np.eye(40)[0] * 1.0)
     row = every("all heads", one_out, above=0.5).row("test")
-    assert (row.side, row.what) == ("no", "all heads, head 0.0")
+    assert (row.side, row.what) == ("no", "all heads (head 0.0)")
     half_out = shifted.changed(EFFECT, lambda values: values - np.eye(40)[0] * 0.5)
     assert every("all heads", half_out, above=0.5).row("test").side == "unclear"
 
@@ -318,7 +318,7 @@ def test_a_chosen_cell_is_marked_and_tested():
     values = np.random.default_rng(0).random((10, 3)) / 10 + np.array([0.0, 0.5, 0.2])
     chosen = Samples.grid(SHARE, {LAYER: [0, 1, 2]}, values).choosing(layer=1)
     assert chosen.there.cells == ((),)
-    assert any_of("transfer", chosen, above=0.3).row("test").what == "transfer, layer 1"
+    assert any_of("transfer", chosen, above=0.3).row("test").what == "transfer (layer 1)"
     shuffled = chosen.choosing(layer=2).labelled(SOURCE, "shuffled")
     made = table([chosen.labelled(SOURCE, "examples"), shuffled], "t")
     marked = [(row["source"], row["layer"]) for row in made.rows(chosen=True)]

@@ -18,7 +18,7 @@ OPTIONS = Options(measure=planted.MEASURE)
 
 
 def effects_of(found, effect):
-    return {row["head"]: row["damage"] for row in found.effects.rows(effect=effect)}
+    return {row["head"]: row["logit_damage"] for row in found.effects.rows(effect=effect)}
 
 
 def check(found, *, first, last, shapley, together):
@@ -187,7 +187,7 @@ def test_a_game_on_a_real_family_is_what_running_it_says(family):
 def test_one_head_is_its_own_first_and_last_cut_and_its_own_set():
     found = head_redundancy(planted.backed_up(), planted.prompts(), "0.0", OPTIONS)
     assert len(found.interactions) == 0
-    assert [row["damage"] for row in found.effects.rows()] == pytest.approx([0.3 * FULL] * 3)
+    assert [row["logit_damage"] for row in found.effects.rows()] == pytest.approx([0.3 * FULL] * 3)
     assert sets_of(found) == {"necessary": "0.0", "sufficient": "0.0"}
     assert (found.sets_ablated, sets_at_most(1, 100)) == (1, 1)
 
@@ -215,7 +215,7 @@ def test_sets_are_chosen_on_even_prompts_and_judged_on_odd_ones():
     assert sets_of(found) == {"necessary": "a", "sufficient": "a"}
     for row in found.sets.rows():
         assert (row["reached"], row["everything"], row["prompts"]) == (0, 1, 6)
-        assert row["excess"] == row["high"] == pytest.approx(-0.9)
+        assert row["excess_logits"] == row["high"] == pytest.approx(-0.9)
     assert [row["reached"] for row in found.steps.rows(search="growing")] == [0, 0]
 
 

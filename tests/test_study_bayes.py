@@ -242,7 +242,7 @@ def test_no_prefix_of_few_shots_can_be_extrapolated(seen, model):
 def test_a_step_of_the_article_is_found(seen, model):
     _, tables = judged(as_learner(seen, article_updates()), model, questions=(updates,))
     (row,) = tables["updates"].rows(learner="model")
-    assert row["step"] == pytest.approx(0.7, rel=0.1)
+    assert row["log_odds_step"] == pytest.approx(0.7, rel=0.1)
 
 
 def test_a_curve_that_minds_the_order_is_refuted(ideal, model):

@@ -268,7 +268,7 @@ def test_the_layer_that_is_judged_is_picked_on_other_pairs():
     # The selection says layer 2, which restores nothing in the pairs that are judged; but layer 1 does.
     judged = moves(Split(shares(0, 0.9, 5.0), shares(0, 0.8, 0)), gap)
     assert judged.verdict is Verdict.UNDETERMINED
-    assert "layer 1 (not chosen)" in judged.because
+    assert "(layer 1, not chosen)" in judged.because
     assert moves(Split(shares(0, 0.9, 0), shares(0, 0, 0)), gap).verdict is Verdict.REFUTED
     # The embedding is never chosen, and without a gap there is nothing to recover.
     assert "layer 1" in moves(Split(shares(9, 0.9, 0), shares(0, 0.8, 0)), gap).because

@@ -362,7 +362,7 @@ def test_redundant_layers_cost_nothing_alone_and_all_jointly(found: Study) -> No
     assert row["interaction"] >= row["jointly"] > 30
     effects = found.tables["layer_effects"]
     kinds = list(dict.fromkeys(row["effect"] for row in effects.rows()))
-    last = {each["layer"]: each["damage"] for each in effects.rows(effect=kinds[1])}
+    last = {each["layer"]: each["logit_damage"] for each in effects.rows(effect=kinds[1])}
     assert last[1] == pytest.approx(last[3], abs=0.01)
     assert last[1] > 30
     assert last[0] == pytest.approx(0, abs=0.01)
@@ -381,7 +381,7 @@ def test_what_a_later_layer_reads_again_is_no_backup(found: Study) -> None:
 def test_the_foremost_head_attends_from_before_labels_to_earlier_labels(found: Study) -> None:
     assert verdicts(found)["looks_back"] == "supported"
     assert found.tables["label_attention"].rows(head="1.0")[0]["attention"] == pytest.approx(1, abs=1e-3)
-    assert found.tables["forming_heads"].rows(head="1.0")[0]["damage"] > 30
+    assert found.tables["forming_heads"].rows(head="1.0")[0]["logit_damage"] > 30
 
 
 def test_listed_heads_are_ablated_and_nothing_else(twice: hs.Model) -> None:

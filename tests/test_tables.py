@@ -11,6 +11,8 @@ from headscope.tables import Column, Quantity, Schema
 
 # What a mean and its bounds are in is said by the quantity that they belong to.
 OF_THE_QUANTITY = ("value", "low", "high", "estimate")
+# Words for a pure number.
+PURE = ("", "share", "probability", "pairs")
 
 
 def columns():
@@ -35,7 +37,8 @@ def test_a_column_name_has_one_type_and_one_unit(of):
     kinds = defaultdict(lambda: defaultdict(set))
     for place, column in columns():
         if of == "dtype" or column.name not in OF_THE_QUANTITY:
-            kinds[column.name][getattr(column, of)].add(place)
+            kind = getattr(column, of)
+            kinds[column.name]["" if kind in PURE else kind].add(place)
     assert {"layer", "head", "detector", "damage", "recovered", "shots"} <= set(kinds)
     assert {name: dict(places) for name, places in kinds.items() if len(places) > 1} == {}
     assert "p" not in kinds

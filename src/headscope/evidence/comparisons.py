@@ -94,7 +94,7 @@ class Test:
         cell = numbers.pop("cell")
         return EvidenceRow(
             role=role,
-            what=f"{self.what}, {cell}" if cell else self.what,
+            what=f"{self.what} ({cell})" if cell else self.what,
             quantity=quantity.name if quantity else "",
             unit=quantity.unit if quantity else "",
             comparison=comparison,
@@ -171,7 +171,7 @@ class _AnyOf(Test):
             chosen, shown = shown.cells, every._taken([int(highest.argmax())])
             own, name = (
                 shown.estimate(no_level),
-                _named(shown, 0) + (" (not chosen)" if shown.cells != chosen else ""),
+                _named(shown, 0) + (", not chosen" if shown.cells != chosen else ""),
             )
         return _found(shown, own, side, name)
 

@@ -53,7 +53,7 @@ EFFECTS = Schema(
             pl.String,
             "ablated first: alone; ablated last: after all other heads of the game; Shapley: mean over all orders",
         ),
-        *_columns("damage", "damage that its ablation adds"),
+        *_columns("logit_damage", "damage that its ablation adds"),
         Column("how", pl.String, "what was ablated: one set, all sets, or a number of drawn orders"),
         Column(
             "sampling_error",
@@ -81,7 +81,7 @@ SETS = Schema(
         Column("shrunk_size", pl.Int64, "size that shrinking found"),
         Column("reached", pl.Float64, "what the set reaches on other prompts than it was chosen on", _UNIT),
         Column("everything", pl.Float64, "what all heads of the game reach there", _UNIT),
-        *_columns("excess", "reached - share * everything; below 0: the set does not hold there"),
+        *_columns("excess_logits", "reached - share * everything; below 0: the set does not hold there"),
         Column("reason", pl.String, "why there is no set, or no interval; empty where there is"),
     ),
 )
@@ -127,7 +127,7 @@ def effects_table(first: PerPrompt, last: PerPrompt, values: Shapley) -> Table:
         {
             "head": str(head),
             "effect": effect,
-            **_estimated("damage", each.values[:, column]),
+            **_estimated("logit_damage", each.values[:, column]),
             "how": ablated,
             "sampling_error": float(error[column]),
         }
@@ -140,7 +140,7 @@ def sets_table(sets: Iterable[SmallestSet]) -> Table:
     rows = []
     for one in sets:
         sizes = {search.name: len(search.members) for search in one.searches}
-        excess = _estimated("excess", one.excess)
+        excess = _estimated("excess_logits", one.excess)
         reason = one.reason
         if not reason and np.isnan(excess["low"]):
             reason = f"{excess['prompts']} prompts to estimate on are too few for an interval"

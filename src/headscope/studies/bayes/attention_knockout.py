@@ -49,7 +49,7 @@ LABEL_READERS = "hidden from label-reading heads"
 
 WAY = Column("way", pl.String, "how the examples are taken away")
 TAKEN = Column("taken", pl.Int64, "examples taken away, of all")
-EXCESS = Quantity("excess", "log-odds minus those with the examples removed from the prompt", "nats")
+EXCESS = Quantity("excess_log_odds", "log-odds minus those with the examples removed from the prompt", "nats")
 
 
 def attention_knockout(ctx: Ctx) -> Part:

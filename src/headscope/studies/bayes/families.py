@@ -51,7 +51,7 @@ FITTED: Mapping[Column, Callable[[Extrapolation], Any]] = {
     Column("shots_held_out", pl.Int64, "later shots, which the fit is judged on"): lambda fit: fit.held_out,
     Column("inside", pl.Float64, "NRMSE on the fitted shots"): lambda fit: fit.inside,
     Column("parameters", pl.String, "the fitted parameters; not all are identifiable"): _parameters,
-    Column("step", pl.Float64, "bayesian: K log(gamma / beta), which is identifiable", "nats"): _step,
+    Column("log_odds_step", pl.Float64, "bayesian: K log(gamma / beta), which is identifiable", "nats"): _step,
 }
 PREDICTED = Schema(
     "predicted",

@@ -36,7 +36,9 @@ IMPOSSIBLE = "no function of the family allows what some prompts show"
 
 LEARNER = Column("learner", pl.String, "whose answer: the model, an exact posterior, or a regression")
 SHOTS = Column("shots", pl.Int64, "pairs shown before", "pairs")
-RISE = Quantity("rise", "probability of the function's value after all pairs minus without any", within=(-1.0, 1.0))
+RISE = Quantity(
+    "probability_rise", "probability of the function's value after all pairs minus without any", within=(-1.0, 1.0)
+)
 
 
 @dataclass(frozen=True, eq=False)

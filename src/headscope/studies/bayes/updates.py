@@ -33,7 +33,7 @@ MISFIT_MARGIN, CONTROL_MISFIT = 0.02, 0.05
 NEAREST = 1e-6
 BELIEF, LOGIT_P = "exact posterior, belief in the function", "exact posterior, logit of p"
 
-STEP = Quantity("step", "log(c / (1 - c)): what an example adds to the log-odds of the task", "nats")
+STEP = Quantity("log_odds_step", "log(c / (1 - c)): what an example adds to the log-odds of the task", "nats")
 GAMMA = Quantity("gamma", "probability of the right answer where the task is followed", within=(0.0, 1.0))
 MISFIT = Quantity("misfit", "root mean squared error of the fitted curve over the curve's mean")
 PARAMETERS: Mapping[Column, Callable[[Updates], Any]] = {

@@ -38,7 +38,7 @@ LEAST_GAP_NATS = 0.5
 
 VARIABLE = Column("variable", pl.String, "what differs: a, b, x, or the number of shots")
 MOVED = Quantity("moved", "share of the way from the target's answer to the source's", "share")
-GAP = Column("gap", pl.Float64, "the whole way: source minus target, unpatched", "nats")
+GAP = Column("log_odds_gap", pl.Float64, "the whole way: source minus target, unpatched", "nats")
 
 
 def variables(ctx: Ctx) -> Part:

@@ -27,7 +27,7 @@ from headscope.vocabulary import Head
 
 # A head matters if ablating it clearly lowers the answer's logit by more than this.
 MATTERS_LOGITS = 0.1
-DAMAGE = Quantity("damage", "fall of the right answer's logit when ablated", "logits")
+DAMAGE = Quantity("logit_damage", "fall of the right answer's logit when ablated", "logits")
 
 
 def head_damages(ctx: Ctx) -> Split[Samples]:

@@ -41,14 +41,15 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     told = [f"{ctx.model.name} answers {right} (probability {in_words(clean.own)})."]
     if any(need.row("need").side != "yes" for need in source_answered(ctx)):
         return [*told, "That is not clearly more than with shuffled labels: the rest cannot be judged on this model."]
-    told += [_transfer(ctx), *_ablations(ctx)]
+    told += [_transfer(ctx)]
+    after = _ablations(ctx)
     layers, verdict = ctx.once(joint_layers), claims["layers_stand_in"].verdict
     if layers is not None:
         members = joined(layers.jointly.coordinates("ablated")[0].split())
         clearly = "" if verdict is Verdict.SUPPORTED else "not clearly "
         cost = f"{layers.jointly.mean[0]:.2f} logits, singly {layers.singly.mean[0]:.2f} in sum"
-        told.append(f"Layers {members} are {clearly}redundant: ablated jointly they cost {cost}.")
-    return [*told, *_backups(ctx)]
+        after.append(f"Layers {members} are {clearly}redundant: ablated jointly they cost {cost}.")
+    return [" ".join(told), " ".join([*after, *_backups(ctx)])]
 
 
 def _transfer(ctx: Ctx) -> str:
