@@ -35,7 +35,7 @@ def test_heads_carry_pairs_and_the_curve_needs_them(found: hs.Study) -> None:
         row["ablated"].split(":")[0]: row["probability"] for row in found.tables["ablated_curves"].rows(shots=15)
     }
     assert curves["both"] < curves["none"] / 2
-    assert any("large models" in note for note in found.notes)
+    assert any("no evidence about large language models" in note for note in found.notes)
 
 
 def test_the_first_screen_names_what_was_learned_and_by_which_heads(found: hs.Study) -> None:
