@@ -327,12 +327,12 @@ def test_iterative_ablation_finds_both_copies(found: Study) -> None:
 
 
 def test_the_answer_names_layers_with_numbers(found: Study) -> None:
-    right, transferred, ablated, layers = found.answer
-    assert "answers 12 of 12 prompts right with 4 examples" in right
-    assert "transfers the task at layers 2 to 4" in transferred
+    formed, ablated = found.answer
+    assert "answers 12 of 12 prompts right with 4 examples" in formed
+    assert "transfers the task at layers 2 to 4" in formed
     assert "With layers 0, 1 ablated, the task is transferred at layer 4 (the source's answer: 1.00)" in ablated
     assert "with layers 0, 1, 2, 3 ablated, the task is transferred at no layer clearly" in ablated
-    assert layers.startswith("Layers 0, 1, 2 and 3 are redundant")
+    assert "Layers 0, 1, 2 and 3 are redundant" in ablated
     assert any(figure.name == found.lead for figure in found.figures)
 
 

@@ -167,7 +167,7 @@ def _targets_of_one(item: object) -> list[Target]:
             return [item]
         case str():
             return [Target(site_named(item).name, None)]
-        case (str(site), str(layers)) if layers == EVERY:
+        case (str(site), str(word)) if word == EVERY:
             return [Target(site_named(site).name, EVERY)]
         case (str(site), given) if layers := whole_numbers(given):
             return [Target(site_named(site).name, layer) for layer in layers]
