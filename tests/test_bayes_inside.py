@@ -87,7 +87,7 @@ def test_what_the_hand_written_model_does_is_seen(adding: hs.Model, question) ->
 
 def test_the_hand_written_model_gathers_by_the_head_that_was_written(adding: hs.Model) -> None:
     (claim,) = asked(attention_growth.attention_growth, adding, n=60).claims
-    assert claim.evidence[0].what.endswith("head 2.0")
+    assert claim.evidence[0].what.endswith("(head 2.0)")
 
 
 def test_the_hand_written_model_needs_mlps_at_both_places(adding: hs.Model) -> None:
