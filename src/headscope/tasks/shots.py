@@ -229,7 +229,7 @@ def regimes(context: Shots, bare: Shots) -> dict[str, Ints]:
     """What a prompt without context may answer once something from one with context is put into it.
 
     `context` asks x_A, `bare` asks x_B, example by example, both about the context's functions (a, b). Returns
-    the numbers, int64 [example], of four regimes: "f(x_B)" (the task was carried), "a x_B" (only its slope),
+    the numbers, int64 [example], of four regimes: "f(x_B)" (the task was transferred), "a x_B" (only its slope),
     "f(x_A)" (the context's own answer was copied), "a x_A".
 
     Raises:
