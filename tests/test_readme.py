@@ -16,6 +16,14 @@ def test_the_example_runs(capsys):
     assert "zero 1.3" in printed
 
 
+def test_the_example_of_a_claim_runs_and_says_what_the_page_says(capsys):
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    exec(compile(example, "docs/evidence.md", "exec"), {})
+    stated = re.search(r"# (supported [^.]*\.\d+ \[[^]]*\])", example)[1]
+    assert stated in capsys.readouterr().out
+
+
 def test_the_map_is_complete():
     listed = set(re.findall(r"^  ([a-z]+(?:/|\.py)) ", README, re.MULTILINE))
     package = ROOT / "src" / "headscope"
