@@ -66,8 +66,8 @@ class HeadWeights:
         """
         if not self.direct:
             raise UnservedModel(
-                "cannot give the OV matrix of this layer: a gate or a norm stands between its values and the residual "
-                "stream. W_V and W_O are given apart."
+                "cannot give the OV matrix of this layer: a gate or a norm stands between its values and the "
+                "residual stream. W_V and W_O are given apart."
             )
         return self.scale * self.w_v[head * len(self.w_v) // len(self.w_q)] @ self.w_o[head]
 
