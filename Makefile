@@ -2,6 +2,7 @@
 #   make demo    the main job on the shipped model; prints the path of the report
 #   make test    every test, slow ones included (browser tests skip by name without a Chromium)
 #   make check   ruff, mypy, layering      make bench   ratios side by side      make studies   every study, quick
+#   make coverage   how often intervals hold, on simulated samples (half an hour)
 #   make families   the certificate on every model type of transformers; writes docs/families.md and .json
 #   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench peers studies families compat clean
+.PHONY: demo test check bench peers studies coverage families compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,6 +53,9 @@ peers: $(VENV)/.dev
 studies: $(VENV)/.run
 	for name in $$($(BIN)/python -c 'from headscope.studies.registry import STUDIES; print(*STUDIES)'); do \
 	  $(BIN)/headscope study $$name --quick --out runs/studies/$$name || exit 1; done
+
+coverage: $(VENV)/.dev
+	$(BIN)/python tools/coverage.py
 
 families: $(VENV)/.dev
 	$(BIN)/python -m tests.families.survey --fresh --out docs
