@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
-from headscope.errors import BadArgument, UnknownName
+from headscope.errors import BadArgument
 from headscope.evidence import Rank, Test, any_of, bars, claim, claims_per, every, injected, lines, series, table
 from headscope.evidence.claim import told
 from headscope.measures.samples import LAYER, Samples, over_heads
@@ -359,7 +359,7 @@ def test_settings_are_checked_by_their_fields():
         Small(n="7")
     with pytest.raises(BadArgument, match="noise=2: it must be at most 1"):
         Small(noise=2)
-    with pytest.raises(UnknownName, match="zeor"):
+    with pytest.raises(BadArgument, match="way='zeor': it must be one of zero, mean"):
         Small(way="zeor")
 
 
@@ -388,3 +388,40 @@ def test_a_claim_goes_into_json_with_its_evidence():
     made = claim("c", "It happens.", tests=[NAN])
     assert isinstance(made, Claim)
     assert_allclose(made.evidence[0].margin, 0.5)
+
+
+# What reviewers found: rows show the bounds that decided, and what could not be tested supports nothing
+
+
+def test_the_row_of_an_equivalence_has_the_bounds_that_decided():
+    sample = about(0.0)
+    inner, outer = float(sample.estimate(0.9).high[0]), float(sample.estimate(0.95).high[0])
+    row = Test("t", sample, within=(inner + outer) / 2).row("test")
+    assert row.side == "yes"
+    assert row.high == pytest.approx(inner)
+
+
+def test_the_row_of_every_is_that_of_a_cell_that_fails():
+    wide, tight = about(0.3, spread=1.5).values[:, 0], about(0.0, spread=0.01).values[:, 0]
+    cells = Samples.grid(EFFECT, {LAYER: [0, 1]}, np.column_stack([wide, tight]))
+    row = every("layers", cells, above=0.1).row("test")
+    assert (row.side, row.what) == ("no", "layers (layer 1)")
+    assert row.high < 0.1
+
+
+def test_a_null_that_could_not_be_tested_supports_nothing():
+    few = Test("null", Samples.one(EFFECT, [1.2, 1.3, 1.2, 1.3]), above=0.1)
+    made = claim("c", "It happens.", tests=[YES], null=few)
+    assert made.verdict is Verdict.UNDETERMINED
+    assert made.because.startswith("Not judged: null 1.25")
+
+
+def test_no_units_are_nothing_and_single_gaps_are_no_numbers():
+    nothing = Test("t", Samples.one(EFFECT, []), above=0.1, reason="no prompt was left").row("test")
+    assert (nothing.side, nothing.reason) == ("unclear", "no prompt was left")
+    gap = heads_with(1.0).changed(EFFECT, lambda values: np.where(np.arange(40) == 5, np.nan, values))
+    row = any_of("h", gap, above=0.5).row("test")
+    assert (row.side, math.isnan(row.high)) == ("yes", False)
+    assert any_of("h", gap, above=5.0).row("test").side == "unclear"
+    with pytest.raises(ValueError, match="positive margin"):
+        injected(Test("t", about(0.0), below=0.1))

@@ -281,3 +281,14 @@ def test_a_statistic_that_often_does_not_exist_has_no_bounds():
     draws = np.concatenate([np.full((30, 1), np.nan), np.ones((70, 1))])
     found = Statistic(quantity=LOSS, value=np.ones(1), draws=draws, count=9)
     assert np.isnan(found.estimate().low).all()
+
+
+def test_equally_many_of_another_kind_are_not_paired():
+    with pytest.raises(ValueError, match="not paired"):
+        Samples.one(LOSS, np.zeros(8), over="functions") - Samples.one(LOSS, np.zeros(8))
+    few = Statistic(quantity=LOSS, value=np.ones(1), draws=np.ones((50, 1)), count=3)
+    assert np.isnan(few.estimate().low).all()
+    with pytest.raises(ValueError, match="different prompts"):
+        few - few
+    gap = Samples.one(LOSS, [1.0, np.nan, 2.0, 3.0])
+    assert np.isnan(unpaired(gap, Samples.one(LOSS, [0.0, 1.0, 2.0])).estimate().low).all()

@@ -81,6 +81,8 @@ def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
         ("Not judged", [row for row in judged if math.isnan(row.estimate)]),
         ("What must show it does not", [row for row in rows["positive control"] if row.side != "yes"]),
         ("The control shows it too", [row for row in rows["null"] if row.side == "yes"]),
+        # A null that could not be tested has not been passed.
+        ("Not judged", [row for row in rows["null"] if row.side == "unclear" and row.reason]),
     ):
         if against:
             return Verdict.UNDETERMINED, f"{finding}: {told(against[0])}."
@@ -95,7 +97,7 @@ def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
 
 
 def told(row: EvidenceRow) -> str:
-    """A comparison in words, with at most four numbers.
+    """A comparison in words, with at most four numbers besides those in names of layers and heads.
 
     >>> row = EvidenceRow("test", "rise", "rise", "nats", 1.5, 1.25, 1.75, "above", 0.5, "yes", "prompts", 20)
     >>> told(row)
@@ -161,8 +163,9 @@ def _room(row: EvidenceRow) -> float:
     """How far beyond its margin a test that holds lies, in widths of its interval: the least is told."""
     if row.comparison == "p at most" or not row.high > row.low:
         return math.inf
-    beyond = row.low - row.margin if row.comparison == "above" else row.margin - row.high
-    return beyond / (row.high - row.low)
+    above, below = row.low - row.margin, row.margin - row.high
+    room = {"above": above, "below": below, "within": min(below, row.low + row.margin)}
+    return room[row.comparison] / (row.high - row.low)
 
 
 def _capital(sentence: str) -> str:

@@ -83,7 +83,7 @@ class Test:
     def row(self, role: str, no_level: float = LEVEL) -> EvidenceRow:
         """The comparison with its outcome; it says no only by a bound of level `no_level`."""
         comparison, margin = self.wanted
-        if self.sample is None or not len(self.sample):
+        if self.sample is None or not len(self.sample) or not self.sample.n.any():
             found = self._nothing()
         elif math.isnan(margin):
             found = Found(reason="the margin is undefined")
@@ -112,7 +112,8 @@ class Test:
         usual, strict = sample.estimate(LEVEL), sample.estimate(no_level)
         inner = usual if self.within is None else sample.estimate(2 * LEVEL - 1)
         side = _side(self._holds(inner).all(), self._fails(strict.low, strict.high).all())
-        return _found(sample, usual, side)
+        # Equivalence is shown by the inner interval: the row has the bounds that decided.
+        return _found(sample, inner if side == "yes" else usual, side)
 
     def _holds(self, bounds: Estimate) -> Bools:
         """Which cells surely are on the wanted side; `within` takes bounds of level 2 `LEVEL` - 1."""
@@ -155,8 +156,8 @@ class _AnyOf(Test):
         if np.isnan(joint.at_least).all():
             return Found(reason=next(filter(None, joint.reason), "undefined in every cell"))
         best = int(np.nanargmax(joint.at_least))
-        low, high = float(joint.at_least[best]), float(np.max(alone.high))
-        side = _side(low > self.above, high < self.above)
+        low, high = float(joint.at_least[best]), float(np.nanmax(alone.high))
+        side = _side(low > self.above, (alone.high < self.above).all())
         return Found(float(joint.mean[best]), low, high, side, joint.n, cell=_named(sample, best))
 
     def _judged_at(self, every: Cells, shown: Cells, above: float, no_level: float) -> Found:
@@ -184,11 +185,17 @@ class _Every(Test):
             sample.together(level=no_level),
             sample.estimate(LEVEL if self.within is None else 2 * LEVEL - 1),
         )
-        if self.within is None:
-            worst, low, high = int(inner.low.argmin()), inner.low, joint.at_most
-        else:
-            worst, low, high = int(np.abs(sample.point).argmax()), joint.low, joint.high
-        side = _side(self._holds(inner).all(), self._fails(low, high).any())
+        one_sided = self.within is None
+        low, high = (inner.low, joint.at_most) if one_sided else (joint.low, joint.high)
+        fails = self._fails(low, high)
+        side = _side(self._holds(inner).all(), fails.any())
+        if side == "yes":
+            low, high = inner.low, inner.high
+        # The row is that of the cell that decides: of those that fail, or of all, the one farthest on the wrong side.
+        farthest = -sample.point if one_sided else np.abs(sample.point)
+        if not fails.any() and one_sided:
+            farthest = -inner.low
+        worst = int(np.where(fails if side == "no" else True, farthest, -np.inf).argmax())
         mean, low_bound, high_bound = (float(each[worst]) for each in (sample.point, low, high))
         return Found(mean, low_bound, high_bound, side, joint.n, cell=_named(sample, worst))
 
@@ -232,8 +239,8 @@ def injected(test: Test) -> Test:
     It passes where an effect of that size would be seen among so many units of such a spread.
     """
     sample, (comparison, margin) = test.sample, test.wanted
-    if not isinstance(sample, Samples) or comparison == "within":
-        raise ValueError(f"test {test.what!r}: only means against a margin can be injected")
+    if not isinstance(sample, Samples) or comparison != "above" or not margin > 0:
+        raise ValueError(f"test {test.what!r}: only means above a positive margin can be injected")
     free = replace(sample.quantity, within=None)
     shifted = sample.changed(free, lambda values: values - values.mean(0) + 2 * margin)
     return replace(test, what="twice the margin, injected", sample=shifted)

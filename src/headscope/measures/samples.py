@@ -233,7 +233,7 @@ class Samples(Cells):
 
     def __sub__(self, other: "Samples") -> "Samples":
         """Paired by unit, cell by cell (or every cell minus the one of `other`); the range widens."""
-        if self.units != other.units:
+        if self.units != other.units or self.over != other.over:
             raise ValueError(
                 f"{self.quantity.name!r} and {other.quantity.name!r} are of different {self.over}: their difference "
                 "is not paired (measures.statistics.unpaired)"

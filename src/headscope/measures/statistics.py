@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from headscope.measures.intervals import Array, Estimate
+from headscope.measures.intervals import MIN_UNITS, Array, Estimate
 from headscope.measures.samples import Cells, Coordinates, Samples
 from headscope.tables import Column, Quantity
 
@@ -66,13 +66,19 @@ class Statistic(Cells):
 
     def estimate(self, level: float = 0.95) -> Estimate:
         bounds = np.array([percentile_bounds(draws, level=level) for draws in self.draws.T]).reshape(-1, 2).T
+        if self.count < MIN_UNITS:  # resamples of so few show next to nothing of what others would do
+            bounds = np.full_like(bounds, np.nan)
         if self.quantity.within is not None:
             bounds = bounds.clip(*self.quantity.within)
         return Estimate(self.value, bounds[0], bounds[1], self.count)
 
     def __sub__(self, other: "Statistic") -> "Statistic":
         """Resample by resample where both were drawn from the same units; the range widens."""
-        if self.drawn_from != other.drawn_from or self.draws.shape[0] != other.draws.shape[0]:
+        if (
+            self.drawn_from is None
+            or self.drawn_from != other.drawn_from
+            or self.draws.shape[0] != other.draws.shape[0]
+        ):
             raise ValueError(f"{self.quantity.name!r}: the statistics were drawn from different {self.over}")
         return replace(
             self, quantity=self.quantity.difference(), value=self.value - other.value, draws=self.draws - other.draws
@@ -180,8 +186,10 @@ class Unpaired(Cells):
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """Welch's t interval; NaN where neither side varies or a side has fewer than two values."""
-        columns = zip(self.first.linear.T, self.second.linear.T, strict=True)
-        rows = np.array([_welch(a[~np.isnan(a)], b[~np.isnan(b)], level) for a, b in columns]).reshape(-1, 3)
+        first, second = (
+            [v[~np.isnan(v)] if each.leave_out else v for v in each.linear.T] for each in (self.first, self.second)
+        )
+        rows = np.array([_welch(a, b, level) for a, b in zip(first, second, strict=True)]).reshape(-1, 3)
         if self.quantity.within is not None:
             rows[:, 1:] = rows[:, 1:].clip(*self.quantity.within)
         return Estimate(rows[:, 0], rows[:, 1], rows[:, 2], int(self.n.min(initial=0)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import ge, gt, le
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
 
-from headscope.errors import BadArgument, UnknownName
+from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Claim, Figure, Source, Study
@@ -43,7 +43,7 @@ class Settings:
     """Settings of a study: the command's options, their help and their checks come from the fields.
 
     Raises:
-        BadArgument, UnknownName: for a value that a field does not take, before anything runs.
+        BadArgument: for a value that a field does not take, before anything runs.
     """
 
     doing: ClassVar[str] = "study a model"
@@ -64,7 +64,7 @@ class Settings:
             raise BadArgument(f"{told}it must be a number.")
         limits = each.metadata
         if limits.get("choices") and value not in limits["choices"]:
-            raise UnknownName.among(each.name, value, limits["choices"])
+            raise BadArgument(f"{told}it must be one of {', '.join(limits['choices'])}.")
         for name, holds in (("at_least", ge), ("above", gt), ("at_most", le)):
             if limits.get(name) is not None and not holds(value, limits[name]):
                 raise BadArgument(f"{told}it must be {name.replace('_', ' ')} {limits[name]}.")
