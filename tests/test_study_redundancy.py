@@ -568,3 +568,16 @@ def test_the_command_writes_a_report_and_prints_json(numbers: hs.Model, tmp_path
 def test_the_best_cell_is_the_farthest_above_the_nearer_control() -> None:
     assert best_cell(above_controls([0.1, 0.6, 0.3]).selection) == ("f(target x)", 1)
     assert best_cell(above_controls([0.1, 0.6, 0.3], other=0.2).selection)[1] in (1, 2)
+
+
+def test_a_layer_that_the_model_lacks_is_refused_before_the_model_runs() -> None:
+    stages: list[str] = []
+    with pytest.raises(hs.errors.HeadscopeError, match="99"):
+        hs.study(
+            "redundancy",
+            model=planted_task.forming_in(1),
+            ablate="1,99",
+            n=10,
+            progress=lambda stage, done, of: stages.append(stage),
+        )
+    assert stages == []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from headscope.interventions import Intervention, mean, resample, zero
-from headscope.interventions.named_heads import parse_heads
+from headscope.interventions.named_heads import heads_among, parse_heads
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.studies.context import Context, setting
@@ -86,6 +86,8 @@ def problems(ctx: Ctx) -> SourceAndTarget:
 
 def experiment(ctx: Ctx) -> Experiment:
     model, settings = ctx.model, ctx.settings
+    if settings.ablate is not None:
+        heads_among(model, parse_heads(settings.ablate))  # refused before the model runs, not after the first round
     prompts = halves(ctx.once(problems)).map(lambda half: TransferPrompts.of(model, half))
     shuffled = prompts.map(lambda half: linear(model, half.problems.shuffled).answered())
     every = [*shuffled, *(half.answered for half in prompts)]
