@@ -332,7 +332,7 @@ def test_without_damage_there_is_a_reason_instead_of_a_set():
     assert idle.members is None
     assert idle.searches == ()
     assert np.isnan(idle.excess).all()
-    assert "no clear damage on the selection prompts (0 [0, 0])" in idle.reason
+    assert "no clear damage on the selection prompts (0)" in idle.reason
     # A mean above zero that prompts do not agree on is no damage either.
     unclear = Game.of("a", lambda cut: np.array([9.0, -3, -3, 5, -4, -3]), prompts=6)
     assert "no clear damage" in smallest_sufficient(unclear, unclear).reason

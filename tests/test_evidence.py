@@ -117,7 +117,7 @@ def test_equivalence_takes_the_ninety_per_cent_interval():
 
 def test_too_few_units_have_no_side():
     row = Test("t", Samples.one(EFFECT, [1.0, 1.1]), above=0.5).row("test")
-    assert (row.side, row.reason) == ("unclear", "too few prompts for bounds")
+    assert (row.side, row.reason) == ("unclear", "2 values, and bounds need 5")
     assert (
         claim("c", "It happens.", tests=[Test("t", Samples.one(EFFECT, [1.0, 1.1]), above=0.5)]).verdict
         is Verdict.UNDETERMINED
@@ -195,10 +195,10 @@ def test_a_chosen_cell_is_found_by_its_own_bound_and_refuted_by_all():
     # The chosen cell is surely under the margin, but another is not: that is the row, and nothing is refuted.
     row = any_of("transfer", layers.choosing(layer=2), above=0.5).row("test")
     assert (row.side, row.what) == ("unclear", "transfer (layer 1, not chosen)")
-    assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], alone.high[1]))
+    assert_allclose((row.estimate, row.low, row.high), (0.545, alone.low[1], joint.at_most[1]))
     row = any_of("transfer", layers.choosing(layer=2), above=0.7).row("test", 0.99)
     assert (row.side, row.what) == ("no", "transfer (layer 1, not chosen)")
-    assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.estimate(0.99).high[1]))
+    assert_allclose((row.low, row.high), (layers.estimate(0.99).low[1], layers.together(level=0.99).at_most[1]))
 
 
 def test_a_chosen_cell_that_is_not_there_or_is_undefined_is_not_judged():
@@ -246,7 +246,7 @@ def test_an_empty_selection_is_no_refutation():
 
 
 def test_a_table_of_samples_declares_its_columns():
-    patched = Samples.grid(SHARE, {LAYER: [0, 1]}, np.array([[0.2, 0.8]] * 10)).labelled(SOURCE, "examples")
+    patched = Samples.grid(SHARE, {LAYER: [0, 1]}, np.full((10, 2), [0.2, 0.8])).labelled(SOURCE, "examples")
     shuffled = Samples.grid(SHARE, {LAYER: [0, 1]}, np.array([[0.1, 0.1]] * 8)).labelled(SOURCE, "shuffled")
     clean = Samples.one(replace(SHARE, name="clean", meaning="without a patch"), np.full(10, 0.9))
     made = table([patched, shuffled], "transfer", beside=(clean,))
@@ -264,8 +264,8 @@ def test_a_table_of_samples_declares_its_columns():
             "source": "examples",
             "layer": 1,
             "share": pytest.approx(0.8),
-            "low": pytest.approx(0.8),
-            "high": pytest.approx(0.8),
+            "low": pytest.approx(0.8 - 0.8 * -np.log(0.05) / 10),
+            "high": pytest.approx(0.8 + 0.2 * -np.log(0.05) / 10),
             "clean": pytest.approx(0.9),
             "prompts": 10,
         }

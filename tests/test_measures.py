@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import headscope as hs
 from headscope.measures import interval, tokens
+from headscope.measures.rates import TOO_ALIKE
 
 
 def test_loss_by_hand():
@@ -106,7 +107,10 @@ def test_intervals_over_few_prompts_cover_and_stay_sane(n):
 
 def test_intervals_without_spread_or_prompts():
     constant = interval(np.full((30, 2), 0.4))
-    assert constant.low.tolist() == constant.high.tolist() == pytest.approx([0.4, 0.4])
+    assert np.isnan(constant.low).all()
+    assert constant.reasons == dict.fromkeys((0, 1), TOO_ALIKE)
+    bounded = interval(np.full((30, 2), 0.4), within=(0.0, 1.0))
+    assert (bounded.low, bounded.high) == (pytest.approx([0.36] * 2, abs=1e-3), pytest.approx([0.46] * 2, abs=1e-3))
     few = interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert few.mean == 2.5
     assert math.isnan(few.low)

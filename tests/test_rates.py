@@ -1,10 +1,15 @@
 """Bounds of rates and bounded means: published values, definitions, and how often they hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from headscope.measures.rates import betting, clopper_pearson, mcnemar_p, newcombe, rule_of_three, wilson
+from headscope.measures.intervals import interval
+from headscope.measures.rates import TOO_ALIKE, betting, clopper_pearson, mcnemar_p, newcombe, rule_of_three, wilson
+from headscope.measures.samples import Samples
+from headscope.tables import Quantity
 
 
 def test_exact_bounds_of_a_rate_are_those_of_the_binomial_test():
@@ -46,3 +51,50 @@ def test_a_bet_covers_whatever_the_distribution(rate):
 def test_all_the_same_leaves_three_in_n_unseen():
     assert rule_of_three(0.5, 30, (0.0, 1.0)) == pytest.approx((0.5 - 0.05, 0.5 + 0.05), abs=1e-4)
     assert rule_of_three(1.0, 30, (0.0, 1.0)) == pytest.approx((0.9, 1.0), abs=2e-4)
+
+
+def test_each_cell_has_the_interval_of_its_kind():
+    g = np.random.default_rng(0)
+    rate, alike, rare, varied = np.zeros(40), np.full(40, 0.3), np.full(40, 0.3), g.random(40)
+    rate[:7], rare[:4] = 1.0, [0.9, 0.0, 0.31, 0.32]
+    found = interval(np.column_stack([rate, alike, rare, varied]), within=(0.0, 1.0))
+    bounds = list(zip(found.low, found.high, strict=True))
+    assert bounds[0] == pytest.approx(clopper_pearson(7, 40))
+    assert bounds[1] == pytest.approx(rule_of_three(0.3, 40, (0.0, 1.0)))
+    assert bounds[2] == pytest.approx(betting(rare, (0.0, 1.0)))
+    assert bounds[3] == pytest.approx(tuple(float(bound) for bound in bootstrapped(varied)))
+    free = interval(np.column_stack([alike, rare, varied]))
+    assert free.reasons == dict.fromkeys((0, 1), TOO_ALIKE)
+    assert np.isnan(free.low).tolist() == [True, True, False]
+
+
+def bootstrapped(values):
+    found = interval(values)
+    return found.low, found.high
+
+
+def test_rounding_is_no_difference_between_values():
+    """0.1 + 0.2 and 0.3 are one value, as far as an interval is concerned."""
+    values = np.where(np.arange(20) % 2 == 0, 0.1 + 0.2, 0.3)
+    assert interval(values).reasons == {0: TOO_ALIKE}
+
+
+@pytest.mark.parametrize(("commonest", "bounded"), [(16, False), (15, True)])
+def test_five_values_that_differ_are_enough_for_a_bootstrap(commonest, bounded):
+    values = np.concatenate([np.zeros(commonest), np.arange(1.0, 21 - commonest)])
+    assert np.isfinite(interval(values).low) == bounded
+
+
+def test_the_difference_of_two_rates_has_newcombes_bounds():
+    right = Quantity("right", "prompts that are right", "share", within=(0.0, 1.0))
+    one, other = paired(36, 12, 2, 0)
+    change = Samples.one(right, one) - Samples.one(right, other)
+    low, high = (float(bound[0]) for bound in (change.estimate().low, change.estimate().high))
+    assert (low, high) == pytest.approx(newcombe(one, other))
+    turned = (-change).estimate()
+    assert (float(turned.low[0]), float(turned.high[0])) == pytest.approx((-high, -low))
+    half = change.halves().estimation.estimate()
+    assert (half.low[0], half.high[0]) == pytest.approx(newcombe(one[1::2], other[1::2]))
+    # Any other change of the numbers is no difference of rates.
+    doubled = change.changed(replace(right, within=(-2.0, 2.0)), lambda values: 2 * values)
+    assert doubled.minus is None

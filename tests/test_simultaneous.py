@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import binom
 
 import headscope as hs
+from headscope.measures.rates import TOO_ALIKE
 from headscope.measures.simultaneous import MIN_UNITS_TOGETHER, simultaneous
 
 NOTHING = {
@@ -205,22 +207,34 @@ def test_what_is_undefined_stays_so_with_a_reason():
     assert few.cells == 0
 
 
-def test_a_cell_without_spread_is_believed_only_where_prompts_are_many_enough():
-    rng = np.random.default_rng(0)
+def test_a_cell_without_spread_has_the_bounds_of_what_was_not_seen():
+    values = np.column_stack([np.full(40, 0.4), np.random.default_rng(0).random((40, 3))])
+    unbounded = simultaneous(values, margin=0.1)
+    assert np.isnan([unbounded.at_least[0], unbounded.high[0], unbounded.p[0]]).all()
+    assert unbounded.reason.tolist() == [TOO_ALIKE, "", "", ""]
+    bounded = simultaneous(values, margin=0.1, within=(0.0, 1.0))
+    # One of the two kinds of cells: half of the error, by the rule of three.
+    assert bounded.at_least[0] == pytest.approx(0.4 * (1 + np.log(0.05) / 40))
+    assert bounded.p[0] < 0.05
+    assert simultaneous(np.full((10, 64), 0.4), margin=0.39, within=(0.0, 1.0)).p.tolist() == [1.0] * 64
 
-    def beside(n, cells):
-        return simultaneous(np.column_stack([np.full(n, 0.4), rng.normal(size=(n, cells - 1))]), margin=0.1)
 
-    believed = beside(12, 4)
-    assert believed.at_least[0] == believed.high[0] == 0.4
-    assert believed.p[0] == pytest.approx(4 / 2**12)
-    # 64 cells had 64 chances of 1 in 1024 each to be the same on 10 prompts.
-    doubted = beside(10, 64)
-    assert np.isnan(doubted.at_least[0])
-    assert np.isnan(doubted.p[0])
-    assert "proves little for 64" in doubted.reason[0]
-    assert not np.isnan(doubted.p[1:]).any()
-    assert simultaneous(np.zeros((20, 3))).p.tolist() == [1.0, 1.0, 1.0]
+@pytest.mark.parametrize("k", [0, 3, 20])
+def test_a_family_of_rates_has_exact_bounds_and_p_values(k):
+    """Of three rates each has Clopper and Pearson's bounds at a third of the error, and p by Holm."""
+    values = (np.arange(20)[:, None] < [k, 0, 10]).astype(float)
+    found = simultaneous(values, margin=0.2, within=(0.0, 1.0))
+    third = stats.binomtest(k, 20).proportion_ci(1 - 0.05 / 3, method="exact")
+    assert (found.low[0], found.high[0]) == pytest.approx((third.low, third.high))
+    alone = [stats.binomtest(count, 20, 0.2, alternative="greater").pvalue for count in (k, 0, 10)]
+    assert found.p_alone.tolist() == pytest.approx(alone)
+    assert found.p.tolist() == pytest.approx(_holm(alone))
+
+
+def _holm(p):
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate([min(1.0, p[place] * (len(p) - rank)) for rank, place in enumerate(order)])
+    return adjusted[np.argsort(order)]
 
 
 def test_bounds_stay_within_a_range():

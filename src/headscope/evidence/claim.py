@@ -27,6 +27,7 @@ from headscope.results.study import Claim, EvidenceRow, Verdict
 
 MOST_WORDS = 25
 _UNITLESS = ("", "share", "probability", "cosine")
+_JUDGED = ("test", "positive control", "null")
 _COMPARED = {"above": "above", "below": "below", "within": "within ±", "p at most": "at most"}
 
 
@@ -62,6 +63,14 @@ def claim(
     return Claim(name, statement, verdict, sentence, tuple(tables), evidence)
 
 
+def without_needs(judged: Claim) -> Claim:
+    """The same claim as if it needed nothing: what its tests, its null and its positive control say by themselves."""
+    evidence = tuple(row for row in judged.evidence if row.role != "need")
+    rows = {role: [row for row in evidence if row.role == role] for role in ("need", *_JUDGED)}
+    verdict, sentence = _verdict(rows)
+    return replace(judged, verdict=verdict, because=sentence, evidence=evidence)
+
+
 def _listed(judged: Judged | Sequence[Judged] | None) -> Sequence[Judged]:
     if judged is None:
         return ()
@@ -75,7 +84,7 @@ def claims_per(axis: str, values: Sequence[Any], make: Callable[[Any], Claim]) -
 
 
 def _verdict(rows: Mapping[str, list[EvidenceRow]]) -> tuple[Verdict, str]:
-    judged = [row for role in ("test", "positive control", "null") for row in rows[role]]
+    judged = [row for role in _JUDGED for row in rows[role]]
     for finding, against in (
         ("Not judged", [row for row in rows["need"] if row.side != "yes"]),
         ("Not judged", [row for row in judged if math.isnan(row.estimate)]),
@@ -115,15 +124,16 @@ def told(row: EvidenceRow) -> str:
 
 
 def in_words(sample: Cells) -> str:
-    """Mean and 95% bounds of a single cell with its unit, for a sentence.
+    """Mean and 95% bounds, where there are any, of a single cell with its unit, for a sentence.
 
     >>> from headscope.measures.samples import Samples
     >>> from headscope.tables import Quantity
-    >>> in_words(Samples.one(Quantity("rise", "a rise", "nats"), [0.5] * 5))
-    '0.50 [0.50, 0.50] nats'
+    >>> in_words(Samples.one(Quantity("rise", "a rise", "nats"), [0.4, 0.5, 0.6, 0.7, 0.8]))
+    '0.60 [0.38, 0.83] nats'
     """
-    mean, low, high = _written(*_numbers(sample))
-    return f"{mean} [{low}, {high}]{_unit(sample.quantity.unit)}"
+    mean, *bounds = _written(*(value for value in _numbers(sample) if not math.isnan(value))) or ["undefined"]
+    between = f" [{', '.join(bounds)}]" if bounds else ""
+    return f"{mean}{between}{_unit(sample.quantity.unit)}"
 
 
 def percent(sample: Cells) -> str:
@@ -131,8 +141,8 @@ def percent(sample: Cells) -> str:
 
     >>> from headscope.measures.samples import Samples
     >>> from headscope.tables import Quantity
-    >>> percent(Samples.one(Quantity("share", "of what", within=(0.0, 1.0)), [0.4, 0.5, 0.6, 0.5, 0.5, 0.5]))
-    '50% [44, 56]'
+    >>> percent(Samples.one(Quantity("share", "of what", within=(0.0, 1.0)), [1.0] * 10))
+    '100% [69, 100]'
     """
     mean, low, high = _numbers(sample)
     if math.isnan(mean):

@@ -4,11 +4,11 @@ In: samples (or statistics) and what is wanted of them. Out: an evidence row tha
 *no* are surely on one side, by a bound; what lies between is unclear, and "no significant change" is never "no
 change": that is a test of its own, equivalence, by the 90% interval inside the margin (Schuirmann 1987).
 
-Many cells: `any_of` says yes by a bound that holds for all cells at once, and no where each single cell's own bound
-stays under the margin (if none is there, each one must be shown not to be, which needs no correction); `every` the
-other way round. A cell that was chosen on other units is an ordinary single cell: `any_of` of samples that have one
-says yes by its own bound. A rank against random sets says yes by a p value that counts the set itself. Not done here:
-the verdict (evidence.claim), intervals (measures).
+Many cells: `any_of` says yes and no by bounds that hold for all cells at once; `every` says yes where each cell's own
+bound holds (all must, which needs no correction), and no by the bounds of all. A cell that was chosen on other units
+is an ordinary single cell: `any_of` of samples that have one says yes by its own bound, and no by those of all cells
+still, for the choice may have missed. A rank against random sets says yes by a p value that counts the set itself.
+Not done here: the verdict (evidence.claim), intervals (measures).
 """
 
 import math
@@ -133,9 +133,9 @@ class Test:
 def any_of(what: str, samples: Cells | None, *, above: float, reason: str = "") -> Test:
     """Some cell's mean exceeds the margin; see the head of this module for what is corrected.
 
-    Where other units chose a cell (`samples.choosing(layer=3)`): yes by that cell's own bound, no where every cell's
-    bound stays under the margin. The row is the chosen cell's, or, where that one is surely under the margin, that of
-    the cell whose upper bound is largest. A chosen cell that is not among them is an empty selection.
+    Where other units chose a cell (`samples.choosing(layer=3)`): yes by that cell's own bound, no where the joint
+    bounds of all cells stay under the margin. The row is the chosen cell's, or, where that one is surely under the
+    margin, that of the cell whose upper bound is largest. A chosen cell that is not among them is an empty selection.
     """
     return _AnyOf(what, samples, above=above, reason=reason)
 
@@ -152,12 +152,12 @@ class _AnyOf(Test):
         assert self.above is not None
         if sample.chosen:
             return self._judged_at(sample, sample.only(**sample.chosen), self.above, no_level)
-        joint, alone = sample.together(above=self.above), sample.estimate(no_level)
+        joint, highest = sample.together(above=self.above), sample.together(level=no_level).at_most
         if np.isnan(joint.at_least).all():
             return Found(reason=next(filter(None, joint.reason), "undefined in every cell"))
         best = int(np.nanargmax(joint.at_least))
-        low, high = float(joint.at_least[best]), float(np.nanmax(alone.high))
-        side = _side(low > self.above, (alone.high < self.above).all())
+        low, high = float(joint.at_least[best]), float(np.nanmax(highest))
+        side = _side(low > self.above, (highest < self.above).all())
         return Found(float(joint.mean[best]), low, high, side, joint.n, cell=_named(sample, best))
 
     def _judged_at(self, every: Cells, shown: Cells, above: float, no_level: float) -> Found:
@@ -165,22 +165,21 @@ class _AnyOf(Test):
             return self._nothing()
         if len(shown) != 1:
             raise ValueError(f"test {self.what!r}: {len(shown)} cells are chosen, not one")
-        own, highest, name = shown.estimate(LEVEL), every.estimate(no_level).high, _named(shown, 0)
+        own, highest, name = shown.estimate(LEVEL), every.together(level=no_level).at_most, _named(shown, 0)
         side = _side(own.low[0] > above, (highest < above).all())
         # The row is that of the cell that decides: the chosen one, unless only another one could exceed the margin.
         if side != "yes" and own.high[0] < above and not np.isnan(highest).any():
-            chosen, shown = shown.cells, every._taken([int(highest.argmax())])
-            own, name = (
-                shown.estimate(no_level),
-                _named(shown, 0) + (", not chosen" if shown.cells != chosen else ""),
-            )
+            place, chosen = int(highest.argmax()), shown.cells
+            shown = every._taken([place])
+            own = replace(shown.estimate(no_level), high=highest[[place]])
+            name = _named(shown, 0) + (", not chosen" if shown.cells != chosen else "")
         return _found(shown, own, side, name)
 
 
 class _Every(Test):
     def _judged(self, sample: Cells, no_level: float) -> Found:
         if np.isnan(sample.point).any():
-            return Found(reason=_why(sample, NAN, NAN))
+            return Found(reason=_why(sample, sample.estimate()))
         joint, inner = (
             sample.together(level=no_level),
             sample.estimate(LEVEL if self.within is None else 2 * LEVEL - 1),
@@ -253,15 +252,16 @@ def _side(yes: Any, no: Any) -> str:
 def _found(sample: Cells, bounds: Estimate, side: str, cell: str = "") -> Found:
     """What is known of a single cell."""
     mean, low, high = (float(each[0]) for each in (bounds.mean, bounds.low, bounds.high))
-    return Found(mean, low, high, side, int(sample.n[0]), _why(sample, mean, low), cell)
+    return Found(mean, low, high, side, int(sample.n[0]), _why(sample, bounds), cell)
 
 
-def _why(sample: Cells, mean: float, low: float) -> str:
-    """Why a cell has no number or no bounds; empty where it has both."""
-    if not math.isnan(mean) and not math.isnan(low):
+def _why(sample: Cells, bounds: Estimate) -> str:
+    """Why a cell has no number or no bounds; empty where all have both."""
+    if not np.isnan(bounds.low).any():
         return ""
-    unknown = f"undefined for some {sample.over}" if math.isnan(mean) else f"too few {sample.over} for bounds"
-    return next(filter(None, sample.reasons.values()), unknown)
+    unknown = f"undefined for some {sample.over}"
+    known = [] if np.isnan(bounds.mean).any() else [*bounds.reasons.values()]
+    return next(filter(None, [*sample.reasons.values(), *known]), unknown)
 
 
 def _named(samples: Cells, cell: int) -> str:

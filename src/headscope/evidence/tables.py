@@ -44,9 +44,9 @@ def table(
     rows, reasoned = [], False
     for each in listed:
         joint, units = each.together() if jointly else None, each.n.tolist()
-        bounds, why = joint or each.estimate(), each.reasons
-        if joint:
-            why = {cell: str(told) for cell, told in zip(each.cells, joint.reason, strict=True) if told} | {**why}
+        bounds: Any = joint or each.estimate()
+        told = dict(enumerate(joint.reason.tolist())) if joint else bounds.reasons
+        why = {each.cells[place]: reason for place, reason in told.items() if reason} | {**each.reasons}
         reasoned |= bool(why)
         numbers = zip(bounds.mean.tolist(), bounds.low.tolist(), bounds.high.tolist(), strict=True)
         for cell, (mean, low, high), n in zip(each.cells, numbers, units, strict=True):

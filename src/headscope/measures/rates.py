@@ -15,7 +15,42 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 Bounds = tuple[float, float]
+# So many values that differ from the commonest one show a bootstrap what there is to see.
+ENOUGH_OTHERS = 5
+TOO_ALIKE = f"fewer than {ENOUGH_OTHERS} values differ from the commonest one"
 _GRID = 1001
+_SAME = 1e-12
+
+
+def seen_to_vary(values: Array, within: Bounds | None = None) -> NDArray[np.bool_]:
+    """Of which cells [unit, cell] a bootstrap sees enough: five values (of five units, four) but the commonest.
+
+    A rate, all of whose values lie at the ends of the range, has exact bounds and needs no bootstrap.
+    """
+    n = len(values)
+    near = _SAME * np.abs(values).max(0, initial=0.0)
+    # Over half of ten or more values are the commonest where under five are not: it is the median then.
+    some = np.partition(values, n // 2, axis=0)[n // 2][None] if n >= 2 * ENOUGH_OTHERS else values
+    alike = np.stack([(np.abs(values - each) <= near).sum(0) for each in some])
+    varies: NDArray[np.bool_] = n - alike.max(0) >= min(ENOUGH_OTHERS, n - 1)
+    return varies if within is None else varies & ~np.isin(values, within).all(0)
+
+
+def bounds_unseen(values: Array, within: Bounds | None, level: float = 0.95) -> Bounds | None:
+    """Bounds of a mean of [unit] that a bootstrap cannot see; None where values have no range, or are out of it.
+
+    Clopper and Pearson's where every value is at an end of the range, the rule of three where all are the same, a
+    bet's where nearly all are.
+    """
+    if within is None or not np.isfinite(within).all() or values.min() < within[0] or values.max() > within[1]:
+        return None
+    low, high = within
+    if np.isin(values, within).all():
+        rate = clopper_pearson(int((values == high).sum()), len(values), level)
+        return low + (high - low) * rate[0], low + (high - low) * rate[1]
+    if np.ptp(values) <= _SAME * np.abs(values).max():
+        return rule_of_three(float(values[0]), len(values), within, level)
+    return betting(values, within, level)
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Bounds:

@@ -139,13 +139,15 @@ class Samples(Cells):
     """`values` [unit, cell] of a quantity.
 
     `counts` [unit, cell], where given, makes them ratio samples: `values` are sums over so many rows. `units` tells
-    the units apart: two samples are paired where these agree.
+    the units apart: two samples are paired where these agree. `minus` [unit, cell] is what was subtracted, where
+    these are differences: those of rates have bounds of their own.
     """
 
     values: Array
     counts: Array | None = None
     units: tuple[Hashable, ...] = ()
     leave_out: bool = False
+    minus: Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", self.units or tuple(range(len(self.values))))
@@ -217,16 +219,18 @@ class Samples(Cells):
         return np.full(len(self), len(self.units))
 
     def estimate(self, level: float = 0.95) -> Estimate:
-        within = self.quantity.within
-        if not self.leave_out or not np.isnan(self.linear).any():
-            return interval(self.linear, level=level, within=within)
-        rows = np.full((3, len(self)), np.nan)
-        for cell, column in enumerate(self.linear.T):
-            known = column[~np.isnan(column)]
-            if len(known):
-                bounded = interval(known, level=level, within=within)
+        values, within, minus = self.linear, self.quantity.within, self.minus
+        if not self.leave_out or not np.isnan(values).any():
+            return interval(values, level=level, within=within, minus=minus)
+        rows, reasons = np.full((3, len(self)), np.nan), dict[int, str]()
+        for cell, column in enumerate(values.T):
+            known = ~np.isnan(column)
+            if known.any():
+                taken = None if minus is None else minus[known, cell]
+                bounded = interval(column[known], level=level, within=within, minus=taken)
                 rows[:, cell] = bounded.mean, bounded.low, bounded.high
-        return Estimate(rows[0], rows[1], rows[2], len(self.units))
+                reasons |= dict.fromkeys([cell] if bounded.reasons else [], "".join(bounded.reasons.values()))
+        return Estimate(rows[0], rows[1], rows[2], len(self.units), reasons)
 
     def together(self, *, above: float = 0.0, level: float = 0.95) -> Simultaneous:
         return simultaneous(self.linear, margin=above, level=level, within=self.quantity.within)
@@ -240,24 +244,34 @@ class Samples(Cells):
             )
         if len(other) != 1 and self.cells != other.cells:
             raise ValueError(f"{self.quantity.name!r} minus {other.quantity.name!r}: the cells differ")
-        values, leave_out = self.linear - other.linear, self.leave_out or other.leave_out
-        return replace(self, quantity=self.quantity.difference(), values=values, counts=None, leave_out=leave_out)
+        plain = self.counts is None and other.counts is None
+        values, taken = self.linear - other.linear, np.broadcast_to(other.linear, self.values.shape)
+        return replace(
+            self,
+            quantity=self.quantity.difference(),
+            values=values,
+            counts=None,
+            leave_out=self.leave_out or other.leave_out,
+            minus=taken if plain else None,
+        )
 
     def __neg__(self) -> "Samples":
         within = self.quantity.within
         quantity = replace(self.quantity, within=None if within is None else (-within[1], -within[0]))
-        return replace(self, quantity=quantity, values=-self.values)
+        taken = None if self.minus is None else self.values + self.minus
+        return replace(self, quantity=quantity, values=-self.values, minus=taken)
 
     def changed(self, quantity: Quantity, change: Callable[[Array], Any]) -> "Samples":
         """Another quantity of the same units and cells: `change` of all values [unit, cell]."""
-        return replace(self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None)
+        return replace(
+            self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None, minus=None
+        )
 
     def rows(self: S, chosen: slice | NDArray[Any] | Sequence[int]) -> S:
         """Some of the units."""
         places = np.arange(len(self.units))[chosen]
-        counts = None if self.counts is None else self.counts[places]
-        units = tuple(self.units[place] for place in places)
-        return replace(self, values=self.values[places], counts=counts, units=units)
+        arrays = {name: array[places] for name, array in self._arrays.items()}
+        return replace(self, units=tuple(self.units[place] for place in places), **arrays)
 
     def halves(self: S) -> Split[S]:
         """Units of even place select, those of odd place estimate."""
@@ -280,8 +294,13 @@ class Samples(Cells):
         return self._taken(np.flatnonzero(self.together(above=above).at_least > above).tolist())
 
     def _taken(self: S, chosen: list[int], **arrays: Any) -> S:
-        counts = None if self.counts is None else self.counts[:, chosen]
-        return super()._taken(chosen, values=self.values[:, chosen], counts=counts, **arrays)
+        return super()._taken(chosen, **{name: array[:, chosen] for name, array in self._arrays.items()}, **arrays)
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        """Everything that is [unit, cell], by its field."""
+        named = {"values": self.values, "counts": self.counts, "minus": self.minus}
+        return {name: array for name, array in named.items() if array is not None}
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -299,15 +318,22 @@ def stacked(listed: Sequence[Samples]) -> Samples:
     if len({(each.quantity, each.axes, each.units, each.over, each.counts is None) for each in listed}) != 1:
         named = ", ".join(repr(each.quantity.name) for each in listed) or "nothing"
         raise ValueError(f"cannot stack samples of {named}: quantity, axes and units must be the same")
-    counts = [each.counts for each in listed if each.counts is not None]
+
     return replace(
         listed[0],
         chosen={},
         cells=tuple(cell for each in listed for cell in each.cells),
         reasons={cell: why for each in listed for cell, why in each.reasons.items()},
         values=np.concatenate([each.values for each in listed], axis=1),
-        counts=np.concatenate(counts, axis=1) if counts else None,
+        counts=_joined([each.counts for each in listed]),
+        minus=_joined([each.minus for each in listed]),
     )
+
+
+def _joined(arrays: Sequence[Array | None]) -> Array | None:
+    """Side by side, where none is missing."""
+    there = [array for array in arrays if array is not None]
+    return np.concatenate(there, axis=1) if len(there) == len(arrays) else None
 
 
 class Tally:

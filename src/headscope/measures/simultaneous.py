@@ -14,19 +14,25 @@ cells on 20 prompts need a t of 5.2 where sign flips need 4.6, left-skewed ones 
 and 8, 64 and 500 cells of normal, skewed, bounded and tied differences the rate holds, and is far below what is
 stated where cells outnumber prompts. `pytest tests/test_simultaneous.py -s -k rates` prints all of these.
 
-What no resampling can know: a cell that is the same on every prompt seen has bounds at its mean, although a
-rare prompt may differ; where so many cells had the chance of it that it proves nothing, it has none. Not done
-here: false discovery rates (this is the stricter promise, that nothing at all is named in vain), one cell alone
-(measures.intervals), verdicts (measures.equivalence).
+What no resampling can know is a rare prompt that was not seen. Cells that are rates, or of which nearly all values
+are the same (measures.rates), have bounds of their own: exact ones for rates, those of a bet or the rule of three for
+other bounded scores, each at Bonferroni's level, with Holm's p values. Where there are cells of both kinds, each kind
+has half of the error. Alike values without a range have no bounds. Not done here: false discovery rates (this is the
+stricter promise, that nothing at all is named in vain), one cell alone (measures.intervals), verdicts
+(measures.equivalence).
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from headscope.errors import BadArgument
+from headscope.measures.rates import TOO_ALIKE, Bounds, bounds_unseen, seen_to_vary
 
 Array = NDArray[np.float64]
 # With fewer, skewed differences break the promise: 1 in 8 families of 64 cells at 8 prompts, 2 in 5 at 5.
@@ -37,6 +43,8 @@ RESAMPLES = 1999
 # at least this share of the sample's. A tenth, as for one cell, lets skewed maxima through (17% over 20 prompts).
 _VARIANCE_FLOOR = 0.02
 _CELLS_AT_ONCE = 2**21
+# Where a bound has to be inverted, p is known to the next of these.
+_TAILS = np.geomspace(1e-9, 0.49, 60).tolist()
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,12 @@ def simultaneous(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    within: tuple[float, float] | None = None,
+    within: Bounds | None = None,
 ) -> Simultaneous:
     """Means of [prompt, cell, ...] with bounds and p values of family-wise error 1 - `level`.
 
     The p values test whether a mean exceeds `margin`. `within` is the range of a bounded score: bounds are
-    cut off at its ends. Cells with a NaN take no part; below ten prompts nothing but the mean is defined.
+    never beyond its ends. Cells with a NaN take no part; below ten prompts nothing but the mean is defined.
 
     >>> found = simultaneous(np.array([[0.5, 0.1], [0.6, -0.1]] * 5))
     >>> (found.at_least > 0).tolist(), found.cells
@@ -95,17 +103,17 @@ def simultaneous(
     if n < MIN_UNITS_TOGETHER:
         reason[defined] = f"{n} prompts, and bounds for all at once need {MIN_UNITS_TOGETHER}"
         defined = np.zeros_like(defined)
-    constant = defined & (cells.min(0, initial=np.inf) == cells.max(0, initial=-np.inf))
-    # So often one value in a row proves nothing where many cells had the chance: two sides of a coin for each.
-    unproven = defined.sum() * 0.5**n
-    if unproven <= 1 - level:
-        bounds[1:5, constant] = bounds[0, constant] = cells[0, constant]
-        bounds[5:, constant] = np.where(bounds[0, constant] > margin, max(unproven, 1 / (1 + resamples)), 1.0)
-    else:
-        reason[constant] = f"the same on {n} prompts, which proves little for {defined.sum()} at once"
-    varied = defined & ~constant
-    if varied.any():
-        bounds[1:, varied] = _judged(cells[:, varied], margin, level, seed, resamples)
+    resampled = defined & seen_to_vary(cells, within)
+    unseen = defined & ~resampled
+    # Each of two kinds of bounds may err with half the chance.
+    shared = 2 if resampled.any() and unseen.any() and within is not None else 1
+    own = 1 - (1 - level) / shared
+    if resampled.any():
+        bounds[1:, resampled] = _judged(cells[:, resampled], margin, own, seed, resamples)
+    if unseen.any():
+        bounds[1:, unseen] = _one_by_one(cells[:, unseen], margin, own, within)
+        reason[unseen & np.isnan(bounds[1])] = TOO_ALIKE
+    bounds[5] = np.minimum(1, shared * bounds[5])
     if within is not None:
         bounds[1:5] = bounds[1:5].clip(*within)
     mean, at_least, at_most, low, high, p, alone = (row.reshape(shape) for row in bounds)
@@ -157,6 +165,39 @@ def _judged(cells: Array, margin: float, level: float, seed: int, resamples: int
     above, below = np.sort(largest)[::-1], np.sort(-smallest)[::-1]
     reach = np.array([[above[one - 1]], [-below[one - 1]], [above[two - 1]], [-below[two - 1]]])
     return np.concatenate([mean - reach * error, p])
+
+
+def _one_by_one(cells: Array, margin: float, level: float, within: Bounds | None) -> Array:
+    """[6, cell] as `_judged`, of cells that no resampling can judge: Bonferroni's bounds and Holm's p values."""
+    many, found = cells.shape[1], np.full((6, cells.shape[1]), np.nan)
+    tail = (1 - level) / many
+    for cell, values in enumerate(cells.T):
+        one, two = (bounds_unseen(values, within, 1 - times * tail) for times in (2, 1))
+        if one is not None and two is not None:
+            found[:4, cell] = one[0], one[1], *two
+            found[5, cell] = _p_alone(values, margin, within)
+    order = np.argsort(found[5], kind="stable")
+    holm = np.maximum.accumulate(np.minimum(1, found[5][order] * (many - np.arange(many))))
+    found[4, order] = holm
+    return found
+
+
+def _p_alone(values: Array, margin: float, within: Bounds | None) -> float:
+    """p of "the mean is at most the margin": exact for a rate, else the smallest tail whose bound exceeds it."""
+    assert within is not None
+    low, high = within
+    if np.isin(values, within).all():
+        rate = min(max((margin - low) / (high - low), 0.0), 1.0)
+        return float(stats.binom.sf((values == high).sum() - 1, len(values), rate))
+    reached = partial(_exceeds, values, margin, within)
+    first = bisect_left(_TAILS, True, key=reached)
+    return _TAILS[first] if first < len(_TAILS) else 1.0
+
+
+def _exceeds(values: Array, margin: float, within: Bounds, tail: float) -> bool:
+    """Whether the one-sided lower bound that errs with this chance lies above the margin."""
+    bounds = bounds_unseen(values, within, 1 - 2 * tail)
+    return bounds is not None and bool(bounds[0] > margin)
 
 
 def _resampled_t(scaled: Array, seed: int, resamples: int) -> Iterator[Array]:

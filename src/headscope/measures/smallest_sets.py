@@ -78,7 +78,7 @@ class SmallestSet:
 def smallest_necessary(selection: Game, estimation: Game, *, share: float = 0.9) -> SmallestSet:
     """The smallest set found whose ablation does at least `share` of the damage of ablating all players, on average.
 
-    >>> game = Game.of("abc", lambda ablated: np.full(5, float("b" in ablated)), prompts=5)
+    >>> game = Game.of("abc", lambda ablated: ("b" in ablated) * np.linspace(1, 2, 6), prompts=6)
     >>> smallest_necessary(game, game).members
     ('b',)
 
@@ -132,12 +132,15 @@ def _nothing_to_share(game: Game) -> str:
     """Why no share of the effect of all players can be taken; empty if it can."""
     if game.prompts < MIN_UNITS:
         return f"{game.prompts} prompts to select on are too few: at least {MIN_UNITS} are needed"
-    whole = interval(game(game.everyone))
-    if float(whole.low) > 0:
+    damage = game(game.everyone)
+    whole = interval(damage)
+    # Values too alike for bounds are enough to search by: what is found is judged on other prompts.
+    if float(whole.low) > 0 or (whole.reasons and (damage > 0).all()):
         return ""
+    between = "" if whole.reasons else f" [{float(whole.low):.3g}, {float(whole.high):.3g}]"
     return (
         "ablating all players together does no clear damage on the selection prompts "
-        f"({float(whole.mean):.3g} [{float(whole.low):.3g}, {float(whole.high):.3g}])"
+        f"({float(whole.mean):.3g}{between})"
     )
 
 
