@@ -104,8 +104,8 @@ def interval(
 def _of_rates(cells: Array, minus: Array) -> NDArray[np.bool_]:
     """Which cells are the difference of two columns of zeros and ones."""
     plus = np.round(cells + minus, 9)
-    both: NDArray[np.bool_] = (np.isin(plus, (0.0, 1.0)) & np.isin(minus, (0.0, 1.0))).all(0)
-    return both
+    binary = np.isin(plus, (0.0, 1.0)) & np.isin(minus, (0.0, 1.0))
+    return np.asarray(binary.all(0), bool)
 
 
 def _studentised(cells: Array, counts: NDArray[np.int64], level: float) -> Array:
