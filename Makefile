@@ -2,7 +2,8 @@
 #   make demo    the main job on the shipped model; prints the path of the report
 #   make test    every test, slow ones included (browser tests skip by name without a Chromium)
 #   make check   ruff, mypy, layering      make bench   ratios side by side      make studies   every study, quick
-#   make coverage   how often intervals hold, on simulated samples (half an hour)
+#   make coverage   how often intervals hold, on simulated samples (half an hour); writes docs/coverage.md
+#   make nulls   every claim on 60 models with random weights (resumes; under 90 minutes); writes docs/truth.md
 #   make families   the certificate on every model type of transformers; writes docs/families.md and .json
 #   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench peers studies coverage families compat clean
+.PHONY: demo test check bench peers studies coverage nulls families compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -55,7 +56,12 @@ studies: $(VENV)/.run
 	  $(BIN)/headscope study $$name --quick --out runs/studies/$$name || exit 1; done
 
 coverage: $(VENV)/.dev
-	$(BIN)/python tools/coverage.py
+	$(BIN)/python tools/coverage.py --out docs/coverage.md
+
+nulls: $(VENV)/.dev
+	$(BIN)/python -m tools.nulls run
+	$(BIN)/python -m tools.nulls run --fresh
+	$(BIN)/python -m tools.nulls page
 
 families: $(VENV)/.dev
 	$(BIN)/python -m tests.families.survey --fresh --out docs

@@ -2,7 +2,7 @@
 
 In: samples (or statistics) and what is wanted of them. Out: an evidence row that says yes, no or unclear. *Yes* and
 *no* are surely on one side, by a bound; what lies between is unclear, and "no significant change" is never "no
-change": that is a test of its own, equivalence, by the 90% interval inside the margin (Schuirmann 1987).
+change": that is a test of its own, equivalence, by an inner interval inside the margin (measures.equivalence).
 
 Many cells: `any_of` says yes and no by bounds that hold for all cells at once; `every` says yes where each cell's own
 bound holds (all must, which needs no correction), and no by the bounds of all. A cell that was chosen on other units
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headscope.measures.equivalence import inner_level
 from headscope.measures.intervals import Array, Estimate
 from headscope.measures.samples import Cells, Samples
 from headscope.results.study import EvidenceRow
@@ -110,13 +111,13 @@ class Test:
         if len(sample) != 1:
             raise ValueError(f"test {self.what!r}: {len(sample)} cells; use at(...), any_of or every")
         usual, strict = sample.estimate(LEVEL), sample.estimate(no_level)
-        inner = usual if self.within is None else sample.estimate(2 * LEVEL - 1)
+        inner = usual if self.within is None else sample.estimate(_inner(sample))
         side = _side(self._holds(inner).all(), self._fails(strict.low, strict.high).all())
         # Equivalence is shown by the inner interval: the row has the bounds that decided.
         return _found(sample, inner if side == "yes" else usual, side)
 
     def _holds(self, bounds: Estimate) -> Bools:
-        """Which cells surely are on the wanted side; `within` takes bounds of level 2 `LEVEL` - 1."""
+        """Which cells surely are on the wanted side; `within` takes those of equivalence."""
         comparison, margin = self.wanted
         if comparison == "within":
             return (bounds.low > -margin) & (bounds.high < margin)
@@ -182,7 +183,7 @@ class _Every(Test):
             return Found(reason=_why(sample, sample.estimate()))
         joint, inner = (
             sample.together(level=no_level),
-            sample.estimate(LEVEL if self.within is None else 2 * LEVEL - 1),
+            sample.estimate(LEVEL if self.within is None else _inner(sample)),
         )
         one_sided = self.within is None
         low, high = (inner.low, joint.at_most) if one_sided else (joint.low, joint.high)
@@ -243,6 +244,10 @@ def injected(test: Test) -> Test:
     free = replace(sample.quantity, within=None)
     shifted = sample.changed(free, lambda values: values - values.mean(0) + 2 * margin)
     return replace(test, what="twice the margin, injected", sample=shifted)
+
+
+def _inner(sample: Cells) -> float:
+    return inner_level(LEVEL, int(sample.n.min()))
 
 
 def _side(yes: Any, no: Any) -> str:
