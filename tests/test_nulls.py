@@ -1,4 +1,4 @@
-"""Four of the models with random weights that `make nulls` counts: no claim is supported, with its needs or without."""
+"""Four of the random models that `make nulls` counts: no claim is supported, with its needs or without them."""
 
 from pathlib import Path
 
