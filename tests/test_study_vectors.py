@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import headscope as hs
 from headscope.cli import main
-from headscope.detectors.key_attention import key_attention
+from headscope.detectors.key_attention import KeyAttention, key_attention
 from headscope.detectors.roles import example_to_example
 from headscope.errors import BadArgument, PromptError
 from headscope.evidence import Test
@@ -49,6 +49,7 @@ from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks import linear
+from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 from tests import pair_models, planted_pairs
 
@@ -340,6 +341,18 @@ def test_attention_on_keys_is_read_prompt_by_prompt(numbers):
         key_attention(numbers, example_to_example, none)
 
 
+def test_a_head_that_attends_to_all_numbers_is_no_top_induction_head(numbers, monkeypatch):
+    # It attends to earlier y more than the one that attends to nothing else, and to what is no y as much.
+    attention = np.random.default_rng(0).uniform(0.0, 0.1, (15, 12))
+    null = attention.copy()
+    every, only_y = numbers.heads.index(Head(1, 2)), numbers.heads.index(Head(0, 3))
+    attention[:, every], null[:, every], attention[:, only_y] = 0.5, 0.5, 0.4
+    samples = [over_heads(DIFFERENCE, numbers.heads, each) for each in (attention, attention - null)]
+    scores = {head_effects.EXAMPLES: Split(*[KeyAttention(*samples)] * 2)}
+    monkeypatch.setattr(head_effects, "induction", lambda ctx: scores)
+    assert context(numbers, top=1).once(head_effects.top_heads).induction == (Head(0, 3),)
+
+
 def test_the_same_ranking_overlaps_wholly_and_the_opposite_not_at_all():
     heads = [Head(0, index) for index in range(8)]
     values = np.arange(8.0)[None] + np.random.default_rng(0).normal(0, 0.01, (20, 8))
@@ -604,10 +617,11 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
 
 
 def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(numbers, monkeypatch, tmp_path):
-    def unread(*args):
+    def unread(*args, **kwargs):
         raise PromptError("cannot read attention.")
 
-    monkeypatch.setattr(head_effects, "key_attention", unread)
+    for reads in ("key_attention", "role_attention"):
+        monkeypatch.setattr(head_effects, reads, unread)
     study = hs.study("vectors", model=numbers, out=tmp_path / "run", **SMALL)
     needs = {row.what: row.reason for row in claim(study, "different_heads").evidence}
     assert needs["mean attention of the top induction heads beyond the null"] == "cannot read attention."

@@ -83,7 +83,7 @@ def agreements(ctx: Ctx) -> dict[str, Agreement]:
     """How the ranking by indirect effect agrees with that by each induction score that was measured."""
     top, own, seed = ctx.once(top_heads), ctx.once(indirect_effects).estimation, ctx.settings.seed
     return {
-        kind: agreement(own, score.estimation.attention, (top.function_vector, top.by_score[kind]), seed=seed)
+        kind: agreement(own, score.estimation.beyond_null, (top.function_vector, top.by_score[kind]), seed=seed)
         for kind, score in ctx.once(induction).items()
         if isinstance(score, Split)
     }
