@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import headscope as hs
 from headscope.cli import main
-from headscope.detectors.key_attention import key_attention
+from headscope.detectors.key_attention import KeyAttention, key_attention
 from headscope.detectors.roles import example_to_example
 from headscope.errors import BadArgument, PromptError
 from headscope.evidence import Test
@@ -40,17 +40,20 @@ from headscope.studies.vectors.effects import (
     Outcomes,
     outcomes_under,
     plain_outcomes,
+    recovered,
 )
 from headscope.studies.vectors.head_effects import effects_of_heads, mean_head_outputs
 from headscope.studies.vectors.problems import VectorsConfig, problems
 from headscope.studies.vectors.task_vector import TASK, task_vectors
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import cell_values
+from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks import linear
+from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 from tests import pair_models, planted_pairs
 
-SMALL = {"n": 15, "each": 3, "sources": 3, "random_vectors": 1, "random_sets": 3}
+SMALL = {"n": 15, "each": 3, "sources": 3, "random_vectors": 1, "random_sets": 19}
 SUPPORTED, REFUTED, UNDETERMINED = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.UNDETERMINED
 
 
@@ -67,7 +70,7 @@ def text(tmp_path_factory) -> hs.Model:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> hs.Study:
     model = planted_pairs.adding(tmp_path_factory.mktemp("planted"))
-    return hs.study("vectors", model=model, n=30, sources=6, random_vectors=2, random_sets=11)
+    return hs.study("vectors", model=model, n=30, sources=6, random_vectors=2)
 
 
 def context(model: hs.Model, **settings) -> Context:
@@ -329,12 +332,25 @@ def test_attention_on_keys_is_read_prompt_by_prompt(numbers):
     expected = (at_6 + at_10 + at_14) / 3
     assert found.attention.at(head="1.2", layer=1).values[:, 0] == pytest.approx(expected.numpy(), abs=1e-5)
     null = found.attention - found.beyond_null
-    # Other keys of the same query, weighted to as many as there are y: of 7, 11 and 15 visible keys all but 1, 2, 3.
-    others = [(1 - at_6) / 6, (1 - at_10) * 2 / 9, (1 - at_14) * 3 / 12]
+    # The x on both sides of every y, weighted to as many as there are y: those at 5 and 9 lie beside two.
+    around = {6: [1, 5], 10: [1, 5, 5, 9], 14: [1, 5, 5, 9, 9, 13]}
+    others = [run["pattern", 1][:, 2, query, keys].sum(-1) / 2 for query, keys in around.items()]
     assert null.at(head="1.2", layer=1).values[:, 0] == pytest.approx(sum(others).numpy() / 3, abs=1e-5)
     none = linear(numbers, halves(numbers, shots=3).selection.zero)
     with pytest.raises(PromptError, match="no prompt has a query"):
         key_attention(numbers, example_to_example, none)
+
+
+def test_a_head_that_attends_to_all_numbers_is_no_top_induction_head(numbers, monkeypatch):
+    # It attends to earlier y more than the one that attends to nothing else, and to what is no y as much.
+    attention = np.random.default_rng(0).uniform(0.0, 0.1, (15, 12))
+    null = attention.copy()
+    every, only_y = numbers.heads.index(Head(1, 2)), numbers.heads.index(Head(0, 3))
+    attention[:, every], null[:, every], attention[:, only_y] = 0.5, 0.5, 0.4
+    samples = [over_heads(DIFFERENCE, numbers.heads, each) for each in (attention, attention - null)]
+    scores = {head_effects.EXAMPLES: Split(*[KeyAttention(*samples)] * 2)}
+    monkeypatch.setattr(head_effects, "induction", lambda ctx: scores)
+    assert context(numbers, top=1).once(head_effects.top_heads).induction == (Head(0, 3),)
 
 
 def test_the_same_ranking_overlaps_wholly_and_the_opposite_not_at_all():
@@ -348,7 +364,10 @@ def test_the_same_ranking_overlaps_wholly_and_the_opposite_not_at_all():
     assert same.rho.point[0] == pytest.approx(1)
     assert same.p_value_at_least == pytest.approx(1 / 28)  # one pair of 8 over 2
     assert same.p_value < 0.01
+    # Each ranking finds its top heads again, and so does the other; or not a single one of the other's.
+    assert [each.point[0] for each in (*same.ceilings, *same.room)] == [1.0, 1.0, 0.0, 0.0]
     opposite = agreement(effects, -effects, (top, bottom), seed=0)
+    assert [each.point[0] for each in (*opposite.ceilings, *opposite.room)] == [1.0, 1.0, 1.0, 1.0]
     assert (opposite.common, opposite.share.estimate().high) == (0, 0.0)
     assert opposite.p_value_at_least == pytest.approx(1)
     assert opposite.rho.point[0] == pytest.approx(-1)
@@ -361,6 +380,17 @@ def test_the_chosen_layer_is_the_most_accurate_and_then_the_most_probable():
         *(Samples.grid(q, {LAYER: range(3)}, v) for q, v in ((ACCURACY, accuracy), (PROBABILITY, probability)))
     )
     assert outcomes.best_layer() == {"layer": 2}
+
+
+def test_a_recovered_share_is_uncertain_in_what_examples_add_too():
+    gained = Samples.grid(DIFFERENCE, {LAYER: [0]}, np.array([[0.4], [0.4], [0.4], [0.4], [0.4], [0.4]]))
+    gap = Samples.one(DIFFERENCE, [0.6, 1.0, 0.7, 0.9, 0.8, 0.8])
+    share = recovered(gained, gap).estimate()
+    assert share.mean[0] == pytest.approx(0.5)
+    assert share.low[0] < 0.45 < 0.55 < share.high[0]
+    hardly = recovered(gained, gap.changed(DIFFERENCE, lambda values: values - 0.65))
+    assert np.isnan(hardly.mean).all()
+    assert set(hardly.reasons.values()) == {"examples do not clearly raise accuracy"}
 
 
 # The rules of the claims.
@@ -424,6 +454,9 @@ def test_a_claim_falls_with_each_comparison_that_it_needs(verdict, name):
 def test_a_layer_that_was_not_chosen_keeps_a_claim_from_falling():
     assert verdict_of_vector(share=0.05, elsewhere=0.9) is UNDETERMINED
     assert verdict_of_heads(share=0.05, elsewhere=0.9) is UNDETERMINED
+    # The vector of another function is followed before a layer that was not chosen.
+    late = task_not_answer.Transferred(chosen(0.8), chosen(0.8), chosen(0.0, 0.8), chosen(0.0), OWN)
+    assert task_not_answer.task_rather_than_answer(HELP, late).verdict is UNDETERMINED
     assert verdict_of_heads(**{"random heads": None}) is UNDETERMINED  # no other set of so many heads
 
 
@@ -438,9 +471,21 @@ def kinds(effect=0.1, attention=0.5):
     return [HELP, Test("effect", about(effect), above=0.0), Test("attention", about(attention), above=0.1)]
 
 
+def test_rankings_that_do_not_find_themselves_again_name_no_different_heads():
+    # Two scores of noise: their top heads differ, and so do those of each from its own on other units.
+    heads, generator = [Head(0, index) for index in range(64)], np.random.default_rng(0)
+    halves = [[over_heads(DIFFERENCE, heads, generator.normal(size=(40, 64))) for _ in range(2)] for _ in range(2)]
+    picked = [[heads[k] for k in np.argsort(-selection.mean)[:4]] for selection, _ in halves]
+    noise = agreement(halves[0][1], halves[1][1], tuple(picked), seed=0)
+    assert noise.share.estimate().high[0] < 0.5  # few are common
+    judged = different_heads.heads_differ(kinds(), noise)
+    assert judged.verdict is UNDETERMINED
+    assert "What must show it does not: top function-vector heads found again" in judged.because
+
+
 def test_the_rules_of_the_claims_about_two_kinds_of_heads():
     heads = [Head(0, index) for index in range(12)]
-    values = np.arange(12.0) + np.random.default_rng(0).normal(0, 0.01, (10, 12))
+    values = np.arange(12.0) + np.random.default_rng(0).normal(0, 0.6, (10, 12))
     one = over_heads(DIFFERENCE, heads, values, over="functions")
     same = agreement(one, one, (heads[8:],) * 2, seed=0)
     other = agreement(one, -one, (heads[8:], heads[:4]), seed=0)
@@ -448,21 +493,29 @@ def test_the_rules_of_the_claims_about_two_kinds_of_heads():
     assert differ(kinds(), other).verdict is SUPPORTED
     assert differ(kinds(), same).verdict is REFUTED
     assert differ(kinds(), None).verdict is UNDETERMINED
-
-    def ablated(mine, theirs, random):
-        values = np.concatenate([about(mine).values, about(theirs).values[::-1]], axis=1)
-        groups = {matter_more.GROUP: [matter_more.FUNCTION_VECTOR, matter_more.INDUCTION]}
-        lost = Samples.grid(matter_more.LOST, groups, values)
-        return matter_more.Ablated(lost, lost, lost.changed(matter_more.BEYOND, lambda v: v - random), {})
-
     more = matter_more.function_vector_heads_more
     assert more(kinds(), ablated(0.5, 0.2, 0.2)).verdict is SUPPORTED
     assert more(kinds(), ablated(0.5, 0.49, 0.2)).verdict is REFUTED
-    assert more(kinds(), ablated(0.5, 0.2, 0.6)).verdict is REFUTED
+    # Beyond the mean of random sets and yet not among the largest, whatever that mean is taken for.
+    middling = more(kinds(), ablated(0.5, 0.2, 0.45))
+    assert (middling.verdict, "rank among random sets" in middling.because) == (UNDETERMINED, True)
+    assert more(kinds(), ablated(0.5, 0.2, 0.9, sets=60)).verdict is REFUTED
+    assert more(kinds(), ablated(-0.2, -0.5, -0.5)).verdict is REFUTED  # accuracy is gained, not lost
     assert more(kinds(), ablated(0.5, 0.45, 0.2)).verdict is UNDETERMINED
     assert more(kinds(), None).verdict is UNDETERMINED
     for needs in (kinds(effect=0.0), kinds(effect=-0.1), kinds(attention=0.1), kinds(attention=0.0)):
         assert differ(needs, other).verdict is more(needs, ablated(0.5, 0.2, 0.2)).verdict is UNDETERMINED
+
+
+def ablated(mine, theirs, random, sets=20):
+    """What both kinds of heads cost, beside random sets that cost about `random`."""
+    values = np.concatenate([about(mine).values, about(theirs).values[::-1]], axis=1)
+    groups = {matter_more.GROUP: [matter_more.FUNCTION_VECTOR, matter_more.INDUCTION]}
+    lost = Samples.grid(matter_more.LOST, groups, values)
+    drawn = torch.linspace(random - 0.1, random + 0.1, sets, dtype=torch.float64)[:, None].expand(sets, 10)
+    own = torch.from_numpy(values[:, 0])
+    beside = AgainstRandom((Head(0, 0),), own, ((Head(1, 0),),) * sets, drawn, 99, "layers")
+    return matter_more.Ablated(lost, lost, {matter_more.FUNCTION_VECTOR: beside}, {})
 
 
 def test_claims_are_short(planted):
@@ -519,7 +572,7 @@ def test_a_shipped_model_that_was_taught_to_carry_the_function_carries_it():
 
 def test_an_answer_that_is_carried_is_no_task(tmp_path):
     model = planted_pairs.adding(tmp_path, carried=False)
-    study = hs.study("vectors", model=model, n=30, sources=6, random_vectors=1, random_sets=3)
+    study = hs.study("vectors", model=model, n=30, sources=6, random_vectors=1)
     assert claim(study, "single_vector").verdict is REFUTED
     assert claim(study, "task_not_answer").verdict is REFUTED
     needs = [row.what for row in claim(study, "task_not_answer").evidence if row.role == "need"]
@@ -531,7 +584,7 @@ def test_an_answer_that_is_carried_is_no_task(tmp_path):
 def test_random_weights_show_nothing(make, seed, tmp_path):
     study = hs.study("vectors", model=make(tmp_path, seed=seed), seed=seed, **SMALL)
     assert {one.verdict for one in study.claims} == {UNDETERMINED}
-    assert "there is no task for a vector to transfer" in study.answer[0]
+    assert "whether a vector transfers a task could not be tested" in study.answer[0]
     assert all("Not judged: accuracy with examples minus without" in one.because for one in study.claims)
     for name, table in study.tables.items():
         assert set(table.describe()[0]) == {"name", "unit", "meaning"}, name
@@ -564,10 +617,11 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
 
 
 def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(numbers, monkeypatch, tmp_path):
-    def unread(*args):
+    def unread(*args, **kwargs):
         raise PromptError("cannot read attention.")
 
-    monkeypatch.setattr(head_effects, "key_attention", unread)
+    for reads in ("key_attention", "role_attention"):
+        monkeypatch.setattr(head_effects, reads, unread)
     study = hs.study("vectors", model=numbers, out=tmp_path / "run", **SMALL)
     needs = {row.what: row.reason for row in claim(study, "different_heads").evidence}
     assert needs["mean attention of the top induction heads beyond the null"] == "cannot read attention."
@@ -577,10 +631,12 @@ def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(
 
 
 def test_what_was_chosen_stays_when_the_study_is_quick():
-    quick = VectorsConfig(n=30, sources=6, random_vectors=1, random_sets=6)
+    quick = VectorsConfig(n=30, sources=6, random_vectors=1)
     assert VectorsConfig(n=30).quick() == quick
     with pytest.raises(BadArgument, match="sources=0"):
         VectorsConfig(sources=0)
+    with pytest.raises(BadArgument, match="random_sets=18"):  # no rank among these has p at most .05
+        VectorsConfig(random_sets=18)
     names = {field.name for field in dataclasses.fields(VectorsConfig)}
     assert {"each", "sources", "top", "random_vectors", "random_sets", "n", "seed"} <= names
 

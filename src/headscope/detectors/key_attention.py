@@ -2,16 +2,18 @@
 
 In: a model, prompts and which keys count for which query (detectors.pairs, detectors.roles). Out: `KeyAttention`,
 samples [prompt, head] of the attention and of its excess over the null, on prompts that every layer judges. The
-null are the same key sets on matched prompts, or equally many other visible keys of the same queries.
+null are the same key sets on matched prompts, or other visible keys of the same queries: those that the key sets
+name (numbers of another role), or all. All nulls of a kind of heads of pairs: `roles.role_attention`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
+from headscope.detectors.scores import LayerMass
 from headscope.errors import PromptError
 from headscope.measures.samples import Samples, over_heads
 from headscope.models.model import Model
@@ -29,6 +31,26 @@ class KeyAttention:
     attention: Samples
     beyond_null: Samples
 
+    @classmethod
+    def of(cls, model: Model, layers: Mapping[int, LayerMass]) -> "KeyAttention":
+        """Of what one detector read in every layer, such as `roles.role_attention`.
+
+        Raises:
+            PromptError: where no prompt has a query to judge in every layer.
+        """
+        read = [layers[layer] for layer in sorted(layers)]
+        kept = torch.stack([each.kept for each in read]).all(0)
+        if not bool(kept.any()):
+            raise PromptError("cannot read attention: no prompt has a query to judge in every layer.")
+        attention, excess = (
+            over_heads(quantity, model.heads, torch.cat(values, dim=1)[kept].double().numpy())
+            for quantity, values in (
+                (ATTENTION, [each.mass for each in read]),
+                (BEYOND_NULL, [each.above for each in read]),
+            )
+        )
+        return cls(attention, excess)
+
 
 def key_attention(
     model: Model, keys: Callable[[Prompts], KeySets], shown: Prompts, matched: Prompts | None = None
@@ -45,14 +67,10 @@ def key_attention(
         on_matched = MassReading([keys(shown)])
         model.read(matched, [on_matched])
         null = on_matched.mass
-    layers = sorted(reading.mass)
-    mass = torch.cat([reading.mass[layer][0] for layer in layers], dim=1)
-    beyond = mass - torch.cat([null[layer][0] for layer in layers], dim=1)
-    kept = ~beyond.isnan().any(1)
-    if not bool(kept.any()):
-        raise PromptError("cannot read attention: no prompt has a query to judge in every layer.")
-    attention, excess = (
-        over_heads(quantity, model.heads, values[kept].double().numpy())
-        for quantity, values in ((ATTENTION, mass), (BEYOND_NULL, beyond))
+    return KeyAttention.of(
+        model,
+        {
+            layer: LayerMass(mass[0], null[layer][0], reading.uniform[layer][0])
+            for layer, mass in reading.mass.items()
+        },
     )
-    return KeyAttention(attention, excess)

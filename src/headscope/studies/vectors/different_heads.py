@@ -2,7 +2,9 @@
 
 In: causal indirect effects and induction scores of every head on the estimating half, and the top heads that the
 selecting half picked. Out: the share of top heads that both rankings have in common, against rankings at random, and
-the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts.
+the rank correlation of both scores over all heads, with percentiles over resampled functions and prompts. Rankings of
+noise differ as well: kinds are told apart only where each ranking finds its own top heads again on the other half,
+and the other kind's ranking clearly fewer of them.
 """
 
 from collections.abc import Sequence
@@ -19,8 +21,10 @@ from headscope.studies.vectors.problems import Ctx
 from headscope.tables import Column
 from headscope.tasks.split import Split
 
-COMMON_MARGIN = 0.5
-"""From this share of common heads on, two kinds of heads are not different."""
+RELIABLE = 0.5
+"""Share of its top heads that a ranking must find again to name heads at all."""
+MARGIN = 0.25
+"""By which share of the top heads the other kind's ranking must find fewer."""
 _JUDGED = Column("judged", pl.Boolean, "whether the claims go by this score")
 _COUNTS = (
     Column("top", pl.Int64, "heads taken of each ranking"),
@@ -54,15 +58,24 @@ def different_heads(ctx: Ctx) -> Part:
 
 
 def heads_differ(needs: Sequence[Test], judged: Agreement | None) -> Claim:
-    """Whether fewer than half of the top heads of one kind are top heads of the other."""
-    what, share = "share of the top heads that are of both kinds", None if judged is None else judged.share
-    tables = [] if judged is None else ["overlap", "rank_correlations", "induction_scores"]
+    """Whether each kind's ranking finds its own top heads again on other units, and the other kind's does not."""
+    none, kinds = "induction heads were not measured", ("function-vector", "induction")
+    ceilings, room = ((None, None), (None, None)) if judged is None else (judged.ceilings, judged.room)
+    again = "top {} heads found again on the other half: share"
     return claim(
         "different_heads",
-        "Function-vector heads and induction heads are different heads: fewer than half of the top heads are common.",
+        "Function-vector heads and induction heads are different heads: each ranking finds its own top heads again, "
+        "and clearly fewer of the other's.",
         needs=needs,
-        tests=[Test(what, share, below=COMMON_MARGIN, reason="induction heads were not measured")],
-        tables=[*tables, "head_effects"],
+        positive_control=[
+            Test(again.format(kind), own, above=RELIABLE, reason=none)
+            for kind, own in zip(kinds, ceilings, strict=True)
+        ],
+        tests=[
+            Test(f"{again.format(kind)} minus share found by the other ranking", each, above=MARGIN, reason=none)
+            for kind, each in zip(kinds, room, strict=True)
+        ],
+        tables=[*([] if judged is None else ["overlap", "rank_correlations", "induction_scores"]), "head_effects"],
     )
 
 
@@ -70,7 +83,7 @@ def agreements(ctx: Ctx) -> dict[str, Agreement]:
     """How the ranking by indirect effect agrees with that by each induction score that was measured."""
     top, own, seed = ctx.once(top_heads), ctx.once(indirect_effects).estimation, ctx.settings.seed
     return {
-        kind: agreement(own, score.estimation.attention, (top.function_vector, top.by_score[kind]), seed=seed)
+        kind: agreement(own, score.estimation.beyond_null, (top.function_vector, top.by_score[kind]), seed=seed)
         for kind, score in ctx.once(induction).items()
         if isinstance(score, Split)
     }

@@ -134,11 +134,19 @@ def difference(first: Samples, second: Samples) -> Samples:
 
 
 def recovered(gained: Samples, gap: Samples) -> Samples:
-    """`gained` as a share of the mean of `gap`, taken as known; undefined where that is not clearly above 0."""
-    bounded = gap.estimate()
-    whole = float(bounded.mean[0]) if bounded.low[0] > 0 else float("nan")
-    share = gained.changed(RECOVERED, lambda values: values / whole)
-    return share if bounded.low[0] > 0 else share.because("examples do not clearly raise accuracy")
+    """`gained` as a share of `gap`, mean by mean, both uncertain; undefined where the gap is not clearly there."""
+    share = Samples.ratio(
+        RECOVERED,
+        gained.axes,
+        dict(zip(gained.cells, gained.values.T, strict=True)),
+        dict.fromkeys(gained.cells, gap.values[:, 0]),
+        over=gained.over,
+        units=gained.units,
+    )
+    if gap.estimate().low[0] > MARGIN:
+        return share
+    undefined = share.changed(RECOVERED, lambda values: np.full_like(values, np.nan))
+    return undefined.because("examples do not clearly raise accuracy")
 
 
 def outcome_table(name: str, *outcomes: Outcomes) -> Table:

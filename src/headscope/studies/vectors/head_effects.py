@@ -4,7 +4,8 @@ In: both halves of the problems. Out: the *causal indirect effect* (Todd et al. 
 answer of a label-shuffled prompt becomes when a head's output at the final token is its mean over clean prompts of
 the function; and two induction scores. *Prefix matching* (Olsson et al. 2022) is attention to what followed earlier
 copies of the token, on repeated random tokens. *Example to example* is attention from the tokens before which a y is
-predicted to earlier y: prefix matching on the model's own prompts, where these follow copies of the comma.
+predicted to earlier y: prefix matching on the model's own prompts, where these follow copies of the comma. Heads are
+ranked by what exceeds the null of each score: one that attends to all numbers, or to near ones, looks nothing up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 from headscope.detectors import NAMED_MARGIN, default_prompts
 from headscope.detectors.key_attention import KeyAttention, key_attention
 from headscope.detectors.pairs import prefix_matching
-from headscope.detectors.roles import example_to_example
+from headscope.detectors.roles import role_attention
 from headscope.errors import HeadscopeError
 from headscope.evidence import Test, table
 from headscope.figures import head_grid
@@ -38,6 +39,7 @@ from headscope.tasks.transfer import Transfer
 from headscope.vocabulary import Head
 
 PREFIX, EXAMPLES = "prefix matching", "example to example"
+_EXAMPLES = "example_to_example"
 INDIRECT_EFFECT = Quantity("indirect_effect", "causal indirect effect", "probability", (-1.0, 1.0))
 SCORE = Column("induction_score", pl.String, "which induction score")
 _ADJUSTED = Column("adjusted_low", pl.Float64, "lower 95% bound for all heads at once", "probability")
@@ -112,7 +114,9 @@ def induction(ctx: Ctx) -> dict[str, Split[KeyAttention] | str]:
         PREFIX: lambda: halves(default_prompts(model, n=n, seed=seed)).map(
             lambda shown: key_attention(model, prefix_matching, shown.repeated, shown.unrepeated)
         ),
-        EXAMPLES: lambda: drawn.map(lambda half: key_attention(model, example_to_example, linear(model, half.few))),
+        EXAMPLES: lambda: drawn.map(
+            lambda half: KeyAttention.of(model, role_attention(model, linear(model, half.few), seed=seed)[_EXAMPLES])
+        ),
     }
     scores: dict[str, Split[KeyAttention] | str] = {}
     for kind, score in measured.items():
@@ -169,7 +173,7 @@ def top_heads(ctx: Ctx) -> TopHeads:
         return tuple(ctx.model.heads[place] for place in np.argsort(-samples.mean, kind="stable")[:count])
 
     scores = {kind: each.selection for kind, each in ctx.once(induction).items() if isinstance(each, Split)}
-    by_score = {kind: top(each.attention) for kind, each in scores.items()}
+    by_score = {kind: top(each.beyond_null) for kind, each in scores.items()}
     judged = PREFIX if functions_of(ctx.model) is None else EXAMPLES
     return TopHeads(top(ctx.once(indirect_effects).selection), by_score, judged)
 

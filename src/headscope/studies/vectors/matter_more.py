@@ -7,7 +7,7 @@ label-shuffled prompts about other functions, which hold the form of the task bu
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -19,11 +19,12 @@ from headscope.measures.samples import Samples
 from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.results.study import Claim
 from headscope.studies.context import Part
+from headscope.studies.head_sets import beyond_random
 from headscope.studies.vectors.does_the_task import examples_help
 from headscope.studies.vectors.effects import by_function
 from headscope.studies.vectors.head_effects import kinds_exist, top_heads
 from headscope.studies.vectors.problems import Ctx, problems
-from headscope.sweeps.controls import Control, against_random_sets
+from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity
 from headscope.tasks import linear
 
@@ -31,13 +32,13 @@ MARGIN = 0.05
 """Accuracy by which ablating one kind of heads must cost more."""
 FUNCTION_VECTOR, INDUCTION = "function-vector heads", "induction heads"
 LOST = Quantity("accuracy_lost", "few-shot accuracy lost when these heads are ablated", "share", (-1.0, 1.0))
-BEYOND = Quantity("beyond_random", "the same minus the mean over random sets of as many heads", "share", (-1.0, 1.0))
 RANDOM = Quantity("random_sets_mean", "mean accuracy lost over random sets of as many heads", "share", (-1.0, 1.0))
 GROUP = Column("group", pl.String, "the top heads of one kind that are not top heads of the other")
 _MORE = (
     Column("ablated", pl.String, "heads that are mean-ablated together"),
     Column("random_sets_max", pl.Float64, "largest accuracy lost among the random sets", "share"),
     Column("random_sets", pl.Int64, "how many random sets were ablated"),
+    Column("match", pl.String, "whether these have as many heads of each layer, or only the same size"),
     Column("p_value", pl.Float64, "share of sets, this one included, that cost at least as much"),
     Column("probability_lost", pl.Float64, "probability of the answer lost", "probability"),
 )
@@ -45,11 +46,14 @@ _MORE = (
 
 @dataclass(frozen=True, eq=False)
 class Ablated:
-    """What ablating each group costs, [function, group], alone and beyond `random` heads; `more` columns by group."""
+    """What ablating each group costs, [function, group], with the mean of `random` sets and all of them `beside`.
+
+    `beside` holds accuracies lost by problem; `more` are columns by group.
+    """
 
     lost: Samples
     random: Samples
-    beyond_random: Samples
+    beside: Mapping[str, AgainstRandom]
     more: Mapping[Column, Mapping[Any, Any]]
 
 
@@ -69,9 +73,7 @@ def matter_more(ctx: Ctx) -> Part:
         f"{len(ctx.once(problems).estimation)} few-shot problems. The stroke is the mean over random sets of as many "
         "heads. Whiskers: 95% over functions.",
     )
-    listed = table(
-        ablated.lost, "ablations", beside=(ablated.random,), bounded=(ablated.beyond_random,), more=ablated.more
-    )
+    listed = table(ablated.lost, "ablations", beside=(ablated.random,), more=ablated.more)
     heads, by_group = ablated.more[_MORE[0]], ablated.lost.by("group")
     costs = ", ".join(f"{name} ({heads[name]}) {percent(each)}" for name, each in by_group.items())
     says = f"Few-shot accuracy lost with the top heads of one kind alone ablated: {costs}."
@@ -79,19 +81,21 @@ def matter_more(ctx: Ctx) -> Part:
 
 
 def function_vector_heads_more(needs: Sequence[Test], ablated: Ablated | None) -> Claim:
-    """Whether function-vector heads cost more than induction heads, and more than random ones."""
-    more = beyond = None
+    """Whether function-vector heads cost more than induction heads, and are among the costliest of random sets."""
+    more, beside, lost = None, None, None
     if ablated is not None and set(ablated.lost.coordinates("group")) == {FUNCTION_VECTOR, INDUCTION}:
-        more = ablated.lost.at(group=FUNCTION_VECTOR) - ablated.lost.at(group=INDUCTION)
-        beyond = ablated.beyond_random.at(group=FUNCTION_VECTOR)
-    what, same = "accuracy lost: function-vector heads minus", "the top heads of both kinds are the same"
+        beside, lost = ablated.beside[FUNCTION_VECTOR], ablated.lost.at(group=FUNCTION_VECTOR)
+        more = lost - ablated.lost.at(group=INDUCTION)
+    same = "the top heads of both kinds are the same"
+    alone = beyond_random("accuracy lost: function-vector heads", LOST, beside, same)
     return claim(
         "matter_more",
         "Function-vector heads matter more for few-shot accuracy than induction heads, and more than random heads.",
         needs=needs,
         tests=[
-            Test(f"{what} induction heads", more, above=MARGIN, reason=same),
-            Test(f"{what} random heads", beyond, above=0.0, reason=same),
+            Test("accuracy lost: function-vector heads minus induction heads", more, above=MARGIN, reason=same),
+            # Problems of one function are one unit.
+            *(replace(each, sample=lost) if isinstance(each, Test) and lost else each for each in alone),
         ],
         tables=["head_effects"] if ablated is None else ["ablations", "head_effects"],
     )
@@ -114,18 +118,19 @@ def ablations(ctx: Ctx) -> Ablated | None:
         ablation=mean("z", over=linear(ctx.model, ctx.once(problems).selection.shuffled)),
         measure=whole_answer(),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
+        apart_from={*top.function_vector, *top.induction},
         progress=ctx.stage("ablating heads"),
     )
-    lost, random = {}, {}
+    lost, random, beside = {}, {}, {}
     more: dict[Column, dict[str, Any]] = {column: {} for column in _MORE}
     for group, each in against_random.items():
         (accuracy, probability), drawn = unpacked(each.damage), unpacked(each.set_damage)[0]
-        sets = drawn.mean(1)
+        beside[group] = own = replace(each, damage=accuracy, set_damage=drawn)
         lost[group] = by_function(accuracy, half.function)
         random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
-        p_value = (1 + int((sets >= accuracy.mean()).sum())) / (1 + len(sets))
-        largest, heads = max(sets.tolist(), default=math.nan), head_names(each.picked)
-        for column, value in zip(_MORE, (heads, largest, len(sets), p_value, float(probability.mean())), strict=True):
+        largest, heads = max(own.means.tolist(), default=math.nan), head_names(own.picked)
+        columns = heads, largest, len(own.sets), own.match, own.p, float(probability.mean())
+        for column, value in zip(_MORE, columns, strict=True):
             more[column][group] = value
-    own, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
-    return Ablated(own, others, (own - others).measured_as(BEYOND), more)
+    own_lost, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
+    return Ablated(own_lost, others, beside, more)

@@ -8,6 +8,7 @@ are *selected* on half of the functions and *estimated* on the other half; funct
 from collections.abc import Mapping, Sequence
 
 from headscope.evidence import percent
+from headscope.evidence.comparisons import head_names
 from headscope.results.study import Claim
 from headscope.studies.context import Plan
 from headscope.studies.sources import FUNCTION_VECTORS, TASK_VECTORS, WHICH_HEADS_MATTER
@@ -40,12 +41,13 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     few, zero = percent(plain[FEW]), percent(plain[ZERO])
     does = f"{ctx.model.name} answers {few} of queries right with examples, and {zero} without"
     if examples_help(ctx).row("need").side != "yes":
-        return (f"{does}: examples do not clearly help, so there is no task for a vector to transfer.",)
+        return (f"{does}: examples do not clearly help, so whether a vector transfers a task could not be tested.",)
     task, summed = ctx.once(recovered_share), ctx.once(carried_by_heads)[ZERO].share
     right = ctx.once(task_vector_outcomes).estimation.accuracy.at(vector=SHUFFLED, answer=OWN)
     top, layer = ctx.once(top_heads), task.chosen["layer"]
-    heads = " ".join(map(str, top.function_vector))
-    common = " ".join(str(head) for head in top.function_vector if head in top.induction) or "none"
+    heads = head_names(top.function_vector)
+    common = head_names([head for head in top.function_vector if head in top.induction]) or "none"
+    common = common if top.induction else "not measured"
     shuffled = percent(right.at(**task.chosen))
     return (
         f"{does}. The final-token residual stream of one few-shot prompt, patched into a zero-shot prompt before "

@@ -24,7 +24,7 @@ class VectorsConfig(PairsConfig):
     sources: int = setting(10, "prompts of each function that vectors are averaged over", at_least=1, quick=6)
     top: int | None = setting(None, "heads of each kind (default: 2%, but 4 or an eighth of fewer)", at_least=1)
     random_vectors: int = setting(3, "random sets of heads whose sum is a control", at_least=1, quick=1)
-    random_sets: int = setting(20, "random sets of heads ablated beside each group", at_least=1, quick=6)
+    random_sets: int = setting(20, "random sets of heads ablated beside each group", at_least=19)
 
     def top_of(self, model: Model) -> int:
         """How many heads count as the top ones: the papers take about 2%; a small model has too few for that."""

@@ -49,15 +49,15 @@ def task_rather_than_answer(need: Test, judged: Transferred) -> Claim:
     """Whether the vector's own function is applied to another input."""
     shown = judged.beyond_shuffled if judged.clearest == OWN else judged.copied
     anything = f"transfer of {judged.clearest} before layer {shown.chosen['layer']}"
-    own, follows = judged.not_copied.there, judged.follows_other.there
+    own, follows = judged.not_copied, judged.follows_other
     return claim(
         "task_not_answer",
         "The task vector transfers the task, not its prompt's answer: its function is applied to another input.",
         needs=[need, Test(anything, shown.there, above=MARGIN)],
         tests=[
             any_of("f(x) under the task vector minus a label-shuffled one", judged.beyond_shuffled, above=MARGIN),
-            Test("f(x) minus f(dummy query) under the task vector", own, above=MARGIN),
-            Test("g(x) minus f(x) under the vector of another function g", follows, above=MARGIN),
+            any_of("f(x) minus f(dummy query) under the task vector", own, above=MARGIN),
+            any_of("g(x) minus f(x) under the vector of another function g", follows, above=MARGIN),
         ],
         tables=["task_vector_differences", "task_vectors"],
     )
