@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as RichTable
 
 from headscope.cli.common import Json, ModelName, Quiet, Seed, opened, opens_model, print_json, stderr, stdout
-from headscope.detectors import DEFAULT, check_sizes, default_prompts, detect, detectors, reach_of
+from headscope.detectors import DEFAULT, NAMING_UNITS, check_sizes, default_prompts, detect, detectors, reach_of
 from headscope.errors import BadArgument
 from headscope.results.files import check_file, write_file
 from headscope.tables import Table
@@ -43,7 +43,7 @@ def run(
         raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
     if out is not None:
         check_file(out)
-    check_sizes("detect heads", n=n, seed=seed)
+    check_sizes("detect heads", n=n, seed=seed, fewest=NAMING_UNITS)
     if gap < 0:
         raise BadArgument(f"cannot detect heads with gap {gap}: it must be at least 0.")
     source = None if text is None else read_text(text)
