@@ -1,5 +1,6 @@
 """`headscope heads MODEL`: the detector table alone."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +69,9 @@ def run(
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     heads: dict[str, dict[str, str]] = {}
     for row in table.rows():
-        cell = f"[bold]{row['score']:.3f} *[/bold]" if row["named"] else f"{row['score']:.3f}  "
+        kind = "" if row["kind"] in ("", row["detector"]) else f" {row['kind']}"
+        untold = "?" if math.isnan(row["adjusted_low"]) else " "
+        cell = f"[bold]{row['score']:.3f} *{kind}[/bold]" if row["named"] else f"{row['score']:.3f} {untold}"
         heads.setdefault(row["head"], {})[row["detector"]] = cell
     named = {row["head"] for row in table.rows(named=True)}
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
@@ -81,6 +84,6 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
         left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
-            f"{left_out} --json or --out gives intervals and nulls.",
+            f" Beside it: what the head writes, where that makes it another kind. ?: could not be tested.{left_out} --json or --out gives intervals and nulls.",
             markup=False,
         )
