@@ -72,15 +72,15 @@ def _masses(
         weight = shown.sum(-1)
         spare = weight >= in_set if not others else weight > 0
         mass = (pattern * shown[:, None]).sum(-1) * (in_set / weight.clamp(min=1e-9))[:, None]
-        compared.append(_mean(mass, (queries & spare)[:, None]))
+        compared.append(mean_where(mass, (queries & spare)[:, None]))
     return (
-        _mean(on_set, queries[:, None]),
+        mean_where(on_set, queries[:, None]),
         torch.stack(compared).amax(0),
-        _mean(in_set / seen.clamp(min=1.0), queries),
+        mean_where(in_set / seen.clamp(min=1.0), queries),
     )
 
 
-def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean over the last axis where `chosen`; NaN where nothing is."""
     count = chosen.sum(-1)
     total = torch.where(chosen, values, 0.0).sum(-1)
