@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from headscope.measures.intervals import interval
-from headscope.measures.rates import TOO_ALIKE, betting, clopper_pearson, mcnemar_p, newcombe, rule_of_three, wilson
+from headscope.measures.rates import (
+    TOO_ALIKE,
+    chance_at_most,
+    clopper_pearson,
+    gaffke,
+    mcnemar_p,
+    newcombe,
+    rule_of_three,
+    wilson,
+)
 from headscope.measures.samples import Samples
 from headscope.tables import Quantity
 
@@ -38,14 +47,31 @@ def test_mcnemars_p_is_a_sign_test_of_the_pairs_that_differ():
     assert mcnemar_p(np.zeros(10)) == 1.0
 
 
-@pytest.mark.parametrize("rate", [0.02, 0.5, 0.98])
-def test_a_bet_covers_whatever_the_distribution(rate):
-    generator, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        values = 0.1 + 0.8 * (generator.random(20) < rate)
-        low, high = betting(values, (0.0, 1.0))
-        covered += low <= 0.1 + 0.8 * rate <= high
-    assert covered >= 190
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.98])
+@pytest.mark.parametrize("values", [(0.1, 0.9), (0.0, 0.5), (0.49, 0.51), (0.5, 1.0)])
+def test_gaffkes_bounds_cover_whatever_the_distribution(rate, values):
+    n, (low_value, high_value) = 20, values
+    mean, chance = low_value + (high_value - low_value) * rate, stats.binom.pmf(np.arange(n + 1), n, rate)
+    missed_low = missed_high = 0.0
+    for k, p in enumerate(chance):
+        low, high = gaffke(np.repeat([low_value, high_value], [n - k, k]), (0.0, 1.0), 0.025)
+        missed_low, missed_high = missed_low + p * (mean < low), missed_high + p * (mean > high)
+    assert max(missed_low, missed_high) <= 0.025
+
+
+@pytest.mark.parametrize("k", range(0, 13, 3))
+def test_of_zeros_and_ones_gaffkes_bounds_are_the_exact_ones(k):
+    values = (np.arange(12) < k).astype(float)
+    assert gaffke(values, (0.0, 1.0), 0.025) == pytest.approx(clopper_pearson(k, 12), abs=1e-6)
+    for mean in (0.01, 0.3, 0.9):
+        assert chance_at_most(values, 0.0, mean) == pytest.approx(stats.binom.sf(k - 1, 12, mean), abs=1e-7)
+
+
+def test_the_chance_is_that_of_random_weights():
+    values = np.array([0.2, 0.2, 0.3, 0.9, 1.0, 1.0])
+    drawn = np.random.default_rng(0).dirichlet(np.ones(7), 200_000) @ np.append(values, 0.0)
+    for mean in (0.2, 0.4, 0.5, 0.8):
+        assert chance_at_most(values, 0.0, mean) == pytest.approx((drawn <= mean).mean(), abs=0.004)
 
 
 def test_all_the_same_leaves_three_in_n_unseen():
@@ -61,7 +87,7 @@ def test_each_cell_has_the_interval_of_its_kind():
     bounds = list(zip(found.low, found.high, strict=True))
     assert bounds[0] == pytest.approx(clopper_pearson(7, 40))
     assert bounds[1] == pytest.approx(rule_of_three(0.3, 40, (0.0, 1.0)))
-    assert bounds[2] == pytest.approx(betting(rare, (0.0, 1.0)))
+    assert bounds[2] == pytest.approx(gaffke(rare, (0.0, 1.0), 0.025))
     assert bounds[3] == pytest.approx(tuple(float(bound) for bound in bootstrapped(varied)))
     free = interval(np.column_stack([alike, rare, varied]))
     assert free.reasons == dict.fromkeys((0, 1), TOO_ALIKE)

@@ -5,7 +5,7 @@ Prompts are the unit, since the positions of one prompt are not independent. The
 
     every value at an end of the range (a rate)    Clopper and Pearson's exact bounds
     the paired difference of two rates             Newcombe's square-and-add bounds
-    under five values differ from the commonest    all the same: rule of three; else a bet's bounds; no range: none
+    under five values differ from the commonest    all the same: rule of three; else Gaffke's bounds; no range: none
     anything else                                  the studentised bootstrap (Efron & Tibshirani 1993, section 12.5)
 
 A bootstrap resamples what was seen, and so knows nothing of a rare prompt that was not: fifty right answers of fifty

@@ -15,24 +15,22 @@ and 8, 64 and 500 cells of normal, skewed, bounded and tied differences the rate
 stated where cells outnumber prompts. `pytest tests/test_simultaneous.py -s -k rates` prints all of these.
 
 What no resampling can know is a rare prompt that was not seen. Cells that are rates, or of which nearly all values
-are the same (measures.rates), have bounds of their own: exact ones for rates, those of a bet or the rule of three for
-other bounded scores, each at Bonferroni's level, with Holm's p values. Where there are cells of both kinds, each kind
-has half of the error. Alike values without a range have no bounds. Not done here: false discovery rates (this is the
-stricter promise, that nothing at all is named in vain), one cell alone (measures.intervals), verdicts
-(measures.equivalence).
+are the same (measures.rates), have bounds of their own: exact ones for rates, Gaffke's for other bounded scores, each
+at Bonferroni's level, with Holm's p values. Where there are cells of both kinds, each kind has half of the error.
+Alike values without a range have no bounds.
+
+Not done here: false discovery rates (this is the stricter promise, that nothing at all is named in vain), one cell
+alone (measures.intervals), verdicts (measures.equivalence).
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from headscope.errors import BadArgument
-from headscope.measures.rates import TOO_ALIKE, Bounds, bounds_unseen, seen_to_vary
+from headscope.measures.rates import TOO_ALIKE, Bounds, chance_at_most, gaffke, in_range, seen_to_vary
 
 Array = NDArray[np.float64]
 # With fewer, skewed differences break the promise: 1 in 8 families of 64 cells at 8 prompts, 2 in 5 at 5.
@@ -43,8 +41,6 @@ RESAMPLES = 1999
 # at least this share of the sample's. A tenth, as for one cell, lets skewed maxima through (17% over 20 prompts).
 _VARIANCE_FLOOR = 0.02
 _CELLS_AT_ONCE = 2**21
-# Where a bound has to be inverted, p is known to the next of these.
-_TAILS = np.geomspace(1e-9, 0.49, 60).tolist()
 
 
 @dataclass(frozen=True)
@@ -172,32 +168,12 @@ def _one_by_one(cells: Array, margin: float, level: float, within: Bounds | None
     many, found = cells.shape[1], np.full((6, cells.shape[1]), np.nan)
     tail = (1 - level) / many
     for cell, values in enumerate(cells.T):
-        one, two = (bounds_unseen(values, within, 1 - times * tail) for times in (2, 1))
-        if one is not None and two is not None:
-            found[:4, cell] = one[0], one[1], *two
-            found[5, cell] = _p_alone(values, margin, within)
+        if within is not None and in_range(values, within):
+            found[:4, cell] = *gaffke(values, within, tail), *gaffke(values, within, tail / 2)
+            found[5, cell] = chance_at_most(values, within[0], margin) if margin >= within[0] else 0.0
     order = np.argsort(found[5], kind="stable")
-    holm = np.maximum.accumulate(np.minimum(1, found[5][order] * (many - np.arange(many))))
-    found[4, order] = holm
+    found[4, order] = np.maximum.accumulate(np.minimum(1, found[5][order] * (many - np.arange(many))))
     return found
-
-
-def _p_alone(values: Array, margin: float, within: Bounds | None) -> float:
-    """p of "the mean is at most the margin": exact for a rate, else the smallest tail whose bound exceeds it."""
-    assert within is not None
-    low, high = within
-    if np.isin(values, within).all():
-        rate = min(max((margin - low) / (high - low), 0.0), 1.0)
-        return float(stats.binom.sf((values == high).sum() - 1, len(values), rate))
-    reached = partial(_exceeds, values, margin, within)
-    first = bisect_left(_TAILS, True, key=reached)
-    return _TAILS[first] if first < len(_TAILS) else 1.0
-
-
-def _exceeds(values: Array, margin: float, within: Bounds, tail: float) -> bool:
-    """Whether the one-sided lower bound that errs with this chance lies above the margin."""
-    bounds = bounds_unseen(values, within, 1 - 2 * tail)
-    return bounds is not None and bool(bounds[0] > margin)
 
 
 def _resampled_t(scaled: Array, seed: int, resamples: int) -> Iterator[Array]:
