@@ -54,6 +54,7 @@ def test_what_p_cannot_reach_is_said():
     assert beside([1.0], [[0.0]] * 19).reason == ""
     assert beside([1.0], [[0.0]] * 8).reason == ("only 8 other sets of 1 head were drawn, so p is at least 0.111")
     assert "from the same layers exist" in beside([1.0], [[0.0]] * 3, existing=3, match="layers").reason
+    assert beside([1.0], [[0.0]], existing=1).reason == "only 1 other set of 1 head exists, so p is at least 0.500"
     nothing = beside([1.0], [])
     assert (math.isnan(nothing.p), nothing.worst) == (True, ())
     assert nothing.reason == "there is no other set of this size"

@@ -118,8 +118,10 @@ class AgainstRandom:
             return ""
         heads = "1 head" if len(self.picked) == 1 else f"{len(self.picked)} heads"
         whence = " from the same layers" if self.match == "layers" else ""
-        which = "were drawn" if len(self.sets) < self.existing else "exist"
-        return f"only {len(self.sets)} other sets of {heads}{whence} {which}, so p is at least {self.smallest_p:.3f}"
+        sets, all_of_them = len(self.sets), len(self.sets) >= self.existing
+        which = ("exists" if all_of_them else "was drawn") if sets == 1 else "exist" if all_of_them else "were drawn"
+        others = f"{sets} other {'set' if sets == 1 else 'sets'} of {heads}{whence}"
+        return f"only {others} {which}, so p is at least {self.smallest_p:.3f}"
 
 
 def against_random_sets(
