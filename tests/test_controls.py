@@ -121,7 +121,7 @@ def test_heads_of_all_groups_are_under_test_and_too_few_others_give_no_set(model
     assert found["first"].reason == "only 2 heads are not under test"
     assert math.isnan(found["first"].p)
     every = beside({"all": model.heads})["all"]
-    assert every.reason == "no head is not under test"
+    assert every.reason == "every head is under test"
 
 
 @pytest.mark.parametrize("match", ["size", "layers"])

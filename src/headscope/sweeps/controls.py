@@ -231,8 +231,8 @@ class _Pools(Generic[T]):
     def none(self) -> str:
         """Why there is no set; empty if there is one."""
         free = len(self.each[0][0])
-        told = "only 1 head is" if free == 1 else f"only {free} heads are" if free else "no head is"
-        return "" if self.existing else f"{told} not under test"
+        told = f"only {free} {'head is' if free == 1 else 'heads are'} not under test" if free else ""
+        return "" if self.existing else told or "every head is under test"
 
 
 def _pools(
