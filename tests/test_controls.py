@@ -54,6 +54,7 @@ def test_what_p_cannot_reach_is_said():
     assert beside([1.0], [[0.0]] * 19).reason == ""
     assert beside([1.0], [[0.0]] * 8).reason == ("only 8 other sets of 1 head were drawn, so p is at least 0.111")
     assert "from the same layers exist" in beside([1.0], [[0.0]] * 3, existing=3, match="layers").reason
+    assert beside([1.0], [[0.0]], existing=1).reason == "only 1 other set of 1 head exists, so p is at least 0.500"
     nothing = beside([1.0], [])
     assert (math.isnan(nothing.p), nothing.worst) == (True, ())
     assert nothing.reason == "there is no other set of this size"
@@ -120,7 +121,7 @@ def test_heads_of_all_groups_are_under_test_and_too_few_others_give_no_set(model
     assert found["first"].reason == "only 2 heads are not under test"
     assert math.isnan(found["first"].p)
     every = beside({"all": model.heads})["all"]
-    assert every.reason == "no head is not under test"
+    assert every.reason == "every head is under test"
 
 
 @pytest.mark.parametrize("match", ["size", "layers"])

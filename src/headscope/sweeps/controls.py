@@ -118,8 +118,10 @@ class AgainstRandom:
             return ""
         heads = "1 head" if len(self.picked) == 1 else f"{len(self.picked)} heads"
         whence = " from the same layers" if self.match == "layers" else ""
-        which = "were drawn" if len(self.sets) < self.existing else "exist"
-        return f"only {len(self.sets)} other sets of {heads}{whence} {which}, so p is at least {self.smallest_p:.3f}"
+        sets, all_of_them = len(self.sets), len(self.sets) >= self.existing
+        which = ("exists" if all_of_them else "was drawn") if sets == 1 else "exist" if all_of_them else "were drawn"
+        others = f"{sets} other {'set' if sets == 1 else 'sets'} of {heads}{whence}"
+        return f"only {others} {which}, so p is at least {self.smallest_p:.3f}"
 
 
 def against_random_sets(
@@ -229,8 +231,8 @@ class _Pools(Generic[T]):
     def none(self) -> str:
         """Why there is no set; empty if there is one."""
         free = len(self.each[0][0])
-        told = "only 1 head is" if free == 1 else f"only {free} heads are" if free else "no head is"
-        return "" if self.existing else f"{told} not under test"
+        told = f"only {free} {'head is' if free == 1 else 'heads are'} not under test" if free else ""
+        return "" if self.existing else told or "every head is under test"
 
 
 def _pools(
