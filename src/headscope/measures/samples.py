@@ -267,6 +267,14 @@ class Samples(Cells):
             self, quantity=quantity, values=np.asarray(change(self.linear), np.float64), counts=None, minus=None
         )
 
+    def over_share(self, share: float, quantity: Quantity) -> "Samples":
+        """Of ratio samples: sums minus this share of counts, whose mean is above 0 where the ratio exceeds the share.
+
+        It is the same question for counts that are surely positive, and one with a range where a ratio has none.
+        """
+        counts = np.full_like(self.values, np.nan) if self.counts is None else self.counts
+        return replace(self, quantity=quantity, values=self.values - share * counts, counts=None)
+
     def rows(self: S, chosen: slice | NDArray[Any] | Sequence[int]) -> S:
         """Some of the units."""
         places = np.arange(len(self.units))[chosen]

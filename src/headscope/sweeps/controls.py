@@ -2,7 +2,7 @@
 
 In: a model, prompts, groups of heads that were picked for a reason, an ablation and a measure. Out: per group, the
 damage per prompt of the group and of as many heads picked for none, with a p value. Larger sets always do more
-damage, and early layers do too: random sets are of the same size, and layer by layer where enough heads are left.
+damage, and early layers do too: random sets are of the same size, and layer by layer where 19 such sets are left.
 They hold no head that is under test, in this group or another, for a control that holds what it is to control for
 shows nothing. Where few exist the control is exhaustive; where too few exist for p below .05, or none, `reason` says
 so. Pick the groups on other prompts (tasks.split). Not done here: intervals over heads looked at one by one
@@ -35,6 +35,8 @@ Match = Literal["size", "layers"]
 Heads = tuple[Head, ...]
 T = TypeVar("T", Head, int)
 SIGNIFICANT = 0.05
+# With fewer sets, p cannot reach it.
+FEWEST_SETS = 19
 _ENUMERABLE = 5000
 
 
@@ -42,8 +44,8 @@ _ENUMERABLE = 5000
 class Control:
     """Which random sets stand beside a picked one.
 
-    `count` sets at most; `match` is "layers" (as many from each layer, or "size" where a layer has too few heads that
-    are not under test) or "size" (as many heads of any layer).
+    `count` sets at most; `match` is "layers" (as many from each layer, or "size" where only that leaves enough sets
+    of heads that are not under test) or "size" (as many heads of any layer).
     """
 
     count: int = 20
@@ -185,8 +187,8 @@ def random_sets(
 ) -> list[Heads]:
     """Up to `count` different sets of as many heads as `picked`, without a head that is picked or in `apart_from`.
 
-    `match="layers"` takes as many heads from each layer as `picked` has there; where a layer has too few, and for
-    `match="size"`, heads are drawn from all that are left. None where these are too few for a set.
+    `match="layers"` takes as many heads from each layer as `picked` has there; where fewer than 19 such sets exist
+    and more otherwise, and for `match="size"`, heads are drawn from all that are left. None where these are too few.
 
     >>> len(random_sets([Head(0, i) for i in range(4)], [Head(0, 1)]))
     3
@@ -246,7 +248,8 @@ def _pools(
     free = [head for head in heads if head not in own and head not in set(apart_from)]
     wanted = Counter(head.layer for head in own)
     layers = [([head for head in free if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
-    if match == "size" or any(len(pool) < size for pool, size in layers):
+    enough = math.prod(math.comb(len(pool), size) for pool, size in layers) >= FEWEST_SETS
+    if match == "size" or (not enough and math.comb(len(free), len(own)) >= FEWEST_SETS):
         match, layers = "size", [(free, len(own))]
     # If effects of heads add up, the variance of k picked ones beside f others is k (k + f) / f about the mean of the
     # sets, that of a set k (f - k) / f. Shrinking by this ratio, not its root, keeps p right where effects are skewed

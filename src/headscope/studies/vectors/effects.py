@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from headscope.evidence import table
+from headscope.evidence import Test, any_of, table
 from headscope.interventions import set_values
 from headscope.measures.clusters import by_cluster
 from headscope.measures.intervals import Array
@@ -43,6 +43,7 @@ ZERO, FEW, SHUFFLED = "zero-shot", "few-shot", "label-shuffled"
 
 ACCURACY = Quantity("accuracy", "share of problems whose answer is the most likely one", "share", (0.0, 1.0))
 PROBABILITY = Quantity("probability", "probability of the whole answer", "probability", (0.0, 1.0))
+BEYOND_HALF = Quantity("beyond_half", "accuracy gained minus half of what examples add", "share", (-1.0, 1.0))
 RECOVERED = Quantity("recovered_share", "share of what examples add to accuracy that is recovered", "share")
 DIFFERENCE = Quantity("difference", "difference of two accuracies on the same problems", "share", (-1.0, 1.0))
 
@@ -131,6 +132,12 @@ def outcomes_under(
 def difference(first: Samples, second: Samples) -> Samples:
     """The first accuracy minus the second, paired by function."""
     return (first - second).measured_as(DIFFERENCE)
+
+
+def recovers_half(vector: str, share: Samples) -> Test:
+    """Whether a vector recovers more than half of what examples add; `share` are ratio samples, [function, layer]."""
+    what = f"accuracy that the {vector} vector adds, minus {RECOVERED_MARGIN:.0%} of what examples add"
+    return any_of(what, share.over_share(RECOVERED_MARGIN, BEYOND_HALF), above=0.0)
 
 
 def recovered(gained: Samples, gap: Samples) -> Samples:

@@ -65,8 +65,7 @@ def function_vector(ctx: Ctx) -> Part:
 
 def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
     """Whether the top heads' mean outputs transfer the task to zero-shot prompts."""
-    share = "share of the gain from examples that the function vector recovers"
-    tests = [any_of(share, judged.share, above=effects.RECOVERED_MARGIN)]
+    tests = [effects.recovers_half("function", judged.share)]
     none = "there is no other set of so many heads"
     for control in _CONTROLS:
         what, beyond = f"f(x) under the function vector minus {control}", judged.beyond.get(control)

@@ -65,9 +65,7 @@ def single_vector(need: Test, share: Samples, beyond: Samples) -> Claim:
         "The final-token residual stream of one few-shot prompt transfers the task to a zero-shot prompt.",
         needs=[need],
         tests=[
-            any_of(
-                "share of the gain from examples that the task vector recovers", share, above=effects.RECOVERED_MARGIN
-            ),
+            effects.recovers_half("task", share),
             any_of("accuracy with the task vector minus a label-shuffled one", beyond, above=effects.MARGIN),
         ],
         tables=["task_vectors", "task_vector_shares", "task_vector_differences", "baselines"],
