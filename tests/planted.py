@@ -21,12 +21,17 @@ SHARPNESS = 40.0
 
 
 def induction_circuit(
-    *, copies: int = 1, strength: float = 10.0, writes: Sequence[float] = (), suppressed: float = 0.0
+    *,
+    copies: int = 1,
+    strength: float = 10.0,
+    writes: Sequence[float] = (),
+    suppressed: float = 0.0,
+    uneven: float = 0.0,
 ) -> hs.Model:
     """The circuit, with `copies` identical induction heads 1.0, 1.1, ... that share the work.
 
     `writes`: how much each of them writes instead; negative raises other tokens. `suppressed`: a head 2.0 takes away
-    that share of what they wrote.
+    that share of what they wrote. `uneven`: how much what is written varies from token to token.
     """
     writes = writes or [1.0 / copies] * copies
     width = VOCAB * 3 + PLACES
@@ -59,12 +64,13 @@ def induction_circuit(
         first.v_proj.weight[torch.arange(VOCAB), token] = 1.0
         first.o_proj.weight[before, torch.arange(VOCAB)] = 1.0
         # 1.0 and its copies: the query's token asks for keys with that token before; the value is the token.
+        varied = 1.0 + uneven * torch.randn(VOCAB, generator=torch.Generator().manual_seed(0))
         for head, written in enumerate(writes):
             part = head * size + torch.arange(VOCAB)
             second.q_proj.weight[part, token] = scale
             second.k_proj.weight[part, before] = 1.0
             second.v_proj.weight[part, token] = 1.0
-            second.o_proj.weight[guess, part] = written
+            second.o_proj.weight[guess, part] = written * varied
         if suppressed:
             third = hf.model.layers[2].self_attn
             third.q_proj.weight[rows, place] = scale

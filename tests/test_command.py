@@ -40,7 +40,7 @@ def test_models_lists_the_zoo():
 
 def test_heads_prints_the_table_of_any_folder(folder, tmp_path):
     out = tmp_path / "heads.csv"
-    result = run("heads", str(folder), "--n", "6", "--detector", "induction,lookback:2", "--json", "--out", str(out))
+    result = run("heads", str(folder), "--n", "16", "--detector", "induction,lookback:2", "--json", "--out", str(out))
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["heads"]
     assert len(rows) == 24
@@ -59,7 +59,7 @@ def test_check_tells_what_holds_and_what_is_refused(folder):
 
 
 def test_heads_for_people_names_the_shipped_models_heads():
-    result = run("heads", "zoo:induction-2l", "--n", "10")
+    result = run("heads", "zoo:induction-2l", "--n", "16")
     assert result.exit_code == 0, result.output
     starred = [line for line in result.stdout.splitlines() if "*" in line]
     assert any(line.startswith("1.") for line in starred)
@@ -81,7 +81,7 @@ def test_study_writes_a_report_and_prints_json(folder, tmp_path):
     [
         (["heads", "zoo:none"], "no zoo model named 'none'"),
         (["heads", "MODEL", "--detector", "inducton"], "did you mean 'induction'"),
-        (["heads", "MODEL", "--n", "4"], "at least 5"),
+        (["heads", "MODEL", "--n", "15"], "at least 16"),
         (["heads", "MODEL", "--seed", "-1"], "seed -1"),
         (["heads", "MODEL", "--gap", "500"], "smaller --gap"),
         (["heads", "MODEL", "--detector", "lookback:64"], "context of"),
@@ -93,7 +93,7 @@ def test_study_writes_a_report_and_prints_json(folder, tmp_path):
         (["heads", "MODEL", "--dtype", "int4"], "write auto, float32"),
         (["heads", "MODEL", "--text", "nowhere.txt"], "cannot read the text file"),
         (["heads", "MODEL", "--out", "table.xlsx"], ".parquet or .csv"),
-        (["study", "heads", "--model", "MODEL", "--n", "3", "--out", "OUT"], "at least 5"),
+        (["study", "heads", "--model", "MODEL", "--n", "15", "--out", "OUT"], "at least 16"),
         (
             ["study", "heads", "--model", "MODEL", "--text", "nowhere.txt", "--out", "OUT"],
             "cannot read the text file",
@@ -119,13 +119,13 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, words, s
 
 def test_explicit_options_win_over_quick_and_are_recorded(folder, tmp_path):
     out = tmp_path / "run"
-    words = ["--model", str(folder), "--quick", "--n", "7", "--dtype", "float32", "--device", "cpu"]
+    words = ["--model", str(folder), "--quick", "--n", "17", "--dtype", "float32", "--device", "cpu"]
     result = run("study", "heads", *words, "--quiet", "--out", str(out))
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["settings"]["n"] == 7
+    assert manifest["settings"]["n"] == 17
     assert manifest["settings"]["followed"] == 2
-    assert "--device cpu --dtype float32 --n 7" in manifest["command"]
+    assert "--device cpu --dtype float32 --n 17" in manifest["command"]
 
 
 def test_an_interruption_and_a_full_disk_are_no_tracebacks(folder, monkeypatch, capsys):
@@ -136,7 +136,7 @@ def test_an_interruption_and_a_full_disk_are_no_tracebacks(folder, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(heads, "detect", full)
-    result = run("heads", str(folder), "--n", "6")
+    result = run("heads", str(folder), "--n", "16")
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr
     monkeypatch.setattr(main, "build", interrupted)

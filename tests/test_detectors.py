@@ -13,8 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 import headscope as hs
 from headscope.architectures import ToyConfig
 from headscope.detectors import NAMED_MARGIN, above_null, default_prompts, detect, detector, head_attention, pairs
-from headscope.detectors.scores import LayerMass, rows_of
+from headscope.detectors.copying import COPYING, copying, kinds
+from headscope.detectors.scores import ABOVE_NULL, LayerMass, rows_of
 from headscope.measures import interval, loss, simultaneous
+from headscope.measures.samples import over_heads
+from headscope.models.norms import FrozenNorm
 from headscope.sweeps import evaluate
 from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
@@ -114,7 +117,7 @@ def test_at_most_one_per_cent_of_random_heads_are_named():
     heads, named = 0, []
     for seed in range(20):
         for model in random_models(seed):
-            table = hs.detect(model, n=10, seed=seed)
+            table = hs.detect(model, n=16, seed=seed)
             heads += len(model.heads)
             named += [(seed, row["detector"], row["head"]) for row in table.rows(named=True)]
     assert heads == 640
@@ -144,13 +147,13 @@ def test_detection_agrees_with_a_direct_computation():
 
 def test_lookbacks_get_prompts_that_reach_or_are_refused():
     toy = random_models(0)[0]  # a context of 128
-    table = hs.detect(toy, ["lookback:100", "induction"], n=6)
+    table = hs.detect(toy, ["lookback:100", "induction"], n=16)
     assert all(0 <= row["low"] <= row["high"] <= 1 for row in table.rows())
     assert {row["null_kind"] for row in table.rows(detector="lookback:100")} == {"other keys"}
     assert {row["null_kind"] for row in table.rows(detector="induction")} == {"nothing repeats"}
     with pytest.raises(hs.errors.BadArgument, match=r"context of .* holds 128"):
         hs.detect(toy, "lookback:128")
-    with pytest.raises(hs.errors.BadArgument, match="at least 5"):
+    with pytest.raises(hs.errors.BadArgument, match="at least 16"):
         hs.detect(toy, n=4)
     with pytest.raises(hs.errors.BadArgument, match="natural prompts have 64"):
         hs.detect(toy, "lookback:100", prompts=default_prompts(toy, n=6))
@@ -164,7 +167,7 @@ def test_bounds_stay_within_the_range_of_the_score(monkeypatch):
         return interval(values, **options)
 
     monkeypatch.setattr(sys.modules["headscope.detectors.scores"], "interval", noting)
-    hs.detect(planted.induction_circuit(), "induction", n=5)
+    hs.detect(planted.induction_circuit(), "induction", n=16)
     assert ranges == [(0.0, 1.0), (-1.0, 1.0)] * 2
 
 
@@ -279,3 +282,62 @@ def test_attention_by_prompt_is_what_the_table_bounds():
         assert above.together(above=NAMED_MARGIN).at_least.tolist() == [row["adjusted_low"] for row in listed]
         assert above.estimate().high.tolist() == [row["above_null_high"] for row in listed]
     assert [cell[1] for cell in above_null(attention["induction"]).named(above=NAMED_MARGIN).cells] == ["1.0"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_the_signed_raise_agrees_with_a_direct_computation(family):
+    # The reference puts one head's output at a time through the final norm's frozen scale and all of the unembedding.
+    model = tiny.opened(family, seed=3)
+    prompts = repeated_tokens(model, length=5, repeats=3, n=3, gaps=(0, 2))
+    raised = copying(model, prompts, pairs.prefix_matching(prompts))
+    run = model.run(prompts, capture=["z", "resid_post"])
+    unembedding = model.hf.get_output_embeddings().weight.detach()
+    for layer, head in [(0, 1), (2, 3)]:
+        matrix, after = model.output_matrix(layer), model.anatomy.layers[layer].attention_term
+        for row, tokens in enumerate(prompts.tokens):
+            found = []
+            for query in prompts.roles["repeated"][row]:
+                after_copies = {tokens[k + 1] for k in range(query) if tokens[k] == tokens[query]}
+                if len(after_copies) > 1:
+                    continue
+                (target,) = after_copies
+                written = run["z", layer][row, query, head] @ matrix[head]
+                if not model.anatomy.layers[layer].projection_is_term:  # gemma2 has a norm after its attention
+                    whole = run["z", layer][row, query].flatten() @ matrix.flatten(0, 1)
+                    written = FrozenNorm.at(after.module, whole)(written)
+                final = FrozenNorm.at(model.anatomy.final_norm, run["resid_post", 2][row, query])
+                logits = unembedding @ final(written * after.scale)
+                others = sorted(set(tokens[: query + 1]) - {target})
+                found.append(float(logits[target] - logits[others].mean()))
+            assert raised.at(layer=layer, head=f"{layer}.{head}").values[row, 0] == pytest.approx(
+                np.mean(found), abs=1e-5
+            )
+
+
+def test_one_pattern_is_three_kinds_by_what_is_written():
+    # Three heads attend alike; the second writes the negative, the third next to nothing. What they write differs
+    # from token to token, so that no bound is that of a constant.
+    model = planted.induction_circuit(writes=[1.0, -1.0, 0.001], uneven=0.3)
+    rows = {row["head"]: row for row in hs.detect(model, "induction", n=16).rows(layer=1)}
+    assert [rows[f"1.{head}"]["named"] for head in range(4)] == [True, True, True, False]
+    assert [rows[f"1.{head}"]["kind"] for head in range(4)] == ["induction", "anti-induction", "pattern only", ""]
+    assert rows["1.0"]["copying"] == pytest.approx(-rows["1.1"]["copying"], rel=0.2)
+    assert rows["1.0"]["copying_low"] > 5
+
+
+def test_a_head_that_raises_all_tokens_of_the_prompt_alike_copies_nothing():
+    model = planted.induction_circuit(writes=[1.0])
+    with torch.no_grad():
+        model.hf.lm_head.weight[:] = model.hf.lm_head.weight.mean(0)
+    prompts = repeated_tokens(model, length=5, repeats=3, n=3)
+    raised = copying(model, prompts, pairs.prefix_matching(prompts))
+    assert np.abs(raised.values).max() < 1e-4
+
+
+def test_the_sign_needs_bounds_on_one_side():
+    noise = np.random.default_rng(0).normal(size=(24, 4))
+    heads = [hs.Head(0, head) for head in range(4)]
+    above = over_heads(ABOVE_NULL, heads, 0.5 + 0.01 * noise)
+    raised = over_heads(COPYING, heads, np.array([1.0, -1.0, 0.0, 0.12]) + 0.05 * (noise - noise.mean(0)))
+    assert list(kinds(above, raised).values()) == ["induction", "anti-induction", "pattern only", "sign unclear"]
+    assert set(kinds(above, None).values()) == {"sign unclear"}

@@ -1,5 +1,6 @@
 """`headscope heads MODEL`: the detector table alone."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 from rich.table import Table as RichTable
 
 from headscope.cli.common import Json, ModelName, Quiet, Seed, opened, opens_model, print_json, stderr, stdout
-from headscope.detectors import DEFAULT, check_sizes, default_prompts, detect, detectors, reach_of
+from headscope.detectors import DEFAULT, NAMING_UNITS, check_sizes, default_prompts, detect, detectors, reach_of
 from headscope.errors import BadArgument
 from headscope.results.files import check_file, write_file
 from headscope.tables import Table
@@ -43,7 +44,7 @@ def run(
         raise BadArgument(f"cannot write the table to {str(out)!r}: name a .parquet or .csv file.")
     if out is not None:
         check_file(out)
-    check_sizes("detect heads", n=n, seed=seed)
+    check_sizes("detect heads", n=n, seed=seed, fewest=NAMING_UNITS)
     if gap < 0:
         raise BadArgument(f"cannot detect heads with gap {gap}: it must be at least 0.")
     source = None if text is None else read_text(text)
@@ -68,7 +69,9 @@ def run(
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     heads: dict[str, dict[str, str]] = {}
     for row in table.rows():
-        cell = f"[bold]{row['score']:.3f} *[/bold]" if row["named"] else f"{row['score']:.3f}  "
+        kind = "" if row["kind"] in ("", row["detector"]) else f" {row['kind']}"
+        untold = "?" if math.isnan(row["adjusted_low"]) else " "
+        cell = f"[bold]{row['score']:.3f} *{kind}[/bold]" if row["named"] else f"{row['score']:.3f} {untold}"
         heads.setdefault(row["head"], {})[row["detector"]] = cell
     named = {row["head"] for row in table.rows(named=True)}
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
@@ -81,6 +84,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
         left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
+            " Beside it: its kind, where what it writes makes it another. ?: could not be tested."
             f"{left_out} --json or --out gives intervals and nulls.",
             markup=False,
         )

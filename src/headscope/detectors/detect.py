@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 
 from headscope.detectors.catalogue import DEFAULT, Detector, detectors
 from headscope.detectors.catalogue import detector as detector_named
+from headscope.detectors.copying import COLUMNS, NOTHING_READ, copying, written
 from headscope.detectors.reading import MassReading
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
-from headscope.errors import BadArgument, PromptError
+from headscope.errors import BadArgument, PromptError, UnservedModel
 from headscope.measures.intervals import MIN_UNITS
+from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.tables import Table
@@ -23,6 +25,9 @@ from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
 
 LARGEST_SEED = 2**63 - 1
+NAMING_UNITS = 16  # an exact sign flip with Holm over 270 heads can name none on fewer than 14
+SIGNED = "induction"  # the detector whose heads are told apart by the sign of what they write
+DETECTED = replace(HEADS, columns=(*HEADS.columns[:-1], *COLUMNS, HEADS.columns[-1]))
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,17 @@ def default_prompts(
         source = spoken.made_by.get("text", named)
         raise PromptError(
             f"cannot detect heads on {source}: it gives {len(spoken)} prompts of {spoken.longest} tokens, and "
-            f"intervals need at least {fewest}. Give a longer text."
+            f"at least {fewest} are needed. Give a longer text."
         )
     return DetectorPrompts(spoken, repeated, without_repeats(model, repeated, seed=seed + 1))
 
 
-def check_sizes(doing: str, *, n: int, seed: int) -> None:
-    """Raise BadArgument unless there are prompts enough for intervals, and a seed that generators take."""
-    if n < MIN_UNITS:
+def check_sizes(doing: str, *, n: int, seed: int, fewest: int = MIN_UNITS) -> None:
+    """Raise BadArgument unless there are prompts enough (for intervals), and a seed that generators take."""
+    if n < fewest:
+        what = "intervals need" if fewest == MIN_UNITS else "naming heads asks for"
         raise BadArgument(
-            f"cannot {doing} on {n} prompt{'' if n == 1 else 's'}: intervals need at least {MIN_UNITS}, better 50."
+            f"cannot {doing} on {n} prompt{'' if n == 1 else 's'}: {what} at least {fewest}, better 50."
         )
     if not 0 <= seed <= LARGEST_SEED:
         raise BadArgument(f"cannot {doing} with seed {seed}: it lies between 0 and {LARGEST_SEED}.")
@@ -126,14 +132,29 @@ def detect(
 
     Raises:
         UnknownName: for a detector that does not exist.
-        BadArgument: for fewer than five prompts, or prompts too short for a lookback.
+        BadArgument: for fewer than 16 prompts (or fewer than five given ones), or prompts too short for a lookback.
     """
     wanted = detectors(names)
     if prompts is None:
         require_patterns(model)
+        check_sizes("detect heads", n=n, seed=seed, fewest=NAMING_UNITS)
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
-    kinds = [each.name for each in wanted]
-    return heads_table(head_attention(model, kinds, prompts=prompts, interventions=interventions))
+    attention = head_attention(model, [each.name for each in wanted], prompts=prompts, interventions=interventions)
+    raised, why = None, ""
+    if SIGNED in attention:
+        raised, why = signed_raise(model, prompts, interventions=interventions)
+    return heads_table(attention, raised=raised, unserved=why)
+
+
+def signed_raise(
+    model: Model, prompts: DetectorPrompts, *, interventions: Sequence[Edit] = ()
+) -> tuple[Samples | None, str]:
+    """What every head writes on the token that an induction head attends to; None with a reason where not served."""
+    try:
+        keys = detector_named(SIGNED).key_sets(prompts.repeated)
+        return copying(model, prompts.repeated, keys, interventions=interventions), ""
+    except UnservedModel as error:
+        return None, str(error)
 
 
 def head_attention(
@@ -175,10 +196,23 @@ def head_attention(
     return {detector.name: attention[detector.name] for detector in wanted}
 
 
-def heads_table(attention: Mapping[str, Mapping[int, LayerMass]], name: str = HEADS.name) -> Table:
-    """The detector table: a row for each head of each detector."""
-    rows = [row for kind, layers in attention.items() for row in rows_of(detector_named(kind), layers)]
-    return replace(HEADS, name=name).table(rows)
+def heads_table(
+    attention: Mapping[str, Mapping[int, LayerMass]],
+    name: str = HEADS.name,
+    *,
+    raised: Samples | None = None,
+    unserved: str = "",
+) -> Table:
+    """The detector table: a row for each head of each detector, with the signed raise where the sign decides."""
+    rows = []
+    for detector, layers in attention.items():
+        signed = detector == SIGNED
+        columns = written(raised) if signed else {}
+        for row in rows_of(detector_named(detector), layers):
+            own = columns.get(row["head"], NOTHING_READ)
+            kind = (own["kind"] if signed else detector) if row["named"] else ""
+            rows.append({**row, **own, "kind": kind, "reason": row["reason"] or (unserved if signed else "")})
+    return replace(DETECTED, name=name).table(rows)
 
 
 def reach_of(wanted: Iterable[Detector]) -> int:

@@ -67,13 +67,13 @@ def _masses(pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor) ->
     other = elsewhere * in_set[:, None] / spare.clamp(min=1.0)
     comparable = queries & (spare[:, 0] >= in_set)
     return (
-        _mean(on_set, queries[:, None]),
-        _mean(other, comparable[:, None]),
-        _mean(in_set / seen.clamp(min=1.0), queries),
+        mean_where(on_set, queries[:, None]),
+        mean_where(other, comparable[:, None]),
+        mean_where(in_set / seen.clamp(min=1.0), queries),
     )
 
 
-def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     """Mean over the last axis where `chosen`; NaN where nothing is."""
     count = chosen.sum(-1)
     total = torch.where(chosen, values, 0.0).sum(-1)

@@ -36,7 +36,7 @@ BEFORE = Quantity("before", "direct effect on the logit of the token that follow
 AFTER = Quantity("after", "the same with the head ablated, norms scaled as in the clean run", "logits")
 CHANGE = Quantity("change", "after - before: what the component writes differently", "logits")
 GROWTH = Quantity(
-    "growth",
+    "written_more",
     "after - max(before, 0), in the ablated head's direction: a backup's is positive, and suppression that is let go "
     "adds nothing",
     "logits",
@@ -87,29 +87,41 @@ def self_repair_of(heads: Sequence[Head], followed: AblatedEffects) -> dict[str,
     }
 
 
-def backup_growth(before: Samples, after: Samples, *, sign: float = 1.0) -> Samples:
+def backup_growth(before: Samples, after: Samples, *, sign: float | np.ndarray = 1.0) -> Samples:
     """How much more of what an ablated head wrote each component writes: after - max(before, 0), unit by unit.
 
-    `before` and `after` are direct effects in logits; `sign` is that of the ablated head's own. At most the change,
-    at most what the component ends with, and at most the growth of its positive part: it exceeds 0 only where all
-    three do, and noise about 0 does not raise its mean.
+    `before` and `after` are direct effects in logits; `sign` is that of the ablated head's own, or one for each cell.
+    At most the change, at most what the component ends with, and at most the growth of its positive part: it exceeds
+    0 only where all three do, and noise about 0 does not raise its mean.
     """
     wrote = before.changed(before.quantity, lambda values: np.maximum(sign * values, 0.0))
     return (after.changed(after.quantity, lambda values: sign * values) - wrote).measured_as(GROWTH)
 
 
-def released(before: Samples, after: Samples, *, sign: float = 1.0) -> Samples:
+def released(before: Samples, after: Samples, *, sign: float | np.ndarray = 1.0) -> Samples:
     """How much suppression each component lets go: min(after, 0) - min(before, 0); see `backup_growth`."""
     against = [each.changed(each.quantity, lambda values: np.minimum(sign * values, 0.0)) for each in (before, after)]
     return (against[1] - against[0]).measured_as(RELEASED)
 
 
 def effects_before_and_after(model: Model, heads: Sequence[Head], followed: AblatedEffects) -> dict[str, Samples]:
-    """Samples `before`, `after` and `change` [prompt, AXES] of all components, the ablated head itself included."""
+    """Samples [prompt, AXES] of all components, the ablated head itself included.
+
+    `before`, `after` and `change` as they are; `growth` and `released` in the direction in which the ablated head
+    itself writes on average.
+    """
     before, after = {}, {}
     for head, ablated in zip(heads, followed.ablated, strict=True):
         for index, component in enumerate(followed.clean.components):
             cell = (str(head), str(component), component.layer, runs_after(model, component, head))
             before[cell], after[cell] = followed.clean.direct[:, index], ablated.direct[:, index]
     first, second = Samples.of(BEFORE, AXES, before), Samples.of(AFTER, AXES, after)
-    return {"before": first, "after": second, "change": (second - first).measured_as(CHANGE)}
+    own = {str(head): float(followed.clean.of(head).mean()) for head in heads}
+    signs = np.array([-1.0 if own[cell[0]] < 0 else 1.0 for cell in first.cells])
+    return {
+        "before": first,
+        "after": second,
+        "change": (second - first).measured_as(CHANGE),
+        "growth": backup_growth(first, second, sign=signs),
+        "released": released(first, second, sign=signs),
+    }

@@ -9,16 +9,16 @@ the change that the loss of the head's direct effect alone would make, split int
 backup writes *more* once the head is ablated.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from headscope.measures.direct_effect import effect_of_heads_logits, logit_direction
+from headscope.models.direct_paths import DirectPaths, sites
 from headscope.models.model import Model
-from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts
@@ -81,16 +81,19 @@ def direct_effects(
     # Logits, and of each layer z and what the MLP adds, both once more for the effects.
     of_token = 8 * model.vocab_size + 4 * model.n_layers * widest * model.dtype.itemsize
     batches = list(model.batches(len(prompts), bytes_each=2 * of_token * prompts.longest))
+    captured = sites(model)
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(ablations))]
     for done, chosen in enumerate(batches):
         some = prompts.rows(chosen)
-        run = _run(model, some)
-        scales = _Scales.of(run)
-        parts[0].append(_effects(run, where, scales))
+        run = model.run(some, capture=captured)
+        unembedding = model.unembedding_matrix()
+        paths = DirectPaths.of(run, partial(logit_direction, unembedding=unembedding, answers=_following(run)))
+        parts[0].append(_effects(run, where, paths))
         del run  # captures of all layers, no longer needed
         for index, edit in enumerate(ablations):
             progress("runs", done * len(ablations) + index, len(batches) * len(ablations))
-            parts[1 + index].append(_effects(_run(model, some, [edit.rows(chosen)]), where, scales))
+            ablated_run = model.run(some, interventions=[edit.rows(chosen)], capture=captured)
+            parts[1 + index].append(_effects(ablated_run, where, paths))
     components = _components(model)
     clean, *ablated = (
         Effects(components, torch.cat([direct for direct, _ in part]), torch.cat([own for _, own in part]))
@@ -126,41 +129,6 @@ def _components(model: Model) -> tuple[Component, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Scales:
-    """The clean run's norms as fixed linear maps.
-
-    `direction` [batch, position, model] at the end of the residual stream; `attention[layer]` is a norm between a
-    layer's output projection and the residual stream, where there is one.
-    """
-
-    direction: Tensor
-    attention: dict[int, FrozenNorm]
-
-    @classmethod
-    @torch.inference_mode()
-    def of(cls, run: Run) -> "_Scales":
-        model = run.model
-        unembedding = model.unembedding_matrix()
-        stream = run["resid_post", model.n_layers - 1].nan_to_num()
-        direction = logit_direction(FrozenNorm.at(model.anatomy.final_norm, stream), unembedding, _following(run))
-        attention = {}
-        for index, layer in enumerate(model.anatomy.layers):
-            if layer.heads and not layer.projection_is_term:
-                assert layer.attention_term is not None
-                assert layer.projection is not None
-                projected = layer.projection(run["z", index].nan_to_num().flatten(2))
-                attention[index] = FrozenNorm.at(layer.attention_term.module, projected)
-        return cls(direction, attention)
-
-
-def _run(model: Model, prompts: Prompts, interventions: Sequence[Edit] = ()) -> Run:
-    sites = [("z", index) for index, layer in enumerate(model.anatomy.layers) if layer.heads]
-    sites += [("mlp_out", index) for index, layer in enumerate(model.anatomy.layers) if layer.mlp_term]
-    sites.append(("resid_post", model.n_layers - 1))
-    return model.run(prompts, interventions=interventions, capture=sites)
-
-
 def _following(run: Run) -> Tensor:
     # The last token of a prompt predicts nothing that we know: it takes part with its own id, unjudged.
     ids = run.prompts.ids.to(run.model.device)
@@ -168,13 +136,13 @@ def _following(run: Run) -> Tensor:
 
 
 @torch.inference_mode()
-def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, Tensor]:
+def _effects(run: Run, where: PositionsLike, paths: DirectPaths) -> tuple[Tensor, Tensor]:
     """[prompt, component] and the logit itself [prompt], means over the judged positions."""
     judged = run.prompts.where(where).to(run.model.device)
     judged[:, -1] = False
     columns = []
     for layer in range(run.model.n_layers):
-        columns += _of_layer(run, layer, scales)
+        columns += _of_layer(run, layer, paths)
     effects = _mean_where(torch.stack(columns, dim=-1), judged)
     # What a model does to its scores after the unembedding (a scale, a soft-cap) is no part of this.
     stream = run["resid_post", run.model.n_layers - 1].nan_to_num()
@@ -184,26 +152,16 @@ def _effects(run: Run, where: PositionsLike, scales: _Scales) -> tuple[Tensor, T
     return effects.double().cpu(), _mean_where(own[..., None], judged)[:, 0].double().cpu()
 
 
-def _of_layer(run: Run, layer: int, scales: _Scales) -> list[Tensor]:
+def _of_layer(run: Run, layer: int, paths: DirectPaths) -> list[Tensor]:
     """Effects [batch, position] of each head of a layer, then of its MLP."""
-    anatomy, columns = run.model.anatomy.layers[layer], []
-    if anatomy.heads:
-        assert anatomy.attention_term is not None
-        read = scales.direction * (anatomy.attention_term.scale * _carried(run.model, layer))
-        if layer in scales.attention:
-            # A norm stands between the projection and the residual stream: linear too once its scale is frozen.
-            read = scales.attention[layer].pull_back(read)
-        z, matrix = run["z", layer].nan_to_num(), run.model.output_matrix(layer)
-        columns += list(effect_of_heads_logits(z, matrix, read).unbind(-1))
-    if anatomy.mlp_term is not None:
-        carried = scales.direction * _carried(run.model, layer)
-        columns.append((run["mlp_out", layer].nan_to_num().to(carried) * carried).sum(-1))
+    model, columns = run.model, []
+    if model.anatomy.layers[layer].heads:
+        z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
+        columns += list(effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)).unbind(-1))
+    if model.anatomy.layers[layer].mlp_term is not None:
+        read = paths.to_mlp(model, layer)
+        columns.append((run["mlp_out", layer].nan_to_num().to(read) * read).sum(-1))
     return columns
-
-
-def _carried(model: Model, layer: int) -> float:
-    """What is left at the end of what a layer adds to the residual stream: later layers may scale it."""
-    return math.prod(after.carry or 1.0 for after in model.anatomy.layers[layer + 1 :])
 
 
 def _mean_where(values: Tensor, judged: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from headscope import detectors
-from headscope.detectors.detect import LARGEST_SEED
+from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS
 from headscope.interventions import Intervention, mean
-from headscope.measures import MIN_UNITS, loss
+from headscope.measures import loss
+from headscope.measures.samples import Samples
 from headscope.studies.context import Context, Settings, setting
 from headscope.studies.head_sets import named
 from headscope.sweeps import each_head
@@ -23,6 +24,7 @@ from headscope.tasks.text import read_text
 from headscope.vocabulary import Head
 
 PREDICTABLE = "predictable"  # positions of repeated prompts whose next token an earlier copy determines
+FEWEST_SETS = 19  # with fewer no p value reaches .05, since p counts the set itself
 DAMAGE = Quantity("damage", "rise of the loss under the ablation", "nats")
 
 
@@ -31,13 +33,13 @@ class HeadsSettings(Settings):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study heads"
-    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=12, at_least=MIN_UNITS)
+    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=16, at_least=NAMING_UNITS)
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
     length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
     repeats: int = setting(4, "times it is shown", at_least=2)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
-    random_sets: int = setting(20, "random sets of heads beside each group", quick=8, at_least=1)
+    random_sets: int = setting(20, "random sets of heads beside each group", quick=19, at_least=FEWEST_SETS)
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
 
 
@@ -56,7 +58,7 @@ def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
         length=chosen.length,
         repeats=chosen.repeats,
         gaps=(0, chosen.gap),
-        fewest=2 * MIN_UNITS,
+        fewest=2 * NAMING_UNITS,
     )
 
 
@@ -77,10 +79,28 @@ def attention(ctx: Ctx) -> Split[dict[str, dict[int, detectors.LayerMass]]]:
     return prompts(ctx).map(lambda half: detectors.head_attention(ctx.model, prompts=half))
 
 
+def raised(ctx: Ctx) -> Split[tuple[Samples | None, str]]:
+    """What every head writes on the token that an induction head attends to, on either half; None with a reason."""
+    return prompts(ctx).map(lambda half: detectors.signed_raise(ctx.model, half))
+
+
 def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
-    """Heads that the selection half names, by detector, most strongly first; detectors without any are left out."""
+    """Heads that the selection half names, by kind, most strongly first; kinds without any are left out.
+
+    A kind is a detector; heads with the pattern of induction are several, by the sign of what they write.
+    """
     read = ctx.once(attention).selection.items()
-    return {name: heads for name, layers in read if (heads := named(detectors.above_null(layers)))}
+    found = {name: heads for name, layers in read if (heads := named(detectors.above_null(layers)))}
+    if "induction" not in found:
+        return found
+    sign = detectors.kinds(
+        detectors.above_null(ctx.once(attention).selection["induction"]), ctx.once(raised).selection[0]
+    )
+    patterned = found.pop("induction")
+    kinds = {
+        kind: tuple(head for head in patterned if sign[str(head)] == kind) for kind in dict.fromkeys(sign.values())
+    }
+    return {kind.replace("-", "_").replace(" ", "_"): heads for kind, heads in kinds.items()} | found
 
 
 def mean_ablation(ctx: Ctx) -> Intervention:

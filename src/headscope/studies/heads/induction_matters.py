@@ -1,8 +1,12 @@
 """Do the heads of a kind matter, more than any heads would?
 
-In: the heads that each detector names. Out: the damage of ablating all heads of a kind together, beside that of
-random sets of as many heads. p counts the named set itself, and so cannot be smaller than 1 / (1 + sets). Not done
-here: sets matched by layer, although early layers do more damage.
+In: the heads that each detector names; those with the pattern of induction are several kinds, by the sign of what
+they write, and are never ablated as one: their damages would cancel. Out: the damage of ablating all heads of a kind
+together, beside that of random sets of as many heads, of the same layers where possible. No random set holds a head
+that moves what stands elsewhere (of any kind of induction, previous or duplicate token): the others depend on these.
+Heads that only rest on BOS or their own token may be drawn: that is what most heads do that do nothing in particular,
+and in many models nearly all that are left. p counts the named set itself, and so cannot be smaller than
+1 / (1 + sets).
 """
 
 import polars as pl
@@ -17,8 +21,10 @@ from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity
+from headscope.vocabulary import Head
 
-GROUP = Column("group", pl.String, "detector that names these heads on the selection prompts")
+GROUP = Column("group", pl.String, "kind of these heads on the selection prompts: see kind in the table heads")
+RESTING = ("current_token", "bos")
 RANDOM_MEAN = Quantity("random_mean", "mean damage of random sets of as many heads", "nats")
 
 
@@ -47,15 +53,23 @@ def induction_matters(ctx: Ctx) -> Part:
 
 def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
     """Each kind of named heads ablated together, beside random sets, on the estimation half."""
-    return against_random_sets(
-        ctx.model,
-        experiment.prompts(ctx).estimation.repeated,
-        ctx.once(experiment.named_heads),
-        ablation=experiment.mean_ablation(ctx),
-        measure=loss(PREDICTABLE),
-        control=Control(ctx.settings.random_sets, ctx.settings.seed),
-        progress=ctx.stage("ablating random heads beside named ones"),
-    )
+    named = ctx.once(experiment.named_heads)
+    moving = {kind: heads for kind, heads in named.items() if kind not in RESTING}
+    resting = {kind: heads for kind, heads in named.items() if kind in RESTING}
+
+    def beside(groups: dict[str, tuple[Head, ...]]) -> dict[str, AgainstRandom]:
+        return against_random_sets(
+            ctx.model,
+            experiment.prompts(ctx).estimation.repeated,
+            groups,
+            ablation=experiment.mean_ablation(ctx),
+            measure=loss(PREDICTABLE),
+            control=Control(ctx.settings.random_sets, ctx.settings.seed),
+            apart_from=[head for heads in moving.values() for head in heads],
+            progress=ctx.stage("ablating random heads beside named ones"),
+        )
+
+    return {**(beside(moving) if moving else {}), **(beside(resting) if resting else {})}
 
 
 def matters(induction: AgainstRandom | None) -> Claim:

@@ -24,12 +24,17 @@ from headscope.studies.sources import HYDRA_EFFECT, INDIRECT_OBJECTS, INDUCTION_
 from headscope.vocabulary import Head
 
 MOST_NAMED = 6
+UNLIKE = {
+    "anti_induction": "lowering the logit of what comes next (anti-induction)",
+    "pattern_only": "without writing on the logit of what comes next (pattern only)",
+    "sign_unclear": "whether raising or lowering the logit of what comes next is unclear",
+}
 
 
 def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     """Which heads there are, which of them the model needs, and whether one kind feeds the other."""
     named = {kind: heads for kind in WHERE if (heads := ctx.once(experiment.named_heads).get(kind))}
-    sentences = [_attention(ctx, named, claims["induction"]), _damage(ctx)]
+    sentences = [*_attention(ctx, named, claims), _damage(ctx)]
     if len(named) == len(WHERE) and claims["moves"].verdict is Verdict.SUPPORTED:
         after = after_the_match(ctx.once(recovery)[0])
         layer = after.selection.best("layer")
@@ -40,26 +45,40 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     return sentences
 
 
-def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], induction: Claim) -> str:
-    read, (row,), whose = ctx.once(experiment.attention).estimation, induction.evidence, ctx.model.name
-    if row.estimate != row.estimate:
-        return f"Whether {whose} has induction heads is not known: {row.reason}."
-    told = []
+def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], claims: Mapping[str, Claim]) -> list[str]:
+    read, whose, told = ctx.once(experiment.attention).estimation, ctx.model.name, []
     for kind, heads in named.items():
         beyond = in_words(above_null(read[kind]).at(head=str(heads[0])))
         which = f"{kind.replace('_', '-')} head{'s' if len(heads) > 1 else ''} {first_few(heads, MOST_NAMED)}"
         first = f"{heads[0]}: " if len(heads) > 1 else ""
         told.append(f"the {which} ({first}{beyond} of its attention, beyond the null, goes to {WHERE[kind]})")
-    if told:
-        return f"{whose} has {' and '.join(told)}."
-    return f"None of the {len(ctx.model.heads)} heads of {whose} is an induction or previous-token head."
+    sentences = [f"{whose} has {' and '.join(told)}."] if told else []
+    sentences += [
+        f"{first_few(alike, MOST_NAMED)} attend{'s' if len(alike) == 1 else ''} like induction heads, but {does}."
+        for kind, does in UNLIKE.items()
+        if (alike := ctx.once(experiment.named_heads).get(kind))
+    ]
+    # What a claim refutes is not there; what it leaves open was not found, which is another thing.
+    missing = [kind for kind in reversed(WHERE) if kind not in named]
+    absent = [kind.replace("_", "-") for kind in missing if claims[kind].verdict is Verdict.REFUTED]
+    if absent:
+        which = f"{'an' if absent[0] == 'induction' else 'a'} {' or '.join(absent)} head"
+        sentences.append(f"None of the {len(ctx.model.heads)} heads of {whose} is {which}.")
+    return sentences + [
+        f"Whether {whose} has {kind.replace('_', '-')} heads is not known. {claims[kind].because}"
+        for kind in missing
+        if claims[kind].verdict is not Verdict.REFUTED
+    ]
 
 
 def _damage(ctx: Ctx) -> str:
     (every, clean), group = ctx.once(damage_of_each)[0], ctx.once(damage_of_groups).get("induction")
     worst = str(ctx.once(experiment.most_damaging)[0])
     damage = every.at(head=worst)
-    if not damage.estimate().low[0] > 0:
+    low = float(damage.estimate().low[0])
+    if low != low:
+        return f"Whether {worst}, which the selection prompts put first, matters for repeated tokens is not known."
+    if not low > 0:
         return (
             f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
             f"first, changes the loss of {clean:.2f} by {in_words(damage)} when ablated."

@@ -2,18 +2,22 @@
 
 In: a few heads, each ablated by zero. Out: the direct effect of every head and MLP on the logit of the token that
 follows, before and after, and how much of the damage is made up for (McGrath et al. 2023; Rushing & Nanda 2024). A
-backup writes *more of what the ablated head wrote*; one that writes the same as before is redundant, not a backup.
+backup writes *more of what the ablated head wrote*; one that writes the same as before is redundant, not a backup,
+and one that only stops writing against it is released suppression (a column of its own).
 """
+
+from collections.abc import Sequence
+
+import numpy as np
 
 from headscope.evidence import any_of, bars, claim, table
 from headscope.interventions import zero
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
+from headscope.studies.head_sets import FLOOR
 from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, most_damaging, named_heads, prompts
 from headscope.studies.self_repair import (
-    ABLATED,
-    COMPONENT,
     NEAR_ZERO_LOGITS,
     effects_before_and_after,
     self_repair_of,
@@ -26,7 +30,7 @@ from headscope.vocabulary import Head
 
 MARGIN = 0.1
 MOST_COMPONENTS = 12  # beyond so many, bars are no longer read; the table has them all
-SHARE = Quantity("compensated", "change as a share of the ablated head's direct effect", "share")
+BEYOND = Quantity("beyond", "growth minus a tenth of the ablated head's direct effect", "logits")
 
 
 def self_repair(ctx: Ctx) -> Part:
@@ -39,49 +43,66 @@ def self_repair(ctx: Ctx) -> Part:
         lambda half: direct_effects(ctx.model, half.repeated, PREDICTABLE, ablations=edits, progress=stage)
     )
     effects = followed.map(lambda half: effects_before_and_after(ctx.model, heads, half))
-    repair = self_repair_of(heads, followed.estimation)
-    total, *beside = repair.values()
+    repair = followed.map(lambda half: self_repair_of(heads, half))
+    total, *beside = repair.estimation.values()
     tables = [
-        table(each["change"], name, beside=[each["before"], each["after"]])
+        table(
+            each["change"], name, beside=[each["before"], each["after"]], bounded=[each["growth"], each["released"]]
+        )
         for name, each in zip(("direct_effects_selection", "direct_effects"), effects, strict=True)
     ]
-    change = effects.map(lambda each: each["change"])
     note = (
         "Direct effects are taken at the norms' scales of the clean run, before and after an ablation, and refer to "
         "logits before a soft-cap; what rescaling does is the column by_norms of the table self_repair."
     )
     return Part(
         tables=[*tables, table(total, "self_repair", beside=beside)],
-        claims=[backup(change, repair["direct_effect"])],
-        figures=_figures(change.estimation, averaged(ctx)),
+        claims=[backup(effects.map(lambda each: each["growth"]), repair.map(lambda each: each["direct_effect"]))],
+        figures=_figures(effects.estimation["change"], averaged(ctx)),
         notes=[note],
     )
 
 
 def heads_to_follow(ctx: Ctx) -> list[Head]:
-    """The most damaging head, the strongest induction and previous-token heads, then the next damaging."""
+    """The most damaging head, the strongest (anti-)induction and previous-token heads, then the next damaging."""
     order, named = ctx.once(most_damaging), ctx.once(named_heads)
-    strongest = [head for kind in ("induction", "previous_token") for head in named.get(kind, ())[:1]]
+    kinds = ("induction", "anti_induction", "previous_token")
+    strongest = [head for kind in kinds for head in named.get(kind, ())[:1]]
     return list(dict.fromkeys([*order[:1], *strongest, *order[1:]]))[: ctx.settings.followed]
 
 
-def backup(change: Split[Samples] | None, direct: Samples | None, unserved: str = "") -> Claim:
-    """Whether some head has a backup: `change` [prompt, component] on both halves, `direct` [prompt, ablated]."""
-    shares = {}
-    if change is not None and direct is not None:
-        for head, wrote in zip(direct.coordinates("ablated"), direct.mean, strict=True):
-            later = change.selection.only(ablated=head, later=True)
-            most = (later if wrote > 0 else -later).best("component")
-            if abs(wrote) >= NEAR_ZERO_LOGITS and most is not None:
-                shares[head, most] = change.estimation.only(ablated=head, component=most).values[:, 0] / wrote
-    none = f"no followed head writes {NEAR_ZERO_LOGITS} logits itself and has components after it"
-    compensated = Samples.of(SHARE, (ABLATED, COMPONENT), shares) if shares else None
+def backup(growth: Split[Samples] | None, direct: Split[Samples] | None, unserved: str = "") -> Claim:
+    """Whether some head has a backup: `growth` [prompt, component] and `direct` [prompt, ablated] on both halves."""
+    beyond, none = None, f"no followed head writes {NEAR_ZERO_LOGITS} logits itself and has components after it"
+    if growth is not None and direct is not None:
+        selection, estimation = (
+            _beyond(grown, wrote, heads=_that_write(direct.selection))
+            for grown, wrote in zip(growth, direct, strict=True)
+        )
+        if len(selection):
+            best = selection.cells[int(selection.mean.argmax())]
+            beyond = estimation.choosing(**dict(zip((axis.name for axis in selection.axes), best, strict=True)))
+    what = f"what is written more, minus {MARGIN:.0%} of the ablated head's direct effect"
     return claim(
         "backup",
-        "When a head is ablated, a later head or MLP (a backup) compensates for over 10% of its direct effect.",
-        tests=[any_of("compensated share", compensated, above=MARGIN, reason=unserved or none)],
+        "When a head is ablated, a later head or MLP (a backup) writes over 10% more of what it wrote.",
+        tests=[any_of(what, beyond, above=FLOOR, reason=unserved or none)],
         tables=[] if unserved else ["direct_effects", "direct_effects_selection", "self_repair"],
     )
+
+
+def _that_write(direct: Samples) -> list[str]:
+    """Of the ablated heads those that write something themselves: of the others nothing can be taken over."""
+    return [cell[0] for cell, mean in zip(direct.cells, direct.mean, strict=True) if abs(mean) >= NEAR_ZERO_LOGITS]
+
+
+def _beyond(growth: Samples, direct: Samples, heads: Sequence[str]) -> Samples:
+    """Growth of later components minus a share of what the ablated head wrote, which is as uncertain: by prompt."""
+    later = growth.only(ablated=list(heads), later=True)
+    wrote = {head: values.values[:, 0] for head, values in direct.by("ablated").items()}
+    share = {cell: MARGIN * np.sign(wrote[cell[0]].mean()) * wrote[cell[0]] for cell in later.cells}
+    values = {cell: later.values[:, place] - share[cell] for place, cell in enumerate(later.cells)}
+    return Samples.of(BEYOND, later.axes, values, units=later.units)
 
 
 def _figures(change: Samples, averaged_over: str) -> list[Figure]:

@@ -2,28 +2,36 @@
 
 In: attention of every head on natural prompts and on repeated random tokens. Out: the detector table on either half
 of the prompts; whether there are induction heads (Olsson et al. 2022) and previous-token heads, beyond a null: the
-same pairs where nothing repeats, or as many other keys. What a head does with what it attends to is asked by
-ablation.
+same pairs where nothing repeats, or as many other keys. An induction head also raises the logit of what it attends
+to: one that lowers it is an anti-induction head, one that does neither has the pattern only (detectors.copying). What
+else a head does is asked by ablation.
 """
 
-from headscope.detectors import NAMED_MARGIN, above_null, heads_table
+from headscope.detectors import COPYING_MARGIN, NAMED_MARGIN, above_null, heads_table, kinds
 from headscope.evidence import any_of, claim
 from headscope.figures import head_grid
 from headscope.measures.samples import Samples
 from headscope.results.example import attention_example
 from headscope.results.study import AttentionExample, Claim
 from headscope.studies.context import Part
-from headscope.studies.heads.experiment import Ctx, attention, every_prompt, named_heads, prompts
+from headscope.studies.head_sets import named
+from headscope.studies.heads.experiment import Ctx, attention, every_prompt, named_heads, prompts, raised
+from headscope.tasks.split import Split
 
 WHERE = {"previous_token": "the token before", "induction": "the token after an earlier copy of the present one"}
 
 
 def which_heads(ctx: Ctx) -> Part:
     """Which heads attend to the token before, to copies or what followed them, to their own token, or to BOS?"""
-    read, shown = ctx.once(attention), prompts(ctx).estimation
-    table = heads_table(read.estimation)
+    read, written, shown = ctx.once(attention), ctx.once(raised), prompts(ctx).estimation
+    above = read.map(lambda half: above_null(half["induction"]))
+    unserved = written.estimation[1]
+    tables = [
+        heads_table(attending, name, raised=signed, unserved=unserved)
+        for name, attending, (signed, _) in zip(("heads_selection", "heads"), read, written, strict=True)
+    ]
     grid = head_grid(
-        table,
+        tables[1],
         "score",
         facet="detector",
         low=0.0,
@@ -35,8 +43,11 @@ def which_heads(ctx: Ctx) -> Part:
         "the scores of a head need not sum to one.",
     )
     return Part(
-        tables=[table, heads_table(read.selection, "heads_selection")],
-        claims=[presence(name, above_null(read.estimation[name])) for name in ("induction", "previous_token")],
+        tables=tables[::-1],
+        claims=[
+            induction(above, written.map(lambda half: half[0]), unserved),
+            presence("previous_token", above_null(read.estimation["previous_token"])),
+        ],
         figures=[grid],
         attention=[_example(ctx)],
         notes=_notes(ctx),
@@ -51,6 +62,31 @@ def presence(detector: str, above: Samples) -> Claim:
         detector,
         f"Some heads are {kind} heads: over 10% of their attention, beyond the null, goes to {WHERE[detector]}.",
         tests=[any_of(f"{kind} score beyond the null", above, above=NAMED_MARGIN, reason=few)],
+        tables=["heads", "heads_selection"],
+    )
+
+
+def induction(above: Split[Samples], written: Split[Samples | None], unserved: str = "") -> Claim:
+    """Whether some head is an induction head, by attention above the null and signed raise, both [prompt, head].
+
+    The selection half chooses the head. The raise is asked of the heads that may have the pattern, so that neither a
+    head with the pattern alone nor one with the sign alone stands for one with both.
+    """
+    sign = kinds(above.selection, written.selection)
+    may = above.selection.together().at_most > NAMED_MARGIN
+    patterned = [head for (_, head), each in zip(above.selection.cells, may, strict=True) if each]
+    strongest = [str(head) for head in named(above.selection)]
+    copies = [head for head in strongest if sign[head] == "induction"]
+    head = next(iter((*copies, *strongest)), above.selection.best("head"))
+    tests = [any_of("induction score beyond the null", above.estimation.choosing(head=head), above=NAMED_MARGIN)]
+    if patterned:
+        raises = written.estimation and written.estimation.only(head=patterned).choosing(head=head)
+        tests.append(any_of("signed raise of what it attends to", raises, above=COPYING_MARGIN, reason=unserved))
+    return claim(
+        "induction",
+        "Some heads are induction heads: over 10% of attention, beyond the null, goes to the token after an "
+        "earlier copy, and they raise its logit.",
+        tests=tests,
         tables=["heads", "heads_selection"],
     )
 
