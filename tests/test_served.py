@@ -18,6 +18,7 @@ from headscope.models.anatomy import _without_shared
 from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
+from headscope.models.trial import Trial
 from headscope.sweeps.self_repair import direct_effects
 from tests import tiny
 from tests.families import configs
@@ -344,7 +345,7 @@ def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kin
     with pytest.raises(hs.errors.UnservedModel, match="no plain sum of the residual stream"):
         model.require_direct_effects()
     if kind == "qwen3_next":
-        study = hs.study("heads", model=model, n=5, random_sets=1, followed=1, repeats=2, length=5)
+        study = hs.study("heads", model=model, n=16, random_sets=19, followed=1, repeats=2, length=5)
         (judged,) = [claim for claim in study.claims if claim.name == "backup"]
         assert "direct effects are not served here" in judged.because
         assert "direct_effects" not in study.tables
@@ -354,7 +355,7 @@ def test_direct_effects_with_parts_missing_are_refused_and_the_study_says_so(kin
 def test_detectors_refuse_a_pattern_that_the_certificate_refuses():
     model = hs.load(build("granite_swa"))
     with pytest.raises(hs.errors.UnservedSite, match="z_is_pattern_times_v fails"):
-        hs.detect(model, n=5)
+        hs.detect(model, n=16)
 
 
 def test_identity_is_more_than_saved_weights_and_commits():
@@ -389,3 +390,43 @@ def test_without_a_word_a_batch_takes_a_quarter_of_what_is_free(monkeypatch):
 
     assert free(400 * 2**20) == 100 * 2**20
     assert free(64 * 2**30) == 2**30  # more gains nothing on a CPU
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+def test_a_layer_that_writes_nothing_can_be_read_and_its_edits_change_nothing(kind):
+    hf = build(kind)
+    names = ("layers.1.self_attn.o_proj", "h.1.attn.c_proj")
+    (projection,) = [module for name, module in hf.named_modules() if name.endswith(names)]
+    projection.weight.data.zero_()
+    model = hs.load(hf)
+    (check,) = [check for check in model.certificate.checks if check.name == "edits_bite"]
+    assert check.passed
+    assert "no effect in layers [1]" in check.detail
+    shown = ids(model)
+    pattern = model.run(shown, capture=["pattern"])["pattern", 1]
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))
+    assert torch.equal(model.run(shown, interventions=[hs.zero("1.0")]).logits, model.run(shown).logits)
+    study = hs.study("heads", model=model, quick=True, length=4, repeats=2)
+    assert study.tables["damage"].rows(head="1.0", ablation="zero")[0]["damage"] == pytest.approx(0, abs=1e-6)
+    # Direct effects need the layer's parts, which are not found where attention adds nothing: said, not guessed.
+    assert "no plain sum" in study.tables["heads"].rows(head="1.0", detector="induction")[0]["reason"]
+
+
+def test_what_can_be_read_is_read_where_editing_it_does_nothing(monkeypatch):
+    # Edits that are lost on their way in layer 1: a fault, which refuses edits there and nothing else.
+    def lost(trial, site, layer, change):
+        return trial.base if layer == 1 and site in ("q", "v", "pattern") else edited(trial, site, layer, change)
+
+    edited = Trial.edited
+    monkeypatch.setattr(Trial, "edited", lost)
+    opened = hs.load(build("llama"))
+    opened.refusals = certify(opened).refusals()
+    monkeypatch.undo()
+    assert opened.run(ids(opened), capture=["pattern"])["pattern", 1].shape[-1] == 12
+    for edit in (
+        hs.add(("q", 1), torch.ones(16)),
+        hs.add(("v", 1), torch.ones(16)),
+        hs.set_pattern("1.0", torch.eye(12)),
+    ):
+        with pytest.raises(hs.errors.UnservedSite, match="edits_bite fails"):
+            opened.run(ids(opened), interventions=[edit])

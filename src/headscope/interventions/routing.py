@@ -52,7 +52,7 @@ class _Redirect(_Routing):
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> CallEdit:
         _, layer = target.place
-        model.require_site("z", layer)
+        model.require_site("z", layer, edited=True)
         model.require_service("to_bos", layer)
         heads = heads_in(target, model)
 
@@ -133,7 +133,7 @@ class SetPattern(_Routing):
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
         _, layer = target.place
-        model.require_site("pattern", layer)
+        model.require_site("pattern", layer, edited=True)
         heads, known = heads_in(target, model), self.pattern.shape[-1]
         given = self.pattern.to(model.device).reshape(*[1] * (4 - self.pattern.ndim), *self.pattern.shape)
         if given.shape[0] not in (1, len(prompts)) or given.shape[1] not in (1, len(heads)):
@@ -193,7 +193,7 @@ class KnockOut(_Routing):
         return f" -> {self.keys}{dose}{'' if self.renormalise else ', not renormalised'}"
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        model.require_site("pattern", target.place[1])
+        model.require_site("pattern", target.place[1], edited=True)
         # Keys are checked on the prompts: a position of the text to come cannot be a key of theirs.
         prompts.check(self.keys)
         seeds = [

@@ -78,7 +78,7 @@ class Target:
                 f"cannot {doing} {self.site!r}: it is computed from what the model has, not part of its forward "
                 "pass. Act on 'z' (or on heads) instead."
             )
-        model.require_site(self.site, self.layer)
+        model.require_site(self.site, self.layer, edited=True)
         for head in self.heads or ():
             if self.site in ("k", "v"):
                 count = model.key_heads(self.layer)

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 SERVICES = ("to_bos", "prompts of unequal length", "generation in batches of unequal length", "generation")
 
 
+def writing(site: str) -> str:
+    """What is refused where a site can be read, but editing it is not proven to do anything."""
+    return f"writing {site}"
+
+
 @dataclass(frozen=True)
 class Check:
     """One property: `passed` is None where it does not apply; `layers` are those that fail.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
 from headscope.models.anatomy import Anatomy, Layer
-from headscope.models.certificate import Certificate
+from headscope.models.certificate import Certificate, writing
 from headscope.models.devices import default_memory_bytes, device_of
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Head, site_named
@@ -188,8 +188,8 @@ class OpenedModel:
         if not 0 <= head.index < count:
             raise OutOfRange.index(doing, "head", head, count, f"layer {head.layer} of {self.name}")
 
-    def require_site(self, site: str, layer: int) -> None:
-        """Raise UnservedSite, with the reason, unless the model has this site in this layer."""
+    def require_site(self, site: str, layer: int, *, edited: bool = False) -> None:
+        """Raise UnservedSite, with the reason, unless the model has this site in this layer (and edits of it)."""
         site_named(site)
         anatomy = self.layer(layer, f"use {site!r}")
         reason = None
@@ -211,7 +211,8 @@ class OpenedModel:
             reason = "there is no residual stream between attention and MLP in it"
         elif site == "logits":
             reason = "logits are not a site of a layer"
-        reason = reason or self.refusals.get((site, layer)) or self.refusals.get((site, None))
+        for what in (site, writing(site)) if edited else (site,):
+            reason = reason or self.refusals.get((what, layer)) or self.refusals.get((what, None))
         if reason:
             raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # How closely two ways to one number must agree, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-SITES = ("q", "k", "v", "pattern", "z", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+HEAD_SITES = ("q", "k", "v", "pattern", "z")
+SITES = (*HEAD_SITES, "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _FIRST_REDIRECTED = 5
 _MOST_LAYERS = 8
 
