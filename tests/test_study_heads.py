@@ -23,7 +23,7 @@ from headscope.studies.context import Context
 from headscope.studies.head_sets import superadditive
 from headscope.studies.heads import experiment, plan
 from headscope.studies.heads.experiment import HeadsSettings, every_prompt
-from headscope.studies.heads.induction_matters import matters
+from headscope.studies.heads.induction_matters import damage_of_groups, matters
 from headscope.studies.heads.joint_ablation import COUNT, EFFECT, LOGIT_DAMAGE, redundant
 from headscope.studies.heads.patching import moves
 from headscope.studies.heads.self_repair import backup, self_repair
@@ -313,6 +313,16 @@ def test_named_heads_are_judged_against_random_ones():
     assert "no other set" in alone.because
 
 
+def test_random_sets_hold_no_head_that_moves_information_but_may_hold_resting_ones():
+    ctx = Context(HeadsSettings().quick(), (planted.induction_circuit(),))
+    one, before, rests = (hs.Head(1, 0),), (hs.Head(0, 0),), (hs.Head(0, 1), hs.Head(1, 3))
+    ctx._known[experiment.named_heads] = {"induction": one, "previous_token": before, "bos": rests}
+    groups = damage_of_groups(ctx)
+    assert sorted(groups["induction"].sets) == [(hs.Head(1, index),) for index in (1, 2, 3)]
+    assert not any({*one, *before, *rests} & set(drawn) for drawn in groups["bos"].sets)
+    assert groups["bos"].existing == 4
+
+
 def ablated(joint, single):
     values = {"joint": joint, "sum of single ablations": single, "interaction": joint - single}
     cells = {(2, "1.0 1.1", effect): about(mean, 0.05) for effect, mean in values.items()}
@@ -403,7 +413,6 @@ def test_a_suppressor_without_its_target_is_released_and_no_backup():
     assert row["released"] == pytest.approx(row["change"])
     assert row["written_more"] == pytest.approx(0, abs=1e-5)
     assert part.claims[0].verdict is Verdict.REFUTED
-    assert part.says[0].startswith("With 1.0 ablated, 2.0 stops writing against it")
 
 
 def attending(*means, raised):

@@ -84,7 +84,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
         left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
-            f" Beside it: what the head writes, where that makes it another kind. ?: could not be tested.{left_out} "
-            "--json or --out gives intervals and nulls.",
+            " Beside it: its kind, where what it writes makes it another. ?: could not be tested."
+            f"{left_out} --json or --out gives intervals and nulls.",
             markup=False,
         )

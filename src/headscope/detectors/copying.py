@@ -11,10 +11,12 @@ al. (2022) rectify the raise, which hides suppression; the eigenvalues of Elhage
 attends. Not done here: attention (detectors.reading), what ablating the head costs.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from headscope.models.direct_paths import DirectPaths, sites
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
-from headscope.tables import Quantity
+from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 
 COPYING = Quantity(
@@ -37,6 +39,24 @@ COPYING = Quantity(
 )
 COPYING_MARGIN = 0.1  # logits; a head that writes less, either way, writes nothing
 INDUCTION, ANTI_INDUCTION, PATTERN_ONLY, SIGN_UNCLEAR = "induction", "anti-induction", "pattern only", "sign unclear"
+NOTHING_READ: dict[str, float | str] = {
+    "copying": math.nan,
+    "copying_low": math.nan,
+    "copying_high": math.nan,
+    "kind": SIGN_UNCLEAR,
+}
+_ALL = "95% bound of it, two-sided, for all heads at once"
+COLUMNS = (
+    Column("copying", pl.Float64, f"{COPYING.meaning}; of the detector induction alone", COPYING.unit),
+    Column("copying_low", pl.Float64, f"lower {_ALL}", COPYING.unit),
+    Column("copying_high", pl.Float64, f"upper {_ALL}", COPYING.unit),
+    Column(
+        "kind",
+        pl.String,
+        "what a named head is: the detector's name; with the pattern of induction, by the bounds of copying: "
+        "induction, anti-induction, pattern only (writes nothing), or sign unclear",
+    ),
+)
 
 
 def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Sequence[Edit] = ()) -> Samples:
@@ -60,17 +80,25 @@ def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Seque
 
 
 def kinds(above: Samples, raised: Samples | None) -> dict[str, str]:
-    """Which kind the heads are that have the pattern, by name, strongest pattern first.
+    """Which kind the heads are that have the pattern, by name, in the order of `above`.
 
     `above` is their attention beyond the null, `raised` the signed raise; both bounds hold for all heads at once.
     """
-    patterned = above.named(above=NAMED_MARGIN) if len(above) else above
-    if raised is None or not len(patterned):
-        return dict.fromkeys(patterned.coordinates("head"), SIGN_UNCLEAR)
+    patterned = above.named(above=NAMED_MARGIN).coordinates("head") if len(above) else ()
+    told = written(raised)
+    return {head: str(told.get(head, NOTHING_READ)["kind"]) for head in patterned}
+
+
+def written(raised: Samples | None) -> dict[object, dict[str, float | str]]:
+    """Signed raise, bounds and kind of every head, as columns of a table: what each is if it has the pattern."""
+    if raised is None:
+        return {}
     bounds = raised.together()
-    told = zip(raised.coordinates("head"), bounds.low.tolist(), bounds.high.tolist(), strict=True)
-    named = {head: _kind(low, high) for head, low, high in told}
-    return {head: named[head] for head in patterned.coordinates("head")}
+    told = zip(bounds.mean.tolist(), bounds.low.tolist(), bounds.high.tolist(), strict=True)
+    return {
+        head: dict(zip(NOTHING_READ, (mean, low, high, _kind(low, high)), strict=True))
+        for head, (mean, low, high) in zip(raised.coordinates("head"), told, strict=True)
+    }
 
 
 def _kind(low: float, high: float) -> str:

@@ -5,23 +5,20 @@ mean and when a head is named stands in detectors.scores. Both kinds of prompts 
 of range are refused before the model runs.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import polars as pl
-
 from headscope.detectors.catalogue import DEFAULT, Detector, detectors
 from headscope.detectors.catalogue import detector as detector_named
-from headscope.detectors.copying import COPYING, copying, kinds
+from headscope.detectors.copying import COLUMNS, NOTHING_READ, copying, written
 from headscope.detectors.reading import MassReading
-from headscope.detectors.scores import HEADS, LayerMass, above_null, rows_of
+from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError, UnservedModel
 from headscope.measures.intervals import MIN_UNITS
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
-from headscope.tables import Column, Table
+from headscope.tables import Table
 from headscope.tasks.natural import natural
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import repeated_tokens, without_repeats
@@ -30,26 +27,7 @@ from headscope.tasks.vocabulary import ordinary_tokens
 LARGEST_SEED = 2**63 - 1
 NAMING_UNITS = 16  # an exact sign flip with Holm over 270 heads can name none on fewer than 14
 SIGNED = "induction"  # the detector whose heads are told apart by the sign of what they write
-_ALL = "95% bound of it, two-sided, for all heads at once"
-DETECTED = replace(
-    HEADS,
-    columns=(
-        *HEADS.columns[:-1],
-        Column("copying", pl.Float64, f"{COPYING.meaning}; of the detector {SIGNED} alone", COPYING.unit),
-        Column("copying_low", pl.Float64, f"lower {_ALL}", COPYING.unit),
-        Column("copying_high", pl.Float64, f"upper {_ALL}", COPYING.unit),
-        Column(
-            "kind",
-            pl.String,
-            "what a named head is: the detector's name; with the pattern of induction, by the bounds of copying: "
-            "induction, anti-induction, pattern only (writes nothing), or sign unclear",
-        ),
-        HEADS.columns[-1],
-    ),
-)
-
-
-_RAISED, _UNKNOWN = ("copying", "copying_low", "copying_high"), (math.nan,) * 3
+DETECTED = replace(HEADS, columns=(*HEADS.columns[:-1], *COLUMNS, HEADS.columns[-1]))
 
 
 @dataclass(frozen=True)
@@ -227,28 +205,14 @@ def heads_table(
 ) -> Table:
     """The detector table: a row for each head of each detector, with the signed raise where the sign decides."""
     rows = []
-    for kind, layers in attention.items():
-        sign = kinds(above_null(layers), raised) if kind == SIGNED else {}
-        written = _written(raised) if kind == SIGNED and raised is not None else {}
-        for row in rows_of(detector_named(kind), layers):
-            named = sign.get(str(row["head"]), kind) if row["named"] else ""
-            why = row["reason"] or (unserved if kind == SIGNED else "")
-            rows.append(
-                {
-                    **row,
-                    **dict(zip(_RAISED, written.get(row["head"], _UNKNOWN), strict=True)),
-                    "kind": named,
-                    "reason": why,
-                }
-            )
+    for detector, layers in attention.items():
+        signed = detector == SIGNED
+        columns = written(raised) if signed else {}
+        for row in rows_of(detector_named(detector), layers):
+            own = columns.get(row["head"], NOTHING_READ)
+            kind = (own["kind"] if signed else detector) if row["named"] else ""
+            rows.append({**row, **own, "kind": kind, "reason": row["reason"] or (unserved if signed else "")})
     return replace(DETECTED, name=name).table(rows)
-
-
-def _written(raised: Samples) -> dict[object, tuple[float, float, float]]:
-    """Signed raise with its bounds, by head."""
-    bounds = raised.together()
-    told = zip(bounds.mean.tolist(), bounds.low.tolist(), bounds.high.tolist(), strict=True)
-    return dict(zip(raised.coordinates("head"), told, strict=True))
 
 
 def reach_of(wanted: Iterable[Detector]) -> int:

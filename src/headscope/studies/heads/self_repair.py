@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headscope.evidence import any_of, bars, claim, in_words, table
+from headscope.evidence import any_of, bars, claim, table
 from headscope.interventions import zero
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
@@ -59,7 +59,6 @@ def self_repair(ctx: Ctx) -> Part:
         tables=[*tables, table(total, "self_repair", beside=beside)],
         claims=[backup(effects.map(lambda each: each["growth"]), repair.map(lambda each: each["direct_effect"]))],
         figures=_figures(effects.estimation["change"], averaged(ctx)),
-        says=_released(effects),
         notes=[note],
     )
 
@@ -104,21 +103,6 @@ def _beyond(growth: Samples, direct: Samples, heads: Sequence[str]) -> Samples:
     share = {cell: MARGIN * np.sign(wrote[cell[0]].mean()) * wrote[cell[0]] for cell in later.cells}
     values = {cell: later.values[:, place] - share[cell] for place, cell in enumerate(later.cells)}
     return Samples.of(BEYOND, later.axes, values, units=later.units)
-
-
-def _released(effects: Split[dict[str, Samples]]) -> list[str]:
-    """Which later component lets go of most suppression, in a sentence, where that is sure; it is no backup."""
-    later = effects.selection["released"].only(later=True)
-    if not len(later):
-        return []
-    at = dict(zip((axis.name for axis in later.axes), later.cells[int(later.mean.argmax())], strict=True))
-    let_go, before, after = (effects.estimation[name].at(**at) for name in ("released", "before", "after"))
-    if not let_go.estimate().low[0] > FLOOR:
-        return []
-    return [
-        f"With {at['ablated']} ablated, {at['component']} stops writing against it (its direct effect goes from "
-        f"{in_words(before)} to {in_words(after)}): released suppression, which is no backup."
-    ]
 
 
 def _figures(change: Samples, averaged_over: str) -> list[Figure]:

@@ -14,6 +14,7 @@ from headscope.measures.samples import Samples
 from headscope.results.example import attention_example
 from headscope.results.study import AttentionExample, Claim
 from headscope.studies.context import Part
+from headscope.studies.head_sets import named
 from headscope.studies.heads.experiment import Ctx, attention, every_prompt, named_heads, prompts, raised
 from headscope.tasks.split import Split
 
@@ -74,8 +75,9 @@ def induction(above: Split[Samples], written: Split[Samples | None], unserved: s
     sign = kinds(above.selection, written.selection)
     may = above.selection.together().at_most > NAMED_MARGIN
     patterned = [head for (_, head), each in zip(above.selection.cells, may, strict=True) if each]
-    copies = [head for head, kind in sign.items() if kind == "induction"]
-    head = next(iter((*copies, *sign)), above.selection.best("head"))
+    strongest = [str(head) for head in named(above.selection)]
+    copies = [head for head in strongest if sign[head] == "induction"]
+    head = next(iter((*copies, *strongest)), above.selection.best("head"))
     tests = [any_of("induction score beyond the null", above.estimation.choosing(head=head), above=NAMED_MARGIN)]
     if patterned:
         raises = written.estimation and written.estimation.only(head=patterned).choosing(head=head)
