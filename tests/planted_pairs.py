@@ -20,9 +20,9 @@ import headscope as hs
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.tasks.pairs import WIDTH, Y_OFFSET, PairLanguage
 
-LANGUAGE = PairLanguage(a=(1, 1), b=(0, 11), inputs=(0, 9), held_out=0, shots=6, noise=0.0)
+LANGUAGE = PairLanguage(a=(1, 1), b=(0, 23), inputs=(0, 9), held_out=0, shots=6, noise=0.0)
 CARRIER = hs.Head(1, 0)
-_VOCAB, _PLACES, _TASKS = LANGUAGE.vocab_size, LANGUAGE.length, 12
+_VOCAB, _PLACES, _TASKS = LANGUAGE.vocab_size, LANGUAGE.length, 24
 _SIZES = [_VOCAB, _PLACES, _VOCAB, _TASKS, _TASKS, _VOCAB, _VOCAB]
 TOKEN, PLACE, BESIDE, DIFFERENCE, TASK, ASKED, GUESS = torch.arange(sum(_SIZES)).split(_SIZES)
 SHARPNESS, LOGITS, NOISE = 40.0, 20.0, 0.003

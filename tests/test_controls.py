@@ -102,10 +102,10 @@ def test_sets_from_the_same_layers_are_all_there_are(model, prompts):
 
 @pytest.mark.parametrize("match", ["size", "layers"])
 def test_no_set_holds_a_head_under_test(match):
-    heads = [hs.Head(layer, index) for layer in range(4) for index in range(6)]
-    picked, others = heads[:2] + heads[6:7], heads[2:3] + heads[18:20]
+    heads = [hs.Head(layer, index) for layer in range(4) for index in range(8)]
+    picked, others = heads[:2] + heads[8:9], heads[2:3] + heads[24:26]
     sets = random_sets(heads, picked, count=100, match=match, apart_from=others)
-    assert len({frozenset(chosen) for chosen in sets}) == len(sets) == (100 if match == "size" else 3 * 5)
+    assert len({frozenset(chosen) for chosen in sets}) == len(sets) == (100 if match == "size" else 10 * 7)
     assert not {head for chosen in sets for head in chosen} & {*picked, *others}
 
 

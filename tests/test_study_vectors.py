@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def text(tmp_path_factory) -> hs.Model:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> hs.Study:
     model = planted_pairs.adding(tmp_path_factory.mktemp("planted"))
-    return hs.study("vectors", model=model, n=30, sources=6, random_vectors=2)
+    return hs.study("vectors", model=model, n=30, each=1, sources=4, random_vectors=2)
 
 
 def context(model: hs.Model, **settings) -> Context:
@@ -412,15 +413,20 @@ HELP = Test("examples help", about(0.9), above=0.1)
 NO_HELP = Test("examples help", about(0.0), above=0.1)
 
 
+def shares(mean, elsewhere):
+    """Shares of a gain of one, by layer."""
+    gained = chosen(mean, elsewhere)
+    return replace(gained, quantity=RECOVERED, counts=np.ones_like(gained.values)).choosing(**gained.chosen)
+
+
 def verdict_of_vector(need=HELP, share=0.9, beyond=0.8, elsewhere=0.0):
-    judged = chosen(share, elsewhere, RECOVERED), chosen(beyond, elsewhere)
-    return task_vector.single_vector(need, *judged).verdict
+    return task_vector.single_vector(need, shares(share, elsewhere), chosen(beyond, elsewhere)).verdict
 
 
 def verdict_of_heads(need=HELP, share=0.9, elsewhere=0.0, **beyond):
     controls = {"random heads": 0.8, "random direction": 0.8, "other function": 0.8} | beyond
     judged = {name: chosen(mean, elsewhere) for name, mean in controls.items() if mean is not None}
-    carried = function_vector.CarriedByHeads(chosen(share, elsewhere, RECOVERED), judged, chosen(0.8))
+    carried = function_vector.CarriedByHeads(shares(share, elsewhere), judged, chosen(0.8))
     return function_vector.few_heads(need, carried).verdict
 
 
@@ -572,7 +578,7 @@ def test_a_shipped_model_that_was_taught_to_carry_the_function_carries_it():
 
 def test_an_answer_that_is_carried_is_no_task(tmp_path):
     model = planted_pairs.adding(tmp_path, carried=False)
-    study = hs.study("vectors", model=model, n=30, sources=6, random_vectors=1)
+    study = hs.study("vectors", model=model, n=30, each=1, sources=6, random_vectors=1)
     assert claim(study, "single_vector").verdict is REFUTED
     assert claim(study, "task_not_answer").verdict is REFUTED
     needs = [row.what for row in claim(study, "task_not_answer").evidence if row.role == "need"]
@@ -631,7 +637,7 @@ def test_a_model_whose_attention_cannot_be_read_is_not_judged_on_kinds_of_heads(
 
 
 def test_what_was_chosen_stays_when_the_study_is_quick():
-    quick = VectorsConfig(n=30, sources=6, random_vectors=1)
+    quick = VectorsConfig(n=30, each=3, sources=6, random_vectors=1)
     assert VectorsConfig(n=30).quick() == quick
     with pytest.raises(BadArgument, match="sources=0"):
         VectorsConfig(sources=0)

@@ -21,7 +21,7 @@ from headscope.sweeps.controls import AgainstRandom
 from headscope.vocabulary import Head
 from tests.truth import Case
 
-FUNCTIONS, PROBLEMS, LAYERS, CHOSEN = 50, 5, 6, 3
+FUNCTIONS, PROBLEMS, LAYERS, CHOSEN = 80, 5, 6, 3
 HEADS, TOP, SETS = [Head(layer, index) for layer in range(8) for index in range(4)], 4, 20
 
 
@@ -33,7 +33,7 @@ def accuracy(generator: np.random.Generator, mean: float) -> Array:
     return generator.binomial(PROBLEMS, each) / PROBLEMS
 
 
-def by_layer(generator: np.random.Generator, there: float, elsewhere: float = 0.01) -> Samples:
+def by_layer(generator: np.random.Generator, there: float, elsewhere: float = 0.0) -> Samples:
     """Accuracy before every layer: this at the chosen one, and what is there without a task at others."""
     columns = [accuracy(generator, there if layer == CHOSEN else elsewhere) for layer in range(LAYERS)]
     return Samples.grid(effects.ACCURACY, {LAYER: range(LAYERS)}, np.stack(columns, 1), over="functions")

@@ -248,8 +248,8 @@ def _pools(
     free = [head for head in heads if head not in own and head not in set(apart_from)]
     wanted = Counter(head.layer for head in own)
     layers = [([head for head in free if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
-    enough = math.prod(math.comb(len(pool), size) for pool, size in layers) >= FEWEST_SETS
-    if match == "size" or (not enough and math.comb(len(free), len(own)) >= FEWEST_SETS):
+    of_layers = math.prod(math.comb(len(pool), size) for pool, size in layers)
+    if match == "size" or of_layers < min(FEWEST_SETS, math.comb(len(free), len(own))):
         match, layers = "size", [(free, len(own))]
     # If effects of heads add up, the variance of k picked ones beside f others is k (k + f) / f about the mean of the
     # sets, that of a set k (f - k) / f. Shrinking by this ratio, not its root, keeps p right where effects are skewed
