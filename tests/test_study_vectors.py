@@ -579,8 +579,9 @@ def test_a_shipped_model_that_was_taught_to_carry_the_function_carries_it():
 def test_an_answer_that_is_carried_is_no_task(tmp_path):
     model = planted_pairs.adding(tmp_path, carried=False)
     study = hs.study("vectors", model=model, n=30, each=1, sources=6, random_vectors=1)
-    assert claim(study, "single_vector").verdict is REFUTED
-    assert claim(study, "task_not_answer").verdict is REFUTED
+    # Twelve functions of which none is answered may still be one in four, for all layers at once.
+    assert claim(study, "single_vector").verdict is UNDETERMINED
+    assert claim(study, "task_not_answer").verdict is not SUPPORTED
     needs = [row.what for row in claim(study, "task_not_answer").evidence if row.role == "need"]
     assert needs[1] == "transfer of f(dummy) before layer 2"
 

@@ -249,7 +249,7 @@ def _pools(
     wanted = Counter(head.layer for head in own)
     layers = [([head for head in free if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
     of_layers = math.prod(math.comb(len(pool), size) for pool, size in layers)
-    if match == "size" or of_layers < min(FEWEST_SETS, math.comb(len(free), len(own))):
+    if match == "size" or not of_layers or of_layers < FEWEST_SETS <= math.comb(len(free), len(own)):
         match, layers = "size", [(free, len(own))]
     # If effects of heads add up, the variance of k picked ones beside f others is k (k + f) / f about the mean of the
     # sets, that of a set k (f - k) / f. Shrinking by this ratio, not its root, keeps p right where effects are skewed
