@@ -209,6 +209,16 @@ class Shots:
         x, y = (np.take_along_axis(values, order, 1) for values in (self.x, self.y))
         return self.changed({"how": "permuted", "seed": seed}, x=x, y=y)
 
+    def reversed(self) -> Self:
+        """The same pairs of each example, the last first."""
+        return self.keeping(np.tile(np.arange(self.x.shape[1])[::-1], (len(self), 1)))
+
+    def informing_first(self, count: int, seed: int) -> Self:
+        """Only the first `count` pairs tell of the function: their y are its own, and all later ones are random."""
+        drawn = np.random.default_rng(seed).integers(0, self.functions.n_numbers, self.x.shape)
+        y = np.where(np.arange(self.x.shape[1]) < count, self.true_y, drawn)
+        return self.changed({"how": "informing_first", "count": count, "seed": seed}, y=y)
+
     def recipe(self) -> Mapping[str, Any]:
         """Functions with their prior, and how the numbers were drawn and changed."""
         # Of a language, only what makes its functions: shots and noise are these shots' own.

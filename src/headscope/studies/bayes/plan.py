@@ -18,8 +18,9 @@ from headscope.studies.bayes.confidence import confidence
 from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
 from headscope.studies.bayes.mlp_ablation import mlp_ablation
-from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
+from headscope.studies.bayes.near_exact import AFTER, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
+from headscope.studies.bayes.order import order
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.bayes.updates import steps, updates
@@ -49,7 +50,7 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
             f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
             "labels. There is nothing here to call an update."
         ]
-    near = in_words(differences(observed).at(comparison=DISTANCE))
+    near = in_words(differences(observed)[0].at(learner=MODEL))
     verdict = {name: claims[name].verdict for name in ("linear_log_odds", "features_add")}
     return [
         f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
@@ -76,7 +77,7 @@ def _heads(ctx: Ctx) -> str:
     )
 
 
-LEARNT = (curve, updates, families, near_exact, pair_heads)
+LEARNT = (curve, updates, families, near_exact, order, pair_heads)
 INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
 
 PLAN: Plan[BayesSettings] = Plan(
