@@ -207,13 +207,6 @@ def test_a_curve_that_does_not_rise_has_no_updates(ideal, model):
         assert claims[name].because.startswith("Not judged: rise")
 
 
-def test_one_list_of_examples_settles_nothing_about_curves(ideal, model):
-    claims, _ = judged(ideal, model, replace(SETTINGS, article=True))
-    for name in ("rises", "linear_log_odds", "bayesian_extrapolates", "near_exact"):
-        assert claims[name].verdict is Verdict.UNDETERMINED
-        assert "article" in claims[name].because
-
-
 def test_an_exact_posterior_that_the_prompts_rule_out_is_no_control(ideal, model):
     # Without noise, no function allows a corrupted pair: what is left can be judged without that observer.
     nothing = {EXACT: ideal.exact[EXACT] * math.nan}

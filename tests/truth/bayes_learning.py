@@ -106,7 +106,7 @@ def context(seen: Observations, *, resamples: int = 60) -> Ctx:
 
 
 def judged_rises(ctx: Ctx, _: Learner) -> Claim:
-    return rises(ctx.once(observations).beyond_shuffled, ())
+    return rises(ctx.once(observations).beyond_shuffled)
 
 
 def judged_updates(ctx: Ctx, _: Learner) -> Claim:
@@ -119,7 +119,7 @@ def judged_extrapolation(ctx: Ctx, _: Learner) -> Claim:
 
 def judged_distance(ctx: Ctx, _: Learner) -> Claim:
     seen = ctx.once(observations)
-    return stays_near(*differences(seen), seen.rise.at(learner=EXACT), ())
+    return stays_near(*differences(seen), seen.rise.at(learner=EXACT))
 
 
 def judged_order(ctx: Ctx, learner: Learner) -> Claim:

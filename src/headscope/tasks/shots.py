@@ -30,7 +30,8 @@ class Shots:
     """Examples as numbers: `parameters` [example, 2], pairs `x` and `y` [example, shot], `query` [example].
 
     `y` is what is shown, corrupted or not; `noise` the share that was to be corrupted. All int64. `made_by` says
-    how they came about.
+    how they came about. `one_list` declares that all examples show the same pairs: what is independent then is a
+    query, and nothing can be known of other pairs.
 
     >>> shots = Shots.article()
     >>> shots.x[0, :3].tolist(), shots.y[0, :3].tolist(), shots.query.tolist(), shots.answer.tolist()
@@ -44,6 +45,7 @@ class Shots:
     query: Ints
     noise: float = 0.0
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    one_list: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.query)
@@ -90,7 +92,7 @@ class Shots:
         pairs = np.tile(np.array(ARTICLE_PAIRS), (len(query), 1, 1))
         parameters = np.tile(np.array(ARTICLE_FUNCTION), (len(query), 1))
         made_by = {"pairs": "article", "queries": query.tolist()}
-        return cls(EVERYDAY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by)
+        return cls(EVERYDAY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by, one_list=True)
 
     def __len__(self) -> int:
         return len(self.query)

@@ -6,7 +6,6 @@ claim `rises`, which every further claim about updates needs. Shots of a prompt 
 units.
 """
 
-from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -53,20 +52,19 @@ def curve(ctx: Ctx) -> Part:
             table(accuracy, "answers", beside=beside),
             table([rise, observed.rise_beyond_shuffled.labelled(LEARNER, "model beyond shuffled labels")], "rises"),
         ],
-        claims=[rises(beyond, seen.own_pairs(ctx.settings))],
+        claims=[rises(beyond)],
         figures=[figure],
         notes=_notes(ctx, observed),
     )
 
 
-def rises(beyond: Samples, needs: Sequence[Test]) -> Claim:
+def rises(beyond: Samples) -> Claim:
     """`beyond` [prompt, learner]: how much more each rises than with shuffled labels."""
     margin, what = seen.RISE_MARGIN, "rise beyond shuffled labels"
     control = Test(f"{what} (exact posterior)", beyond.at(learner=EXACT), above=margin)
     return claim(
         "rises",
         f"The right answer's mean probability rises with examples, by over {margin} more than with shuffled labels.",
-        needs=needs,
         positive_control=seen.where_defined(control),
         tests=[Test(what, beyond.at(learner=MODEL), above=margin)],
         tables=("curve", "rises"),

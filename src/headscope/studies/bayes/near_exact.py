@@ -8,7 +8,6 @@ gives every number a probability, else over two outcomes, the right number or an
 """
 
 import math
-from collections.abc import Sequence
 
 import polars as pl
 import torch
@@ -61,13 +60,13 @@ def near_exact(ctx: Ctx) -> Part:
             table(kl, "distances"),
             table([late.labelled(WHEN, LATE), between.labelled(WHEN, BETWEEN)], "differences"),
         ],
-        claims=[stays_near(late, between, observed.rise.at(learner=EXACT), seen.own_pairs(ctx.settings))],
+        claims=[stays_near(late, between, observed.rise.at(learner=EXACT))],
         figures=[figure],
         says=[f"After all pairs the model is, by KL divergence over {outcomes}, {nearest}."] if known else [],
     )
 
 
-def stays_near(late: Samples, between: Samples, exact_rise: Samples, needs: Sequence[Test]) -> Claim:
+def stays_near(late: Samples, between: Samples, exact_rise: Samples) -> Claim:
     """`late` and `between` [prompt, learner]; an exact posterior that does not rise is nothing to follow.
 
     The null is the model's own mean curve, which knows how many pairs were shown and not which.
@@ -78,7 +77,7 @@ def stays_near(late: Samples, between: Samples, exact_rise: Samples, needs: Sequ
         "near_exact",
         f"Prompt by prompt the answer's probability is within {EXACT_MARGIN} of the exact posterior's, while that is "
         f"in between and from {AFTER} examples on.",
-        needs=[*needs, Test("rise of the exact posterior", exact_rise, above=seen.RISE_MARGIN)],
+        needs=[Test("rise of the exact posterior", exact_rise, above=seen.RISE_MARGIN)],
         null=Test(f"distance of the {MEAN_CURVE}, {BETWEEN}", there[MEAN_CURVE], below=EXACT_MARGIN, reason=never),
         tests=[
             Test(f"distance {LATE}", late.at(learner=MODEL), below=EXACT_MARGIN),

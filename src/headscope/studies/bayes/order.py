@@ -28,9 +28,7 @@ from headscope.tasks.shots import Shots
 MARGIN = 0.05
 ALL, HALFWAY, EARLY = "all pairs", "pairs halfway up the curve", "pairs of which the early half informs"
 SHOWN = Column("shown", pl.String, "which pairs are shown in two orders")
-CHANGE = Quantity(
-    "order_change", "of the right answer's probability between two orders, up or down", within=(0.0, 1.0)
-)
+CHANGE = Quantity("order_change", "distance of the right answer's probability in two orders", within=(0.0, 1.0))
 
 Answering = Callable[[Shots], Tensor]
 """From problems to the probability of the function's value at the query, [example]."""

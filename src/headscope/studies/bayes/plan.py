@@ -28,6 +28,7 @@ from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few
+from headscope.studies.pairs import over_lists
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
 from headscope.tasks.linear import linear
 
@@ -77,8 +78,14 @@ def _heads(ctx: Ctx) -> str:
     )
 
 
-LEARNT = (curve, updates, families, near_exact, order, pair_heads)
-INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
+LEARNT = tuple(map(over_lists, (curve, updates, families, near_exact, order, pair_heads)))
+# Additive features and probes draw lists of their own about given functions, whatever the settings say.
+INSIDE = (
+    additive_features,
+    *map(over_lists, (attention_growth, attention_knockout)),
+    x_probe,
+    *map(over_lists, (mlp_ablation, confidence, variables)),
+)
 
 PLAN: Plan[BayesSettings] = Plan(
     name="bayes",
