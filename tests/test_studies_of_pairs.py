@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import headscope as hs
 from headscope import tasks
 from headscope.errors import BadArgument, HeadscopeError
+from headscope.evidence import Test, claim, table
+from headscope.measures.samples import Samples
+from headscope.results.study import Verdict
+from headscope.studies.bayes import plan as bayes
 from headscope.studies.bayes.problems import BayesSettings
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.context import Context, Part
+from headscope.studies.pairs import PairsConfig, over_lists
+from headscope.studies.redundancy import plan as redundancy
+from headscope.tables import Quantity
 from headscope.tasks.linear import EVERYDAY
 from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.shots import ARTICLE_PAIRS
@@ -39,6 +47,32 @@ def test_the_articles_pairs_differ_in_the_query_alone(model: hs.Model) -> None:
     assert not set(shots.query) & {x for x, _ in ARTICLE_PAIRS}
     with pytest.raises(BadArgument, match="87 inputs"):
         PairsConfig(n=88, article=True).draw(model)
+
+
+SCORE = Quantity("score", "a score", within=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("article", [True, False])
+def test_one_list_of_pairs_settles_nothing_about_examples(article: bool, model: hs.Model) -> None:
+    def question(ctx: Context[PairsConfig]) -> Part:
+        scores = Samples.one(SCORE, np.linspace(0.8, 0.9, 20))
+        high = claim("high", "It is high.", tests=[Test("score", scores, above=0.5)])
+        return Part(claims=[high], tables=[table(scores, "scores")])
+
+    part = over_lists(question)(Context(PairsConfig(n=20, article=article), (model,)))
+    (judged,), (shown,) = part.claims, part.tables
+    assert judged.verdict is (Verdict.UNDETERMINED if article else Verdict.SUPPORTED)
+    assert ("one list" in judged.because) is article
+    unit = "queries" if article else "prompts"
+    assert judged.evidence[-1].over == unit
+    assert shown.frame.columns[-1] == unit
+    assert f"over {unit}" in shown.schema.columns[1].meaning
+
+
+def test_every_question_about_the_drawn_prompts_minds_how_many_lists_there_are() -> None:
+    # Two draw lists of their own about given functions; one makes no claim.
+    for plan, apart in ((bayes.PLAN, {"additive_features", "x_probe"}), (redundancy.PLAN, {"limits"})):
+        assert {each.__name__ for each in plan.questions if not hasattr(each, "__wrapped__")} == apart
 
 
 def test_a_model_of_text_is_asked_everyday_functions_without_noise(tmp_path: Path) -> None:

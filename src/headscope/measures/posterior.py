@@ -131,7 +131,8 @@ def divergence_nats(
     >>> round(divergence_nats(half, torch.tensor([[[0.5, 0.25]]]).log()).item(), 4)
     0.3466
     """
-    return (torch.xlogy(exact, exact) - _times(exact, log_p)).sum(-1)
+    # What rounds to less than 0 is 0.
+    return (torch.xlogy(exact, exact) - _times(exact, log_p)).sum(-1).clamp(min=0.0)
 
 
 def right_or_not_divergence_nats(
@@ -140,7 +141,7 @@ def right_or_not_divergence_nats(
     """The same over two outcomes, from the probability of the right answer: at most as much as over all answers."""
     rest = torch.log1p(-log_p.exp().clamp(max=1 - 1e-12))
     own = torch.xlogy(exact, exact) + torch.xlogy(1 - exact, 1 - exact)
-    return own - _times(exact, log_p) - _times(1 - exact, rest)
+    return (own - _times(exact, log_p) - _times(1 - exact, rest)).clamp(min=0.0)
 
 
 def _times(share: Tensor, log_p: Tensor) -> Tensor:

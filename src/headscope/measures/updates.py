@@ -11,7 +11,9 @@ is not followed, gamma if it is (noise keeps it below 1). *The line is one of lo
 exact posterior bends in logit p. It is a line for two hypotheses; the average over prompts is one of
 log-odds, since a mean of probabilities bends it again.
 
-Here: the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, and how straight log-odds are.
+Here: the fit of (A_0, c, beta, gamma) with its uncertainty over prompts, how straight log-odds are, and what an
+average hides: jumps at chance times, one per prompt, average to a smooth curve, so that the share of a prompt's rise
+that comes in one step is read off prompts (`largest_step`).
 c / (1 - c) = (gamma / beta)^K makes this the Bayesian law of measures.curves with shots from 0 on.
 """
 
@@ -26,7 +28,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from headscope.errors import BadArgument
-from headscope.measures.curve_fits import fit_curve, nrmse, refit, resampled_means
+from headscope.measures.curve_fits import fit_curve, refit, resampled_means
 from headscope.measures.curves import Family
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import linearity, slope
@@ -98,15 +100,28 @@ def implied_log_odds(p: Array, beta: float, gamma: float) -> Array:
     return np.where(inside, logit(np.where(inside, share, 0.5)), np.nan)
 
 
+def largest_step(p: Array) -> Array:
+    """How much of what a curve spans its largest single step up is, from p [prompt, shot]: 0 to 1, [prompt].
+
+    1 for one jump, 1 / shots for a straight line; NaN for a curve that does not move.
+
+    >>> largest_step(np.array([[0.1, 0.1, 0.9, 0.9], [0.0, 0.25, 0.75, 1.0]])).tolist()
+    [1.0, 0.5]
+    """
+    span = np.ptp(p, axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.diff(p, axis=1).max(1).clip(min=0.0) / np.where(span > 0, span, np.nan))
+
+
 @dataclass(frozen=True, eq=False)
 class Updates:
     """The article's model fitted to the mean log-odds of many prompts.
 
     `p` [shot] is the curve that was fitted, `fitted` [shot] the fit. `step_nats` = log(c / (1 - c)) is what an
     example adds. `log_odds` [shot] is logit A read off `p`, NaN where p is outside (beta, gamma) or A outside
-    `RESOLVED`; `line` judges it; `outside` and `unresolved` count what is left out. `misfit` is the NRMSE of the
-    fit over all shots. `resampled_steps`, `_gammas` and `_misfits` [resample] are those of resampled prompts. NaN
-    with a `reason`.
+    `RESOLVED`; `line` judges it; `outside` and `unresolved` count what is left out. `misfit` is the root mean squared
+    error of the fit over all shots, over what `p` spans. `resampled_steps`, `_gammas` and `_misfits` [resample] are
+    those of resampled prompts. NaN with a `reason`.
     """
 
     p: Array
@@ -155,7 +170,8 @@ def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: in
     fit = fit_curve(UPDATES, shots, curves[0], seed=seed)
     free = torch.cat((fit.free[None], refit(fit, shots, curves[1:])))
     said = UPDATES.curve(free, torch.from_numpy(shots)).numpy()
-    misfits = nrmse(said, curves)
+    span = np.ptp(curves, axis=-1)
+    misfits = np.sqrt(((said - curves) ** 2).mean(-1)) / np.where(span > 0, span, np.nan)
     prior, c, beta, gamma = fit.parameters.values()
     _, every_c, _, every_gamma = UPDATES.constrained(free[1:].clamp(-15, 15)).T.numpy()
     implied = implied_log_odds(curves[0], beta, gamma)
@@ -178,4 +194,5 @@ def fit_updates(log_odds: Float[Tensor, "prompt shot"] | Array, *, resamples: in
         line=line_of(resolved),
         outside=int(np.isnan(implied).sum()),
         unresolved=int(unresolved.sum()),
+        reason="" if span[0] > 0 else "the curve does not move",
     )

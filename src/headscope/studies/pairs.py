@@ -3,24 +3,30 @@
 In: a model and settings. Out: `Shots`. A model that was trained on a language of pairs is asked about its own
 functions, with as many pairs and as much noise as it knows, unless the settings say otherwise; every other model
 gets `tasks.shots.EVERYDAY`, twelve clean pairs. With `article`, prompts show that article's pairs and differ in the
-query.
+query: their unit is the query, and no claim about examples can be judged (`over_lists`).
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 
 from headscope.errors import BadArgument
+from headscope.evidence import Test
+from headscope.evidence.claim import told
 from headscope.models.model import Model
-from headscope.studies.context import Settings, setting
+from headscope.results.study import Claim, Verdict
+from headscope.studies.context import Part, Settings, setting
+from headscope.tables import Table
 from headscope.tasks.functions import Functions, Which
 from headscope.tasks.linear import functions_of
 from headscope.tasks.shots import ARTICLE_PAIRS, EVERYDAY, Shots
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_OVER = re.compile(r"(?<=over )prompts|prompts(?= behind)")
 _EVERYDAY_SHOTS = 12
 
 
@@ -83,6 +89,44 @@ class PairsConfig(Settings):
             among=self.among,  # type: ignore[arg-type]  # checked above
             seed=self.seed + seed,
         )
+
+
+def own_lists(shots: Shots) -> tuple[Test, ...]:
+    """What every claim about examples needs: prompts that show lists of their own."""
+    reason = "all prompts show one list of pairs and differ in the query alone"
+    return (Test("generalisation to other examples", None, above=0.0, reason=reason),) if shots.one_list else ()
+
+
+def over_lists(question: Callable[[Any], Part]) -> Callable[[Any], Part]:
+    """A question about the prompts that the settings draw: with one list, of queries, and nothing is judged."""
+
+    @wraps(question)
+    def asked(ctx: Any) -> Part:
+        needs, part = own_lists(ctx.settings.draw(ctx.model, n=1)), question(ctx)
+        return replace(
+            part,
+            claims=[_not_judged(each, needs) for each in part.claims] if needs else part.claims,
+            tables=[_over_queries(each) for each in part.tables] if needs else part.tables,
+        )
+
+    return asked
+
+
+def _not_judged(judged: Claim, needs: Sequence[Test]) -> Claim:
+    rows = [each.row("need") for each in needs]
+    evidence = [replace(row, over="queries" if row.over == "prompts" else row.over) for row in judged.evidence]
+    because = f"Not judged: {told(rows[0])}."
+    return replace(judged, verdict=Verdict.UNDETERMINED, because=because, evidence=(*rows, *evidence))
+
+
+def _over_queries(shown: Table) -> Table:
+    """A table of means over prompts, as one over queries."""
+    names = {"prompts": "queries"} if "prompts" in shown.frame.columns else {}
+    columns = tuple(
+        replace(each, name=names.get(each.name, each.name), meaning=_OVER.sub("queries", each.meaning))
+        for each in shown.schema.columns
+    )
+    return Table(replace(shown.schema, columns=columns), shown.frame.rename(names))
 
 
 def described(shots: Shots) -> str:

@@ -30,7 +30,8 @@ class Shots:
     """Examples as numbers: `parameters` [example, 2], pairs `x` and `y` [example, shot], `query` [example].
 
     `y` is what is shown, corrupted or not; `noise` the share that was to be corrupted. All int64. `made_by` says
-    how they came about.
+    how they came about. `one_list` declares that all examples show the same pairs: what is independent then is a
+    query, and nothing can be known of other pairs.
 
     >>> shots = Shots.article()
     >>> shots.x[0, :3].tolist(), shots.y[0, :3].tolist(), shots.query.tolist(), shots.answer.tolist()
@@ -44,6 +45,7 @@ class Shots:
     query: Ints
     noise: float = 0.0
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    one_list: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.query)
@@ -90,7 +92,7 @@ class Shots:
         pairs = np.tile(np.array(ARTICLE_PAIRS), (len(query), 1, 1))
         parameters = np.tile(np.array(ARTICLE_FUNCTION), (len(query), 1))
         made_by = {"pairs": "article", "queries": query.tolist()}
-        return cls(EVERYDAY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by)
+        return cls(EVERYDAY, parameters, pairs[..., 0], pairs[..., 1], query, made_by=made_by, one_list=True)
 
     def __len__(self) -> int:
         return len(self.query)
@@ -208,6 +210,16 @@ class Shots:
         order = self._orders(seed)
         x, y = (np.take_along_axis(values, order, 1) for values in (self.x, self.y))
         return self.changed({"how": "permuted", "seed": seed}, x=x, y=y)
+
+    def reversed(self) -> Self:
+        """The same pairs of each example, the last first."""
+        return self.keeping(np.tile(np.arange(self.x.shape[1])[::-1], (len(self), 1)))
+
+    def informing_first(self, count: int, seed: int) -> Self:
+        """Only the first `count` pairs tell of the function: their y are its own, and all later ones are random."""
+        drawn = np.random.default_rng(seed).integers(0, self.functions.n_numbers, self.x.shape)
+        y = np.where(np.arange(self.x.shape[1]) < count, self.true_y, drawn)
+        return self.changed({"how": "informing_first", "count": count, "seed": seed}, y=y)
 
     def recipe(self) -> Mapping[str, Any]:
         """Functions with their prior, and how the numbers were drawn and changed."""

@@ -6,7 +6,7 @@ claim `rises`, which every further claim about updates needs. Shots of a prompt 
 units.
 """
 
-from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from headscope.tasks.linear import functions_of
 
 PROBABILITY = Quantity("probability", "mean probability of the function's value", within=(0.0, 1.0))
 ACCURACY = Quantity("accuracy", "prompts whose most likely number is the function's", "share", within=(0.0, 1.0))
-ERROR = Quantity("distance", "mean distance of the most likely number from the function's value")
+ERROR = Quantity("distance", "mean distance of the most likely number from the function's value", "", (0.0, inf))
 AGREEMENT = Quantity("agreement", "prompts in which the model's most likely number is the same", "share", (0.0, 1.0))
 EXACT_SHUFFLED = "exact posterior, labels shuffled"
 _NO_LINE, _NO_NUMBERS = "a line is undefined with so few pairs", "not every number is scored in text"
@@ -33,7 +33,7 @@ _NO_LINE, _NO_NUMBERS = "a line is undefined with so few pairs", "not every numb
 def curve(ctx: Ctx) -> Part:
     """Does the model learn from the examples?"""
     observed = ctx.once(seen.observations)
-    probability, rise, beyond = probabilities(observed), observed.rise, observed.rise_beyond_shuffled
+    probability, rise, beyond = probabilities(observed), observed.rise, observed.beyond_shuffled
     accuracy, *beside = answers(observed)
     figure = lines(
         probability,
@@ -50,24 +50,23 @@ def curve(ctx: Ctx) -> Part:
         tables=[
             table(probability, "curve"),
             table(accuracy, "answers", beside=beside),
-            table([rise, beyond.labelled(LEARNER, "model beyond shuffled labels")], "rises"),
+            table([rise, observed.rise_beyond_shuffled.labelled(LEARNER, "model beyond shuffled labels")], "rises"),
         ],
-        claims=[rises(rise, beyond, seen.own_pairs(ctx.settings))],
+        claims=[rises(beyond)],
         figures=[figure],
         notes=_notes(ctx, observed),
     )
 
 
-def rises(rise: Samples, beyond: Samples, needs: Sequence[Test]) -> Claim:
-    """`rise` [prompt, learner], and the model's `beyond` that with shuffled labels, [prompt]."""
-    margin = seen.RISE_MARGIN
-    control = Test("rise of the exact posterior", rise.at(learner=EXACT), above=margin)
+def rises(beyond: Samples) -> Claim:
+    """`beyond` [prompt, learner]: how much more each rises than with shuffled labels."""
+    margin, what = seen.RISE_MARGIN, "rise beyond shuffled labels"
+    control = Test(f"{what} (exact posterior)", beyond.at(learner=EXACT), above=margin)
     return claim(
         "rises",
-        f"The probability of the right answer rises with examples, by over {margin} more than with shuffled labels.",
-        needs=needs,
+        f"The right answer's mean probability rises with examples, by over {margin} more than with shuffled labels.",
         positive_control=seen.where_defined(control),
-        tests=[Test("rise beyond shuffled labels", beyond, above=margin)],
+        tests=[Test(what, beyond.at(learner=MODEL), above=margin)],
         tables=("curve", "rises"),
     )
 

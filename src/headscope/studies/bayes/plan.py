@@ -18,8 +18,9 @@ from headscope.studies.bayes.confidence import confidence
 from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
 from headscope.studies.bayes.mlp_ablation import mlp_ablation
-from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, near_exact
+from headscope.studies.bayes.near_exact import AFTER, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
+from headscope.studies.bayes.order import order
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.problems import BayesSettings, Ctx
 from headscope.studies.bayes.updates import steps, updates
@@ -27,6 +28,7 @@ from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few
+from headscope.studies.pairs import over_lists
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
 from headscope.tasks.linear import linear
 
@@ -49,7 +51,7 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
             f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
             "labels. There is nothing here to call an update."
         ]
-    near = in_words(differences(observed).at(comparison=DISTANCE))
+    near = in_words(differences(observed)[0].at(learner=MODEL))
     verdict = {name: claims[name].verdict for name in ("linear_log_odds", "features_add")}
     return [
         f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
@@ -76,8 +78,14 @@ def _heads(ctx: Ctx) -> str:
     )
 
 
-LEARNT = (curve, updates, families, near_exact, pair_heads)
-INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
+LEARNT = tuple(map(over_lists, (curve, updates, families, near_exact, order, pair_heads)))
+# Additive features and probes draw lists of their own about given functions, whatever the settings say.
+INSIDE = (
+    additive_features,
+    *map(over_lists, (attention_growth, attention_knockout)),
+    x_probe,
+    *map(over_lists, (mlp_ablation, confidence, variables)),
+)
 
 PLAN: Plan[BayesSettings] = Plan(
     name="bayes",

@@ -12,7 +12,7 @@ from headscope.evidence import in_words
 from headscope.figures.words import joined
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Part, Plan
-from headscope.studies.pairs import described
+from headscope.studies.pairs import described, over_lists
 from headscope.studies.redundancy.attention_to_examples import attention_to_examples
 from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
 from headscope.studies.redundancy.experiment import Ctx, RedundancySettings, experiment, problems
@@ -119,7 +119,7 @@ PLAN = Plan(
     question="Where is a task learnt in context formed, and do other heads form it once those are ablated?",
     settings=RedundancySettings,
     shown_on="zoo:linear-8l",
-    questions=(*QUESTIONS, attention_to_examples, limits),
+    questions=(*map(over_lists, (*QUESTIONS, attention_to_examples)), limits),
     answer=answer,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(problems).source)],
     lead="task",
