@@ -13,17 +13,24 @@ from headscope import tasks
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Verdict
-from headscope.studies.bayes import attention_growth, attention_knockout, confidence, mlp_ablation, x_probe
-from headscope.studies.bayes.activations import LOG_ODDS, RISE, answer_log_odds, attention_on, label_reading_heads
+from headscope.studies.bayes import (
+    attention_growth,
+    attention_knockout,
+    confidence,
+    mlp_ablation,
+    update_mediation,
+    x_probe,
+)
+from headscope.studies.bayes.activations import LOG_ODDS, RISE, answer_log_odds, label_attention, label_reading_heads
 from headscope.studies.bayes.additive_features import SLOPE, Observed, additive_features, best_layer, features_add
 from headscope.studies.bayes.increments import agreement_of
-from headscope.studies.bayes.problems import example_spans
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN
 from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.sites import at_final_token, residual_sites, stacked
 from headscope.tables import Table
+from headscope.vocabulary import Head
 from tests import pair_models
 from tests.planted_updates import LOGITS, REST, VOCAB, adding_model
 
@@ -35,6 +42,7 @@ QUESTIONS = (
     mlp_ablation.mlp_ablation,
     confidence.confidence,
     variables,
+    update_mediation.update_mediation,
 )
 
 
@@ -64,11 +72,11 @@ def test_log_odds_of_the_hand_written_model(adding: hs.Model, shots: int) -> Non
 
 def test_attention_of_the_hand_written_model(adding: hs.Model) -> None:
     prompts = tasks.linear(adding, PairsConfig(n=10, shots=4).draw(adding))
-    keys = [[p for span in spans for p in span] for spans in example_spans(prompts)]
-    mass, even = attention_on(adding, prompts, keys)
-    assert mass[:, 4] == pytest.approx(np.full(10, 4 / (4 + REST)), abs=1e-5)  # head 2.0
-    assert even[0] == pytest.approx(np.full(8, 16 / 19))  # BOS, query and comma are no examples
-    assert label_reading_heads(adding, prompts, margin=0.1) == ()
+    labels, x, even = label_attention(adding, prompts)
+    assert labels[:, 4] == pytest.approx(np.full(10, 4 / (4 + REST)), abs=1e-5)  # head 2.0
+    assert x[:, 4] == pytest.approx(np.zeros(10), abs=1e-5)
+    assert even[0] == pytest.approx(np.full(8, 4 / 19))
+    assert label_reading_heads(adding, prompts, margin=0.1) == (Head(2, 0),)
 
 
 def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
@@ -79,7 +87,7 @@ def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
     assert read[-1] == pytest.approx(run["resid_post", 3][:, -1].numpy())
 
 
-@pytest.mark.parametrize("question", QUESTIONS[:4], ids=by_name)
+@pytest.mark.parametrize("question", [*QUESTIONS[:4], QUESTIONS[-1]], ids=by_name)
 def test_what_the_hand_written_model_does_is_seen(adding: hs.Model, question) -> None:
     (claim,) = asked(question, adding, n=60).claims
     assert claim.verdict is Verdict.SUPPORTED, claim.because
@@ -154,28 +162,38 @@ def test_without_mlps_nothing_is_said_of_them(tmp_path: Path) -> None:
 # Verdicts of known learners
 
 
-def growing(*exponents: float, units: int = 20) -> Samples:
+def growing(*exponents: float, units: int = 40, spread: float = 0.05, least: float = 0.0) -> Samples:
     """Attention of made-up heads that grows with these exponents from one example to eight, up to 0.5."""
-    noise = 0.01 * np.random.default_rng(0).normal(size=(units, len(exponents)))
+    noise = np.random.default_rng(0).normal(1, spread, size=(units, len(exponents)))
     values = {
-        (0, f"0.{head}", shots): 0.5 * (shots / 8) ** exponent * (1 + noise[:, head] * (shots == 8))
+        (0, f"0.{head}", shots): np.maximum(0.5 * (shots / 8) ** exponent * noise[:, head], least)
         for head, exponent in enumerate(exponents)
-        for shots in (1, 8)
+        for shots in (1, 2, 4, 8)
     }
     return Samples.of(attention_growth.ATTENTION, (LAYER, HEAD, attention_growth.SHOTS), values)
 
 
 def test_some_heads_attention_must_grow_half_as_fast_as_the_examples() -> None:
-    def verdict(attends: list[str], *exponents: float) -> Verdict:
+    def verdict(attends: list[str], *exponents: float, even: float = 0.2, beyond: float = 0.4) -> Verdict:
         growth = growing(*exponents).halves().map(attention_growth.growth_of)
-        return attention_growth.attention_grows(growth, attends).verdict
+        of_even = attention_growth.growth_of(growing(*[even] * len(exponents))).halves().estimation
+        noise = np.random.default_rng(1).normal(beyond, 0.05, size=(20, len(exponents)))
+        more = replace(growth.estimation, quantity=attention_growth.ATTENTION, values=noise)
+        return attention_growth.attention_grows(growth, of_even, more, attends).verdict
 
     growth = attention_growth.growth_of(growing(0.8, 0.0))
     assert growth.mean == pytest.approx([0.8, 0.0], abs=0.01)
     assert verdict(["0.0", "0.1"], 0.8, 0.0) is Verdict.SUPPORTED
     assert verdict(["0.1"], 0.8, 0.0) is Verdict.REFUTED  # the one that grows attends to nothing
     assert verdict([], 0.8, 0.0) is Verdict.UNDETERMINED
-    assert verdict(["0.0"], 0.5, 0.0) is Verdict.UNDETERMINED
+    assert verdict(["0.0"], 0.8, 0.0, even=0.8) is Verdict.REFUTED  # so does any head
+    assert verdict(["0.0"], 0.8, 0.0, beyond=0.0) is Verdict.REFUTED  # as much to the x
+
+
+def test_growth_from_next_to_nothing_is_bounded() -> None:
+    # From 1e-6 at one example to .5 at eight the end points alone would give an exponent of 6.3.
+    (steep,) = attention_growth.growth_of(growing(6.3, least=1e-6)).mean
+    assert 1 < steep < 2
 
 
 def features(steering: float, common: float, *, bent: bool = False) -> Observed:
@@ -268,8 +286,10 @@ def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
         values = {(size, confidence.AFTER): each for size, each in sizes.items()}
         return Samples.of(confidence.CORRELATION, (confidence.UPDATE, confidence.CONFIDENCE), values)
 
-    def verdict(answer: np.ndarray, attention: np.ndarray, null: np.ndarray = no) -> Verdict:
-        made = correlations({confidence.OUTPUT: answer, confidence.ATTENTION: attention})
+    def verdict(
+        answer: np.ndarray, attention: np.ndarray, null: np.ndarray = no, ideal: np.ndarray = sure
+    ) -> Verdict:
+        made = correlations({confidence.OUTPUT: answer, confidence.ATTENTION: attention, confidence.EXACT: ideal})
         shuffled = correlations({confidence.OUTPUT: null, confidence.ATTENTION: null})
         return confidence.update_grows(made, shuffled, rise).verdict
 
@@ -277,8 +297,41 @@ def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
     assert verdict(sure, no) is Verdict.REFUTED
     assert verdict(sure, np.full(50, np.nan)) is Verdict.UNDETERMINED
     assert verdict(sure, sure, null=sure) is Verdict.UNDETERMINED
-    unserved = correlations({confidence.OUTPUT: sure})
+    assert verdict(-sure, -sure, ideal=-sure) is Verdict.UNDETERMINED  # nor does an exact observer
+    unserved = correlations({confidence.OUTPUT: sure, confidence.EXACT: sure})
     assert "not served" in confidence.update_grows(unserved, unserved, rise).because
+
+
+def mediated(
+    none: float, half: float, at_x: float = 1.0, shuffled: float = 0.0, *, whole: float = 1.0, seed: int = 0
+) -> Samples:
+    """Made-up updates of 1 nat by the last example, and what is left of them."""
+    shown = (whole, half, none, at_x)
+    cells = {(update_mediation.SHOWN, left): mean for left, mean in zip(MEDIATED, shown, strict=True)}
+    cells |= {(update_mediation.SHUFFLED, left): shuffled * (left == MEDIATED[0]) for left in MEDIATED}
+    generator = np.random.default_rng(seed)
+    prompt = generator.normal(0, 0.3, 50)  # some examples tell more than others, with or without an edit
+    values = {cell: mean + prompt * (mean > 0) + generator.normal(0, 0.1, 50) for cell, mean in cells.items()}
+    return Samples.of(update_mediation.UPDATE, (update_mediation.LABELS, update_mediation.OUTPUT), values)
+
+
+MEDIATED = (update_mediation.WHOLE, *update_mediation.LEFT)
+
+
+@pytest.mark.parametrize(
+    ("update", "verdict"),
+    [
+        (mediated(0.1, 0.55), Verdict.SUPPORTED),
+        (mediated(0.9, 0.95), Verdict.REFUTED),  # the update does not go through these MLPs
+        (mediated(0.1, 0.98), Verdict.REFUTED),  # it does, but not in proportion
+        (mediated(0.1, 0.55, at_x=0.1), Verdict.REFUTED),  # the MLPs at x carry as much
+        (mediated(0.1, 0.55, shuffled=0.5), Verdict.UNDETERMINED),  # and so does what is no function
+        (mediated(0.0, 0.0, 0.0, whole=0.0), Verdict.UNDETERMINED),
+    ],
+)
+def test_an_update_goes_through_mlps_in_proportion(update: Samples, verdict: Verdict) -> None:
+    made = update_mediation.update_by_mlps(update)
+    assert made.verdict is verdict, made.because
 
 
 def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Samples]:

@@ -7,6 +7,7 @@ shuffled labels, so that what is removed is what depends on the function. There 
 final token.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 
 import polars as pl
@@ -51,8 +52,8 @@ def mlp_ablation(ctx: Ctx) -> Part:
         return unanswered(NAME, STATEMENT, "this model has no MLPs whose output can be replaced")
     shots = ctx.settings.draw(model, n=n, seed=41)
     drawn = ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=42)
-    reference = _numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
-    prompts = _numbered(tasks.linear(model, shots))
+    reference = numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
+    prompts = numbered(tasks.linear(model, shots))
     clean = answer_log_odds(model, prompts)
     rise = Samples.one(RISE, clean - answer_log_odds(model, tasks.linear(model, shots.without_context())))
     cells = _cells(ctx, reference)
@@ -102,14 +103,15 @@ def _cells(ctx: Ctx, reference: Prompts) -> dict[tuple[str, str, str], Cell]:
         ctx.progress(f"means of {component}", 0, 1)
         values = {site: each.double().cpu().numpy() for site, each in ctx.model.activations(reference, sites).items()}
         for place in (*ROLES, FINAL_TOKEN):
-            edits = [_to_mean(site, reference, place, values[site]) for site in sites]
+            roles = [role for role in reference.roles if role.rpartition(" ")[0] == place] or ["readout"]
+            edits = [to_mean(site, reference, roles, values[site]) for site in sites]
             if place in (LABEL, FINAL_TOKEN):
                 cells |= {(component, place, f"layer {s[1]}"): Cell(e) for s, e in zip(sites, edits, strict=True)}
             cells[component, place, EVERY_LAYER] = Cell(tuple(chain(*edits)))
     return cells
 
 
-def _numbered(prompts: Prompts) -> Prompts:
+def numbered(prompts: Prompts) -> Prompts:
     """The prompts with a role for each example's part of a place: "x 0", "x 1", ..."""
     for place, role in ROLES.items():
         each = role_by_example(prompts, role)
@@ -118,11 +120,15 @@ def _numbered(prompts: Prompts) -> Prompts:
     return prompts
 
 
-def _to_mean(site: Site, reference: Prompts, place: str, values: Array) -> tuple[Intervention, ...]:
-    """A site replaced by its means over the reference at a place; `values` [prompt, position, model]."""
-    numbered = [role for role in reference.roles if role.rpartition(" ")[0] == place]
+def to_mean(
+    site: Site, reference: Prompts, roles: Sequence[str], values: Array, *, strength: float = 1.0
+) -> tuple[Intervention, ...]:
+    """A site replaced, or moved by a share, towards its mean over the reference at each role.
+
+    `values` are the reference's, [prompt, position, model].
+    """
     edits: list[Intervention] = []
-    for role in numbered or ["readout"]:
+    for role in roles:
         mean = values[reference.where(role).numpy()].mean(0)
-        edits += [zero(site, role), add(site, mean, positions=role)]
+        edits += [zero(site, role, strength=strength), add(site, mean, scale=strength, positions=role)]
     return tuple(edits)

@@ -22,6 +22,7 @@ from headscope.studies.bayes.near_exact import AFTER, DISTANCE, differences, nea
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.problems import BayesSettings, Ctx
+from headscope.studies.bayes.update_mediation import update_mediation
 from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
@@ -77,7 +78,16 @@ def _heads(ctx: Ctx) -> str:
 
 
 LEARNT = (curve, updates, families, near_exact, pair_heads)
-INSIDE = (additive_features, attention_growth, attention_knockout, x_probe, mlp_ablation, confidence, variables)
+INSIDE = (
+    additive_features,
+    attention_growth,
+    attention_knockout,
+    x_probe,
+    mlp_ablation,
+    confidence,
+    update_mediation,
+    variables,
+)
 
 PLAN: Plan[BayesSettings] = Plan(
     name="bayes",
