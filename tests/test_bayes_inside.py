@@ -235,14 +235,18 @@ def test_a_control_without_another_answer_is_left_out() -> None:
     assert best_layer(observed.of_curves(SLOPE, slope)) == 0
 
 
-def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> Samples:
-    """Made-up log-odds: blocked attention costs a share 1 - `kept` of what the same examples cost when removed."""
+def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1, varying: float = 0.0) -> Samples:
+    """Made-up log-odds: blocked attention costs a share 1 - `kept` of what the same examples cost when removed.
+
+    What they are worth varies from prompt to prompt.
+    """
     doses = np.array([0, 2, 4])
     noise = spread * np.random.default_rng(0).normal(size=(2, 60, 3)) * (doses > 0)
+    each = varying * np.linspace(-1.7, 1.7, 60)[:, None] * doses / 4
     left = {
-        attention_knockout.REMOVED: -worth * doses / 4 + noise[0],
-        attention_knockout.HIDDEN: -worth * doses / 4 + noise[0],
-        attention_knockout.FINAL_TOKEN: -worth * (1 - kept) * doses / 4 + noise[1],
+        attention_knockout.REMOVED: each - worth * doses / 4 + noise[0],
+        attention_knockout.HIDDEN: each - worth * doses / 4 + noise[0],
+        attention_knockout.FINAL_TOKEN: each - worth * (1 - kept) * doses / 4 + noise[1],
     }
     axes = {attention_knockout.WAY: left, attention_knockout.TAKEN: doses.tolist()}
     return Samples.grid(LOG_ODDS, axes, np.stack(list(left.values()), axis=1))
@@ -253,6 +257,8 @@ def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> Samp
     [
         (knocked_out(0.0), Verdict.SUPPORTED, ""),
         (knocked_out(0.5), Verdict.REFUTED, ""),
+        (knocked_out(-0.5), Verdict.REFUTED, ""),
+        (knocked_out(0.09, varying=4.0), Verdict.UNDETERMINED, "unclear"),  # a tenth of what is known but roughly
         (knocked_out(0.1, spread=2.0), Verdict.UNDETERMINED, "unclear"),
         (knocked_out(0.0, worth=0.0), Verdict.UNDETERMINED, "Not judged"),
     ],
@@ -267,15 +273,19 @@ def test_mlps_at_labels_must_cost_more_than_at_both_other_places() -> None:
     noise = np.random.default_rng(0).normal(size=(4, 50)) * 0.1
     places = (mlp_ablation.LABEL, mlp_ablation.FINAL_TOKEN, mlp_ablation.X, mlp_ablation.BEFORE_LABEL)
 
-    def verdict(*costs: float, rise: float = 4.0) -> Verdict:
+    def verdict(*costs: float, rise: float = 4.0, varying: float = 0.2) -> Verdict:
         values = {("MLP", p): cost + own for p, cost, own in zip(places, costs, noise, strict=True)}
         damage = Samples.of(mlp_ablation.DAMAGE, (mlp_ablation.COMPONENT, mlp_ablation.PLACE), values)
-        return mlp_ablation.mlps_at_y(damage, Samples.one(RISE, np.full(50, rise))).verdict
+        rises = np.random.default_rng(1).normal(rise, varying, 50)
+        return mlp_ablation.mlps_at_y(damage, Samples.one(RISE, rises)).verdict
 
     assert verdict(3.0, 1.0, 0.5, 0.0) is Verdict.SUPPORTED
     assert verdict(3.0, 1.0, 3.0, 0.0) is Verdict.REFUTED
     assert verdict(1.0, 3.0, 0.5, 0.0) is Verdict.REFUTED
     assert verdict(3.0, 1.0, 0.5, 0.0, rise=0.0) is Verdict.UNDETERMINED
+    # A tenth of a rise that is known but roughly is no margin of .4 nats.
+    assert verdict(3.0, 2.5, 0.5, 0.0) is Verdict.SUPPORTED
+    assert verdict(3.0, 2.5, 0.5, 0.0, varying=8.0) is Verdict.UNDETERMINED
 
 
 def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:

@@ -39,6 +39,12 @@ def examples_help(rise: Samples) -> Test:
     return Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)
 
 
+def beyond_share(what: str, difference: Samples, whole: Samples, share: float) -> Test:
+    """That a difference exceeds a share of a whole, both [unit]: unit by unit, since the whole is estimated too."""
+    more = difference.changed(difference.quantity, lambda values: values - share * whole.linear)
+    return Test(f"{what}, minus {share:g} of what examples add", more, above=0.0)
+
+
 def unanswered(name: str, statement: str, reason: str) -> Part:
     """A question that cannot be asked of this model: an undetermined claim, and why."""
     return Part(claims=[claim(name, statement, tests=[Test("effect", None, above=0.0, reason=reason)])])

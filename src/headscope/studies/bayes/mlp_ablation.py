@@ -19,7 +19,14 @@ from headscope.interventions.base import Intervention
 from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help, log_odds_under, unanswered
+from headscope.studies.bayes.activations import (
+    RISE,
+    answer_log_odds,
+    beyond_share,
+    examples_help,
+    log_odds_under,
+    unanswered,
+)
 from headscope.studies.bayes.problems import Ctx, prompts_each, role_by_example, with_role
 from headscope.studies.context import Part
 from headscope.studies.sites import Site
@@ -27,8 +34,10 @@ from headscope.sweeps import Cell
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 
-# Of what all examples together add to the log-odds, the difference between two places must exceed this share.
+# Of what all examples together add to the log-odds, the difference between two places must exceed this share,
+# and in any case so many nats: a share of nothing is no margin.
 MARGIN = 0.1
+LEAST_NATS = 0.05
 FEWEST_REFERENCES = 30
 
 LABEL, X, BEFORE_LABEL, FINAL_TOKEN = "label", "x", "before the label", "final token"
@@ -79,15 +88,15 @@ def mlp_ablation(ctx: Ctx) -> Part:
 
 def mlps_at_y(damage: Samples, rise: Samples) -> Claim:
     """By the damage [prompt, (component, place)] in all layers together: at labels against both other places."""
-    margin = MARGIN * float(rise.mean[0])
     at = damage.at(component=MLP).by("place")
+    beyond = {f"damage at labels minus at the {other}": at[LABEL] - at[other] for other in (FINAL_TOKEN, X)}
     return claim(
         NAME,
         STATEMENT,
         needs=[examples_help(rise)],
         tests=[
-            Test(f"damage at the labels minus that at the {other}", at[LABEL] - at[other], above=margin)
-            for other in (FINAL_TOKEN, X)
+            *(beyond_share(what, more, rise, MARGIN) for what, more in beyond.items()),
+            *(Test(what, more, above=LEAST_NATS) for what, more in beyond.items()),
         ],
         tables=("mlp_ablation",),
     )
