@@ -21,10 +21,17 @@ from headscope.studies.bayes import (
     update_mediation,
     x_probe,
 )
-from headscope.studies.bayes.activations import LOG_ODDS, RISE, answer_log_odds, label_attention, label_reading_heads
+from headscope.studies.bayes.activations import (
+    LOG_ODDS,
+    RESIDUAL,
+    RISE,
+    answer_log_odds,
+    label_attention,
+    label_reading_heads,
+)
 from headscope.studies.bayes.additive_features import SLOPE, Observed, additive_features, best_layer, features_add
 from headscope.studies.bayes.increments import agreement_of
-from headscope.studies.bayes.variables import variables
+from headscope.studies.bayes.variables import MOVED, ORDER, any_number, learnt_in_order, variables
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN
 from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
@@ -32,7 +39,7 @@ from headscope.studies.sites import at_final_token, residual_sites, stacked
 from headscope.tables import Table
 from headscope.vocabulary import Head
 from tests import pair_models
-from tests.planted_updates import LOGITS, REST, VOCAB, adding_model
+from tests.planted_updates import LANGUAGE, LOGITS, REST, VOCAB, adding_model
 
 QUESTIONS = (
     additive_features,
@@ -342,6 +349,40 @@ MEDIATED = (update_mediation.WHOLE, *update_mediation.LEFT)
 def test_an_update_goes_through_mlps_in_proportion(update: Samples, verdict: Verdict) -> None:
     made = update_mediation.update_by_mlps(update)
     assert made.verdict is verdict, made.because
+
+
+def profiles(*layers: int, noise: float = 0.3, depth: int = 8, units: int = 50) -> dict[str, Samples]:
+    """Made-up shares of the way that each variable moves, which passes a half at these layers; ways differ."""
+    generator = np.random.default_rng(0)
+    made = {}
+    for variable, layer in zip(ORDER, layers, strict=True):
+        way = generator.gamma(9, 0.5, size=(units, 1))
+        share = np.clip(0.5 + 0.4 * (np.arange(depth + 1) - layer + 0.5), 0, 1) * np.ones((units, 1))
+        moved = way * (share + noise * generator.normal(size=share.shape))
+        grid = Samples.grid(MOVED, {RESIDUAL: range(depth + 1)}, moved)
+        made[variable] = replace(grid, counts=np.tile(way, depth + 1))
+    return made
+
+
+def test_variables_are_learnt_in_order_where_each_layer_is_later() -> None:
+    assert learnt_in_order(profiles(1, 3, 5, 7)).verdict is Verdict.SUPPORTED
+    assert learnt_in_order(profiles(7, 5, 3, 1)).verdict is Verdict.REFUTED
+    assert learnt_in_order(profiles(1, 3, 3, 7)).verdict is not Verdict.SUPPORTED
+    missing = profiles(1, 3, 5, 7)
+    missing["parity"] = missing["parity"].because("no other value of it changes the answer")
+    made = learnt_in_order(missing)
+    assert made.verdict is Verdict.UNDETERMINED
+    assert "parity: no other value" in made.because
+    # Each variable was swapped on prompts of its own: only those that all share are compared.
+    apart = {v: each.rows(slice(0, 50 - place)) for place, (v, each) in enumerate(profiles(1, 3, 5, 7).items())}
+    assert {row.n for row in learnt_in_order(apart).evidence} == {47}
+
+
+def test_that_a_number_is_due_is_read_over_all_numbers(adding: hs.Model) -> None:
+    prompts = tasks.linear(adding, PairsConfig(n=10, shots=2).draw(adding))
+    logits = adding.run(prompts).logits
+    by_hand = logits[:, -1].double().softmax(-1)[:, 1 : LANGUAGE.n_numbers + 1].sum(-1).log()
+    assert any_number(adding)(logits, prompts).numpy() == pytest.approx(by_hand.numpy())
 
 
 def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Samples]:

@@ -50,10 +50,11 @@ def update_mediation(ctx: Ctx) -> Part:
     if not any(model.has(SITES[MLP], layer) for layer in range(model.n_layers)):
         return unanswered(NAME, STATEMENT, "this model has no MLPs whose output can be replaced")
     shots, drawn = (ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=s) for s in (91, 92))
-    reference, values = drawn.with_shuffled_labels(seed), {}
+    reference = drawn.with_shuffled_labels(seed)
+    values: dict[tuple[str, str], Array] = {}
     for labels, own in ((SHOWN, shots), (SHUFFLED, shots.with_shuffled_labels(seed))):
         by_number = [_updates(ctx, own, reference, last) for last in LAST if last <= shots.x.shape[1]]
-        values |= {(labels, left): np.mean([each[left] for each in by_number], axis=0) for left in by_number[0]}
+        values |= {(labels, left): np.stack([one[left] for one in by_number]).mean(0) for left in by_number[0]}
     update = Samples.of(UPDATE, (LABELS, OUTPUT), values)
     figure = bars(
         update,
