@@ -39,7 +39,7 @@ STATEMENT = "What an example adds to the answer's log-odds goes in proportion to
 WHOLE, HALF, NONE, NONE_AT_X = "unchanged", "half at the label", "mean at the label", "mean at the x"
 LEFT = {HALF: (LABEL, 0.5), NONE: (LABEL, 1.0), NONE_AT_X: (X, 1.0)}
 SHOWN, SHUFFLED = "as they are", "shuffled"
-UPDATE = Quantity("update", "change of the answer's log-odds by the last example", "nats")
+UPDATE = Quantity("last_update", "change of the answer's log-odds by the last example", "nats")
 LABELS = Column("labels", pl.String, "the labels of the prompt")
 OUTPUT = Column("mlp_output", pl.String, "what the MLPs of all layers write in the last example")
 
