@@ -13,19 +13,33 @@ from headscope import tasks
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import HEAD, LAYER, Samples
 from headscope.results.study import Verdict
-from headscope.studies.bayes import attention_growth, attention_knockout, confidence, mlp_ablation, x_probe
-from headscope.studies.bayes.activations import LOG_ODDS, RISE, answer_log_odds, attention_on, label_reading_heads
+from headscope.studies.bayes import (
+    attention_growth,
+    attention_knockout,
+    confidence,
+    mlp_ablation,
+    update_mediation,
+    x_probe,
+)
+from headscope.studies.bayes.activations import (
+    LOG_ODDS,
+    RESIDUAL,
+    RISE,
+    answer_log_odds,
+    label_attention,
+    label_reading_heads,
+)
 from headscope.studies.bayes.additive_features import SLOPE, Observed, additive_features, best_layer, features_add
 from headscope.studies.bayes.increments import agreement_of
-from headscope.studies.bayes.problems import example_spans
-from headscope.studies.bayes.variables import variables
+from headscope.studies.bayes.variables import MOVED, ORDER, any_number, learnt_in_order, variables
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN
 from headscope.studies.context import Context, Part
 from headscope.studies.pairs import PairsConfig
 from headscope.studies.sites import at_final_token, residual_sites, stacked
 from headscope.tables import Table
+from headscope.vocabulary import Head
 from tests import pair_models
-from tests.planted_updates import LOGITS, REST, VOCAB, adding_model
+from tests.planted_updates import LANGUAGE, LOGITS, REST, VOCAB, adding_model
 
 QUESTIONS = (
     additive_features,
@@ -35,6 +49,7 @@ QUESTIONS = (
     mlp_ablation.mlp_ablation,
     confidence.confidence,
     variables,
+    update_mediation.update_mediation,
 )
 
 
@@ -64,11 +79,11 @@ def test_log_odds_of_the_hand_written_model(adding: hs.Model, shots: int) -> Non
 
 def test_attention_of_the_hand_written_model(adding: hs.Model) -> None:
     prompts = tasks.linear(adding, PairsConfig(n=10, shots=4).draw(adding))
-    keys = [[p for span in spans for p in span] for spans in example_spans(prompts)]
-    mass, even = attention_on(adding, prompts, keys)
-    assert mass[:, 4] == pytest.approx(np.full(10, 4 / (4 + REST)), abs=1e-5)  # head 2.0
-    assert even[0] == pytest.approx(np.full(8, 16 / 19))  # BOS, query and comma are no examples
-    assert label_reading_heads(adding, prompts, margin=0.1) == ()
+    labels, x, even = label_attention(adding, prompts)
+    assert labels[:, 4] == pytest.approx(np.full(10, 4 / (4 + REST)), abs=1e-5)  # head 2.0
+    assert x[:, 4] == pytest.approx(np.zeros(10), abs=1e-5)
+    assert even[0] == pytest.approx(np.full(8, 4 / 19))
+    assert label_reading_heads(adding, prompts, margin=0.1) == (Head(2, 0),)
 
 
 def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
@@ -79,7 +94,7 @@ def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
     assert read[-1] == pytest.approx(run["resid_post", 3][:, -1].numpy())
 
 
-@pytest.mark.parametrize("question", QUESTIONS[:4], ids=by_name)
+@pytest.mark.parametrize("question", [*QUESTIONS[:4], QUESTIONS[-1]], ids=by_name)
 def test_what_the_hand_written_model_does_is_seen(adding: hs.Model, question) -> None:
     (claim,) = asked(question, adding, n=60).claims
     assert claim.verdict is Verdict.SUPPORTED, claim.because
@@ -154,28 +169,38 @@ def test_without_mlps_nothing_is_said_of_them(tmp_path: Path) -> None:
 # Verdicts of known learners
 
 
-def growing(*exponents: float, units: int = 20) -> Samples:
+def growing(*exponents: float, units: int = 40, spread: float = 0.05, least: float = 0.0) -> Samples:
     """Attention of made-up heads that grows with these exponents from one example to eight, up to 0.5."""
-    noise = 0.01 * np.random.default_rng(0).normal(size=(units, len(exponents)))
+    noise = np.random.default_rng(0).normal(1, spread, size=(units, len(exponents)))
     values = {
-        (0, f"0.{head}", shots): 0.5 * (shots / 8) ** exponent * (1 + noise[:, head] * (shots == 8))
+        (0, f"0.{head}", shots): np.maximum(0.5 * (shots / 8) ** exponent * noise[:, head], least)
         for head, exponent in enumerate(exponents)
-        for shots in (1, 8)
+        for shots in (1, 2, 4, 8)
     }
     return Samples.of(attention_growth.ATTENTION, (LAYER, HEAD, attention_growth.SHOTS), values)
 
 
 def test_some_heads_attention_must_grow_half_as_fast_as_the_examples() -> None:
-    def verdict(attends: list[str], *exponents: float) -> Verdict:
+    def verdict(attends: list[str], *exponents: float, even: float = 0.2, beyond: float = 0.4) -> Verdict:
         growth = growing(*exponents).halves().map(attention_growth.growth_of)
-        return attention_growth.attention_grows(growth, attends).verdict
+        of_even = attention_growth.growth_of(growing(*[even] * len(exponents))).halves().estimation
+        noise = np.random.default_rng(1).normal(beyond, 0.05, size=(20, len(exponents)))
+        more = replace(growth.estimation, quantity=attention_growth.ATTENTION, values=noise)
+        return attention_growth.attention_grows(growth, of_even, more, attends).verdict
 
     growth = attention_growth.growth_of(growing(0.8, 0.0))
     assert growth.mean == pytest.approx([0.8, 0.0], abs=0.01)
     assert verdict(["0.0", "0.1"], 0.8, 0.0) is Verdict.SUPPORTED
     assert verdict(["0.1"], 0.8, 0.0) is Verdict.REFUTED  # the one that grows attends to nothing
     assert verdict([], 0.8, 0.0) is Verdict.UNDETERMINED
-    assert verdict(["0.0"], 0.5, 0.0) is Verdict.UNDETERMINED
+    assert verdict(["0.0"], 0.8, 0.0, even=0.8) is Verdict.REFUTED  # so does any head
+    assert verdict(["0.0"], 0.8, 0.0, beyond=0.0) is Verdict.REFUTED  # as much to the x
+
+
+def test_growth_from_next_to_nothing_is_bounded() -> None:
+    # From 1e-6 at one example to .5 at eight the end points alone would give an exponent of 6.3.
+    (steep,) = attention_growth.growth_of(growing(6.3, least=1e-6)).mean
+    assert 1 < steep < 2
 
 
 def features(steering: float, common: float, *, bent: bool = False) -> Observed:
@@ -217,14 +242,18 @@ def test_a_control_without_another_answer_is_left_out() -> None:
     assert best_layer(observed.of_curves(SLOPE, slope)) == 0
 
 
-def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> Samples:
-    """Made-up log-odds: blocked attention costs a share 1 - `kept` of what the same examples cost when removed."""
+def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1, varying: float = 0.0) -> Samples:
+    """Made-up log-odds: blocked attention costs a share 1 - `kept` of what the same examples cost when removed.
+
+    What they are worth varies from prompt to prompt.
+    """
     doses = np.array([0, 2, 4])
     noise = spread * np.random.default_rng(0).normal(size=(2, 60, 3)) * (doses > 0)
+    each = varying * np.linspace(-1.7, 1.7, 60)[:, None] * doses / 4
     left = {
-        attention_knockout.REMOVED: -worth * doses / 4 + noise[0],
-        attention_knockout.HIDDEN: -worth * doses / 4 + noise[0],
-        attention_knockout.FINAL_TOKEN: -worth * (1 - kept) * doses / 4 + noise[1],
+        attention_knockout.REMOVED: each - worth * doses / 4 + noise[0],
+        attention_knockout.HIDDEN: each - worth * doses / 4 + noise[0],
+        attention_knockout.FINAL_TOKEN: each - worth * (1 - kept) * doses / 4 + noise[1],
     }
     axes = {attention_knockout.WAY: left, attention_knockout.TAKEN: doses.tolist()}
     return Samples.grid(LOG_ODDS, axes, np.stack(list(left.values()), axis=1))
@@ -235,6 +264,8 @@ def knocked_out(kept: float, *, worth: float = 4.0, spread: float = 0.1) -> Samp
     [
         (knocked_out(0.0), Verdict.SUPPORTED, ""),
         (knocked_out(0.5), Verdict.REFUTED, ""),
+        (knocked_out(-0.5), Verdict.REFUTED, ""),
+        (knocked_out(0.09, varying=4.0), Verdict.UNDETERMINED, "unclear"),  # a tenth of what is known but roughly
         (knocked_out(0.1, spread=2.0), Verdict.UNDETERMINED, "unclear"),
         (knocked_out(0.0, worth=0.0), Verdict.UNDETERMINED, "Not judged"),
     ],
@@ -249,15 +280,19 @@ def test_mlps_at_labels_must_cost_more_than_at_both_other_places() -> None:
     noise = np.random.default_rng(0).normal(size=(4, 50)) * 0.1
     places = (mlp_ablation.LABEL, mlp_ablation.FINAL_TOKEN, mlp_ablation.X, mlp_ablation.BEFORE_LABEL)
 
-    def verdict(*costs: float, rise: float = 4.0) -> Verdict:
+    def verdict(*costs: float, rise: float = 4.0, varying: float = 0.2) -> Verdict:
         values = {("MLP", p): cost + own for p, cost, own in zip(places, costs, noise, strict=True)}
         damage = Samples.of(mlp_ablation.DAMAGE, (mlp_ablation.COMPONENT, mlp_ablation.PLACE), values)
-        return mlp_ablation.mlps_at_y(damage, Samples.one(RISE, np.full(50, rise))).verdict
+        rises = np.random.default_rng(1).normal(rise, varying, 50)
+        return mlp_ablation.mlps_at_y(damage, Samples.one(RISE, rises)).verdict
 
     assert verdict(3.0, 1.0, 0.5, 0.0) is Verdict.SUPPORTED
     assert verdict(3.0, 1.0, 3.0, 0.0) is Verdict.REFUTED
     assert verdict(1.0, 3.0, 0.5, 0.0) is Verdict.REFUTED
     assert verdict(3.0, 1.0, 0.5, 0.0, rise=0.0) is Verdict.UNDETERMINED
+    # A tenth of a rise that is known but roughly is no margin of .4 nats.
+    assert verdict(3.0, 2.5, 0.5, 0.0) is Verdict.SUPPORTED
+    assert verdict(3.0, 2.5, 0.5, 0.0, varying=8.0) is Verdict.UNDETERMINED
 
 
 def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
@@ -268,8 +303,10 @@ def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
         values = {(size, confidence.AFTER): each for size, each in sizes.items()}
         return Samples.of(confidence.CORRELATION, (confidence.UPDATE, confidence.CONFIDENCE), values)
 
-    def verdict(answer: np.ndarray, attention: np.ndarray, null: np.ndarray = no) -> Verdict:
-        made = correlations({confidence.OUTPUT: answer, confidence.ATTENTION: attention})
+    def verdict(
+        answer: np.ndarray, attention: np.ndarray, null: np.ndarray = no, ideal: np.ndarray = sure
+    ) -> Verdict:
+        made = correlations({confidence.OUTPUT: answer, confidence.ATTENTION: attention, confidence.EXACT: ideal})
         shuffled = correlations({confidence.OUTPUT: null, confidence.ATTENTION: null})
         return confidence.update_grows(made, shuffled, rise).verdict
 
@@ -277,8 +314,75 @@ def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
     assert verdict(sure, no) is Verdict.REFUTED
     assert verdict(sure, np.full(50, np.nan)) is Verdict.UNDETERMINED
     assert verdict(sure, sure, null=sure) is Verdict.UNDETERMINED
-    unserved = correlations({confidence.OUTPUT: sure})
+    assert verdict(-sure, -sure, ideal=-sure) is Verdict.UNDETERMINED  # nor does an exact observer
+    unserved = correlations({confidence.OUTPUT: sure, confidence.EXACT: sure})
     assert "not served" in confidence.update_grows(unserved, unserved, rise).because
+
+
+def mediated(
+    none: float, half: float, at_x: float = 1.0, shuffled: float = 0.0, *, whole: float = 1.0, seed: int = 0
+) -> Samples:
+    """Made-up updates of 1 nat by the last example, and what is left of them."""
+    shown = (whole, half, none, at_x)
+    cells = {(update_mediation.SHOWN, left): mean for left, mean in zip(MEDIATED, shown, strict=True)}
+    cells |= {(update_mediation.SHUFFLED, left): shuffled * (left == MEDIATED[0]) for left in MEDIATED}
+    generator = np.random.default_rng(seed)
+    prompt = generator.normal(0, 0.3, 50)  # some examples tell more than others, with or without an edit
+    values = {cell: mean + prompt * (mean > 0) + generator.normal(0, 0.1, 50) for cell, mean in cells.items()}
+    return Samples.of(update_mediation.UPDATE, (update_mediation.LABELS, update_mediation.OUTPUT), values)
+
+
+MEDIATED = (update_mediation.WHOLE, *update_mediation.LEFT)
+
+
+@pytest.mark.parametrize(
+    ("update", "verdict"),
+    [
+        (mediated(0.1, 0.55), Verdict.SUPPORTED),
+        (mediated(0.9, 0.95), Verdict.REFUTED),  # the update does not go through these MLPs
+        (mediated(0.1, 0.98), Verdict.REFUTED),  # it does, but not in proportion
+        (mediated(0.1, 0.55, at_x=0.1), Verdict.REFUTED),  # the MLPs at x carry as much
+        (mediated(0.1, 0.55, shuffled=0.5), Verdict.UNDETERMINED),  # and so does what is no function
+        (mediated(0.0, 0.0, 0.0, whole=0.0), Verdict.UNDETERMINED),
+    ],
+)
+def test_an_update_goes_through_mlps_in_proportion(update: Samples, verdict: Verdict) -> None:
+    made = update_mediation.update_by_mlps(update)
+    assert made.verdict is verdict, made.because
+
+
+def profiles(*layers: int, noise: float = 0.3, depth: int = 8, units: int = 50) -> dict[str, Samples]:
+    """Made-up shares of the way that each variable moves, which passes a half at these layers; ways differ."""
+    generator = np.random.default_rng(0)
+    made = {}
+    for variable, layer in zip(ORDER, layers, strict=True):
+        way = generator.gamma(9, 0.5, size=(units, 1))
+        share = np.clip(0.5 + 0.4 * (np.arange(depth + 1) - layer + 0.5), 0, 1) * np.ones((units, 1))
+        moved = way * (share + noise * generator.normal(size=share.shape))
+        grid = Samples.grid(MOVED, {RESIDUAL: range(depth + 1)}, moved)
+        made[variable] = replace(grid, counts=np.tile(way, depth + 1))
+    return made
+
+
+def test_variables_are_learnt_in_order_where_each_layer_is_later() -> None:
+    assert learnt_in_order(profiles(1, 3, 5, 7)).verdict is Verdict.SUPPORTED
+    assert learnt_in_order(profiles(7, 5, 3, 1)).verdict is Verdict.REFUTED
+    assert learnt_in_order(profiles(1, 3, 3, 7)).verdict is not Verdict.SUPPORTED
+    missing = profiles(1, 3, 5, 7)
+    missing["parity"] = missing["parity"].because("no other value of it changes the answer")
+    made = learnt_in_order(missing)
+    assert made.verdict is Verdict.UNDETERMINED
+    assert "parity: no other value" in made.because
+    # Each variable was swapped on prompts of its own: only those that all share are compared.
+    apart = {v: each.rows(slice(0, 50 - place)) for place, (v, each) in enumerate(profiles(1, 3, 5, 7).items())}
+    assert {row.n for row in learnt_in_order(apart).evidence} == {47}
+
+
+def test_that_a_number_is_due_is_read_over_all_numbers(adding: hs.Model) -> None:
+    prompts = tasks.linear(adding, PairsConfig(n=10, shots=2).draw(adding))
+    logits = adding.run(prompts).logits
+    by_hand = logits[:, -1].double().softmax(-1)[:, 1 : LANGUAGE.n_numbers + 1].sum(-1).log()
+    assert any_number(adding)(logits, prompts).numpy() == pytest.approx(by_hand.numpy())
 
 
 def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Samples]:

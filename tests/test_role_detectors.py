@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import headscope as hs
 from headscope.detectors.roles import (
@@ -11,6 +12,7 @@ from headscope.detectors.roles import (
     from_other_queries,
     role_attention,
     role_table,
+    turned_round,
     x_to_y,
 )
 from headscope.interventions import fixed_offset, set_pattern
@@ -162,3 +164,20 @@ def test_random_weights_have_no_such_heads_in_either_form(model, prompts, tmp_pa
     found = detect_roles(text, linear(text, PairsConfig(n=20).draw(text)))
     assert not named(found)
     assert set(found.frame["detector"]) == set(NAMES)
+
+
+def test_turned_round_the_same_numbers_stand_in_other_roles():
+    assert turned_round(PAIRS).tokens == ((0, 3, 2, 1, 4, 7, 6, 5, 8, 9, 10),)
+    # 2 8 and 5 9 are exchanged; 4 has one token and 1 1 two, so these stay.
+    assert turned_round(DIGITS).tokens == ((0, 1, 5, 6, 4, 2, 3, *range(7, 16)),)
+
+
+def test_a_head_of_some_numbers_is_no_head_of_pairs(tmp_path):
+    # Random weights of this size give sharp attention by token: head 0.2 prefers numbers that are seldom an x.
+    pair_models.of_number_tokens(tmp_path, seed=1)
+    weights = load_file(tmp_path / "model.safetensors")
+    scaled = {name: 6 * weight if weight.ndim > 1 else weight for name, weight in weights.items()}
+    save_file(scaled, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    sharp = hs.load(str(tmp_path))
+    prompts = linear(sharp, PairsConfig(n=60).draw(sharp))
+    assert not named(detect_roles(sharp, prompts))

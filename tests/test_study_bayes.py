@@ -51,7 +51,7 @@ def claim(study, name):
 
 
 def test_one_pass_judges_the_functions_value_after_every_number_of_pairs(model):
-    shots = BayesSettings(n=12).draw(model)
+    shots = BayesSettings().draw(model, n=12)
     assert shots.wrong.any()
     said = predictions(model, shots)
     for n in (0, 3, 15):
@@ -63,7 +63,7 @@ def test_one_pass_judges_the_functions_value_after_every_number_of_pairs(model):
 
 
 def test_text_is_read_at_once_where_that_is_possible_and_the_same_apart(reader):
-    shots = BayesSettings(n=10).draw(reader)
+    shots = BayesSettings().draw(reader, n=10)
     at_once = predictions(reader, shots).right
     apart = [answer_log_probability(reader, shots.first(n)) for n in range(13)]
     assert_allclose(at_once, torch.stack(apart, dim=1), atol=1e-5)
@@ -105,7 +105,7 @@ def enumerated(shots, noise, row, n):
 
 
 def test_the_exact_posterior_is_the_enumerated_one(model):
-    seen = observed_by(BayesSettings(n=10, b="0..4", inputs="1..9", shots=6), model)
+    seen = observed_by(BayesSettings(n=32, b="0..4", inputs="1..9", shots=6), model)
     assert seen.noise == 0.3
     for row, n in ((0, 0), (3, 2), (7, 6)):
         p, odds = enumerated(seen.shots, 0.3, row, n)
@@ -255,14 +255,14 @@ def test_the_study_is_whole(study, model, tmp_path):
     assert names >= {study.lead, "distances-shots", "extrapolation", "roles"}
     json.dumps(study.to_json(), allow_nan=False)
     out = tmp_path / "run"
-    again = hs.study("bayes", model=model, quick=True, out=out, n=20, shots=4)
+    again = hs.study("bayes", model=model, quick=True, out=out, n=32, shots=4)
     assert (out / "report.html").exists()
-    assert again.provenance["command"].endswith("--n 20 --shots 4 --resamples 60")
+    assert again.provenance["command"].endswith("--n 32 --shots 4 --resamples 60")
     assert "fewer than 8" in claim(again, "near_exact").because
 
 
 def test_text_is_studied_too(reader):
-    found = hs.study("bayes", model=reader, quick=True, n=20)
+    found = hs.study("bayes", model=reader, quick=True, n=32)
     assert not [claim.name for claim in found.claims if claim.verdict is Verdict.SUPPORTED]
     numbers = found.tables["distances"].rows(outcomes="all numbers")
     assert all(math.isnan(row["kl"]) and row["reason"] for row in numbers)
@@ -289,7 +289,7 @@ RISING = Samples.one(RISE, np.full(50, 0.6))
         (3.0, [1.0] * 20, Verdict.SUPPORTED),
         (0.1, [-0.5] * 20, Verdict.UNDETERMINED),  # more than others, but no sure damage
         (3.0, [1.0] * 14 + [4.0] * 6, Verdict.UNDETERMINED),  # others do as much
-        (0.3, [1.0] * 20, Verdict.REFUTED),  # less than others do
+        (0.3, [1.0] * 60, Verdict.REFUTED),  # less than others do
         (3.0, [1.0] * 5, Verdict.UNDETERMINED),  # too few sets for so small a p value
         (3.0, [], Verdict.UNDETERMINED),  # a group of all heads has no other set of its size
     ],
@@ -323,7 +323,7 @@ def test_heads_are_ablated_by_strength():
     assert "both" not in strongest({"x_to_y": [Head(1, 1)]}, 2)
 
 
-@pytest.mark.parametrize("bad", [{"ridge": 0.0}, {"resamples": 5}, {"random_sets": 0}, {"strongest": 0}])
+@pytest.mark.parametrize("bad", [{"ridge": 0.0}, {"resamples": 5}, {"random_sets": 18}, {"strongest": 0}, {"n": 31}])
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(BadArgument):
         BayesSettings(**bad)
@@ -331,7 +331,7 @@ def test_settings_out_of_range_are_refused(bad):
 
 def test_the_articles_pairs_are_asked_as_often_as_they_allow(reader):
     assert len(BayesSettings(article=True).draw(reader)) == 80
-    assert BayesSettings(article=True, n=30).n == 30
+    assert BayesSettings(article=True, n=40).n == 40
 
 
 def test_one_pair_is_too_few(model):

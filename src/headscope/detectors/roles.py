@@ -11,6 +11,8 @@ What else could give such attention is measured on the same prompts, and the lar
     other keys      the same query, on numbers that have another role (around each y that counts, the x before and
                     the x after; around an own x, the y before and after; and the x of the pair before): a head that
                     attends to all numbers, or to near ones, gives these as much
+    other numbers   the same, on prompts whose pairs are turned round (y, x), so that the very numbers that counted
+                    stand where the others were: a head of large numbers, or of some numbers
     other queries   the same keys from the nearest tokens of another role, before and after the query: a head to
                     which some keys are always attractive
     distances       the same distances from another query: a head that looks a fixed number of tokens back
@@ -97,6 +99,19 @@ def at_same_distances(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
     return KeySets(pairs, queries)
 
 
+def turned_round(prompts: Prompts) -> Prompts:
+    """The same prompts with the numbers of each pair exchanged, where they have equally many tokens."""
+    rows = []
+    for row, tokens in enumerate(prompts.tokens):
+        numbers, changed = _numbers(prompts, row), list(tokens)
+        for x, y in zip(numbers[:-1:2], numbers[1::2], strict=True):
+            if len(x) == len(y):
+                for first, second in zip(x, y, strict=True):
+                    changed[first], changed[second] = tokens[second], tokens[first]
+        rows.append(tuple(changed))
+    return replace(prompts, tokens=tuple(rows))
+
+
 _KINDS = (
     Detector("x_to_y", x_to_y, "pairs", "attends from a y to the x of its own example"),
     Detector(
@@ -120,13 +135,16 @@ def role_attention(
     sets = [detector.key_sets(prompts) for detector in _KINDS]
     moved = [*(from_other_queries(own, prompts) for own in sets)]
     moved += [at_same_distances(own, prompts, seed=seed) for own in sets]
-    reading = MassReading([*sets, *moved])
+    reading, turned = MassReading([*sets, *moved]), MassReading(sets)
     model.read(prompts, [reading], interventions=interventions)
+    model.read(turned_round(prompts), [turned], interventions=interventions)
     return {
         detector.name: {
             layer: LayerMass(
                 mass[index],
-                torch.stack([reading.other[layer][index], *mass[index + len(sets) :: len(sets)]]).amax(0),
+                torch.stack(
+                    [reading.other[layer][index], turned.other[layer][index], *mass[index + len(sets) :: len(sets)]]
+                ).amax(0),
                 reading.uniform[layer][index],
             )
             for layer, mass in sorted(reading.mass.items())

@@ -1,4 +1,4 @@
-"""What is read off a model of pairs: log-odds of answers, attention of the final token.
+"""What is read off a model of pairs: log-odds of answers, attention of the final token on labels.
 
 In: a model and prompts of pairs. Out: numpy arrays, one value per prompt. Log-odds are those of the whole answer,
 all its tokens together, so that models of number tokens and models of text are asked alike.
@@ -12,13 +12,14 @@ import torch
 
 from headscope.detectors.pairs import KeySets
 from headscope.detectors.reading import MassReading
+from headscope.detectors.roles import example_to_example
 from headscope.evidence import Test, claim
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
 from headscope.measures.samples import Samples
 from headscope.models.model import Model
-from headscope.studies.bayes.problems import Ctx, with_role
+from headscope.studies.bayes.problems import Ctx
 from headscope.studies.context import Part
 from headscope.sweeps import Cell, evaluate
 from headscope.sweeps.cell_values import cell_values
@@ -36,6 +37,12 @@ RESIDUAL = Column("layer", pl.Int64, "residual stream before this layer, from 0;
 def examples_help(rise: Samples) -> Test:
     """What claims about how examples act need: that they add to the log-odds of the answer, [prompt]."""
     return Test("log-odds that the examples add", rise, above=LEAST_RISE_NATS)
+
+
+def beyond_share(what: str, difference: Samples, whole: Samples, share: float) -> Test:
+    """That a difference exceeds a share of a whole, both [unit]: unit by unit, since the whole is estimated too."""
+    more = difference.changed(difference.quantity, lambda values: values - share * whole.linear)
+    return Test(f"{what}, minus {share:g} of what examples add", more, above=0.0)
 
 
 def unanswered(name: str, statement: str, reason: str) -> Part:
@@ -56,21 +63,21 @@ def log_odds_under(ctx: Ctx, prompts: Prompts, cells: Sequence[Cell], stage: str
     return log_odds(values).numpy()
 
 
-def attention_on(model: Model, prompts: Prompts, keys: Sequence[Sequence[int]]) -> tuple[Array, Array]:
-    """Attention of the final token on `keys` of each prompt: [prompt, head] as in `model.heads`.
+def label_attention(model: Model, prompts: Prompts) -> tuple[Array, Array, Array]:
+    """Attention of the final token on all labels, each [prompt, head], with heads as in `model.heads`.
 
-    And the same for a head that spreads evenly over all it may see.
+    And its attention on as many x around these, and what a head gives that spreads evenly over all it may see.
     """
-    shown = with_role(prompts, "keys", keys)
-    queries = shown.where("readout")
-    reading = MassReading([KeySets(queries[:, :, None] & shown.where("keys")[:, None, :], queries)])
-    model.read(shown, [reading])
+    keys, final = example_to_example(prompts), prompts.where("readout")
+    reading = MassReading([KeySets(keys.pairs & final[:, :, None], keys.queries & final, keys.others)])
+    model.read(prompts, [reading])
     even = torch.stack([reading.uniform[head.layer][0] for head in model.heads], 1)
-    return reading.over_layers(0)[0].numpy(), even.double().numpy()
+    labels, others = reading.over_layers(0)
+    return labels.numpy(), others.numpy(), even.double().numpy()
 
 
 def label_reading_heads(model: Model, prompts: Prompts, margin: float) -> tuple[Head, ...]:
-    """The heads whose attention from the final token on all labels exceeds even attention by `margin` on average."""
-    mass, even = attention_on(model, prompts, prompts.roles["y"])
-    beyond = np.mean(mass - even, axis=0)
+    """The heads whose attention from the final token on labels exceeds that on as many x by `margin` on average."""
+    labels, others, _ = label_attention(model, prompts)
+    beyond = np.mean(labels - others, axis=0)
     return tuple(head for head, more in zip(model.heads, beyond.tolist(), strict=True) if more > margin)

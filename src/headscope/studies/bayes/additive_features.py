@@ -16,7 +16,7 @@ from headscope.measures.intervals import Array
 from headscope.measures.log_odds import linearity, slope
 from headscope.measures.samples import LAYER, Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import LOG_ODDS, RESIDUAL, RISE, examples_help, unanswered
+from headscope.studies.bayes.activations import LOG_ODDS, RESIDUAL, RISE, beyond_share, examples_help, unanswered
 from headscope.studies.bayes.increments import MOST_INCREMENTS, Increments, increments_about
 from headscope.studies.bayes.problems import Ctx, Problems, prompts_each
 from headscope.studies.bayes.vector_effects import CONTROLS, OWN, effects_of_adding, with_examples, zero_shot
@@ -28,6 +28,8 @@ from headscope.tasks.split import Split
 MOST_FUNCTIONS = 16
 # Of what a further example really adds to the log-odds, an increment must add this share beyond every control.
 EFFECT_MARGIN = 0.1
+# An increment must add so much in any case, in nats.
+LEAST_SLOPE_NATS = 0.01
 # Different increments must agree at least this share as well as one agrees with itself on other prompts.
 PARALLEL = 0.5
 STRAIGHT = 0.9
@@ -40,8 +42,8 @@ STATEMENT = (
 DIFFERENT, SAME, REAL = "different increments", "same increment, other prompts", "real examples"
 COSINE = Quantity("cosine", "mean cosine of two increments", within=(-1.0, 1.0))
 SHARE = Quantity("share", "first principal component's share of the squared increments", within=(0.0, 1.0))
-NULL = Quantity("null", "the same with prompts' signs flipped at random, mean")
-NULL_HIGH = Quantity("null_high", "95% of those with flipped signs lie below this")
+NULL = Quantity("null", "the same with prompts' signs flipped at random, mean", within=(-1.0, 1.0))
+NULL_HIGH = Quantity("null_high", "95% of those with flipped signs lie below this", within=(-1.0, 1.0))
 SLOPE = Quantity("slope", "rise of the answer's log-odds for each further dose", "nats")
 R2 = Quantity("r2", "share of the curve's variance that a straight line explains", within=(0.0, 1.0))
 COMPARED = Column("compared", pl.String, "increments of different examples, or one on two halves of its prompts")
@@ -120,7 +122,7 @@ def features_add(observed: Observed, layer: int) -> Claim:
     noise = float(observed.null("null_different")[1].at(layer=layer).mean[0])
     slopes = observed.of_curves(SLOPE, slope).at(layer=layer).by("direction")
     r2 = observed.of_curves(R2, linearity).at(layer=layer, direction=OWN)
-    margin = EFFECT_MARGIN * float(slope(observed.real, observed.doses).mean())
+    each = Samples.one(SLOPE, slope(observed.real, observed.doses), over="functions")
     beyond = {name: slopes[OWN] - slopes[name] for name in CONTROLS if not np.isnan(slopes[name].mean[0])}
     return claim(
         NAME,
@@ -129,7 +131,8 @@ def features_add(observed: Observed, layer: int) -> Claim:
         tests=[
             Test("cosine of different increments minus half that of equal ones", excess, above=0.0),
             Test("cosine of different increments, against noise", compared[DIFFERENT], above=noise),
-            *(Test(f"rise at layer {layer} beyond {name}", beyond[name], above=margin) for name in beyond),
+            *(beyond_share(f"rise at layer {layer} beyond {it}", beyond[it], each, EFFECT_MARGIN) for it in beyond),
+            Test(f"rise at layer {layer} by an increment", slopes[OWN], above=LEAST_SLOPE_NATS),
             Test("r² of a line through the rise", r2, above=STRAIGHT),
         ],
         tables=("increments", "vector_effects", "vector_effect_curve"),

@@ -1,10 +1,12 @@
 """Does an example change the model more, the more certain of one function it makes an exact observer?
 
 In: a model and settings. Out: rank correlations between the size of the update by the n-th example and confidence,
-and the claim "update_grows" (step 3 of claim 3 of `sources.REDUNDANT_HEADS`). Sizes: the change of the answer's
-log-odds, and the norm of the change of what attention adds at the final token. Confidence: the exact posterior's
-probability of its favourite function, after and before the example, and the model's own |log-odds| before it. Both
-change with n whatever goes on, so they are correlated *within* each n, over prompts. Not done here: causes.
+and the claim "update_grows" (step 3 of claim 3 of `sources.REDUNDANT_HEADS`, as a correlation). Sizes: the change of
+the answer's log-odds, and the norm of the change of what attention adds at the final token. Confidence: the exact
+posterior's probability of its favourite function, after and before the example, and the model's own |log-odds| before
+it. Both change with n whatever goes on, so they are correlated *within* each n, over prompts. An exact observer need
+not show it (where all is settled early, the last example leaves it certain and moves it little): its own updates are
+the positive control. Not done here: causes (update_mediation).
 """
 
 import numpy as np
@@ -105,6 +107,9 @@ def update_grows(correlation: Samples, exchanged: Samples, rise: Samples) -> Cla
         "Among prompts with equally many examples, the last one changes answer and attention output more where it "
         "leaves the exact posterior more certain.",
         needs=[examples_help(rise)],
+        positive_control=Test(
+            "correlation of certainty with the exact observer's own", measured[EXACT], above=MARGIN
+        ),
         null=null,
         tests=tests,
         tables=("confidence",),

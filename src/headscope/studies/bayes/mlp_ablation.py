@@ -7,6 +7,7 @@ shuffled labels, so that what is removed is what depends on the function. There 
 final token.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 
 import polars as pl
@@ -18,7 +19,14 @@ from headscope.interventions.base import Intervention
 from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.bayes.activations import RISE, answer_log_odds, examples_help, log_odds_under, unanswered
+from headscope.studies.bayes.activations import (
+    RISE,
+    answer_log_odds,
+    beyond_share,
+    examples_help,
+    log_odds_under,
+    unanswered,
+)
 from headscope.studies.bayes.problems import Ctx, prompts_each, role_by_example, with_role
 from headscope.studies.context import Part
 from headscope.studies.sites import Site
@@ -26,8 +34,10 @@ from headscope.sweeps import Cell
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 
-# Of what all examples together add to the log-odds, the difference between two places must exceed this share.
+# Of what all examples together add to the log-odds, the difference between two places must exceed this share,
+# and in any case so many nats: a share of nothing is no margin.
 MARGIN = 0.1
+LEAST_NATS = 0.05
 FEWEST_REFERENCES = 30
 
 LABEL, X, BEFORE_LABEL, FINAL_TOKEN = "label", "x", "before the label", "final token"
@@ -51,8 +61,8 @@ def mlp_ablation(ctx: Ctx) -> Part:
         return unanswered(NAME, STATEMENT, "this model has no MLPs whose output can be replaced")
     shots = ctx.settings.draw(model, n=n, seed=41)
     drawn = ctx.settings.draw(model, n=max(n, FEWEST_REFERENCES), seed=42)
-    reference = _numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
-    prompts = _numbered(tasks.linear(model, shots))
+    reference = numbered(tasks.linear(model, drawn.with_shuffled_labels(ctx.settings.seed)))
+    prompts = numbered(tasks.linear(model, shots))
     clean = answer_log_odds(model, prompts)
     rise = Samples.one(RISE, clean - answer_log_odds(model, tasks.linear(model, shots.without_context())))
     cells = _cells(ctx, reference)
@@ -78,15 +88,15 @@ def mlp_ablation(ctx: Ctx) -> Part:
 
 def mlps_at_y(damage: Samples, rise: Samples) -> Claim:
     """By the damage [prompt, (component, place)] in all layers together: at labels against both other places."""
-    margin = MARGIN * float(rise.mean[0])
     at = damage.at(component=MLP).by("place")
+    beyond = {f"damage at labels minus at the {other}": at[LABEL] - at[other] for other in (FINAL_TOKEN, X)}
     return claim(
         NAME,
         STATEMENT,
         needs=[examples_help(rise)],
         tests=[
-            Test(f"damage at the labels minus that at the {other}", at[LABEL] - at[other], above=margin)
-            for other in (FINAL_TOKEN, X)
+            *(beyond_share(what, more, rise, MARGIN) for what, more in beyond.items()),
+            *(Test(what, more, above=LEAST_NATS) for what, more in beyond.items()),
         ],
         tables=("mlp_ablation",),
     )
@@ -102,14 +112,15 @@ def _cells(ctx: Ctx, reference: Prompts) -> dict[tuple[str, str, str], Cell]:
         ctx.progress(f"means of {component}", 0, 1)
         values = {site: each.double().cpu().numpy() for site, each in ctx.model.activations(reference, sites).items()}
         for place in (*ROLES, FINAL_TOKEN):
-            edits = [_to_mean(site, reference, place, values[site]) for site in sites]
+            roles = [role for role in reference.roles if role.rpartition(" ")[0] == place] or ["readout"]
+            edits = [to_mean(site, reference, roles, values[site]) for site in sites]
             if place in (LABEL, FINAL_TOKEN):
                 cells |= {(component, place, f"layer {s[1]}"): Cell(e) for s, e in zip(sites, edits, strict=True)}
             cells[component, place, EVERY_LAYER] = Cell(tuple(chain(*edits)))
     return cells
 
 
-def _numbered(prompts: Prompts) -> Prompts:
+def numbered(prompts: Prompts) -> Prompts:
     """The prompts with a role for each example's part of a place: "x 0", "x 1", ..."""
     for place, role in ROLES.items():
         each = role_by_example(prompts, role)
@@ -118,11 +129,15 @@ def _numbered(prompts: Prompts) -> Prompts:
     return prompts
 
 
-def _to_mean(site: Site, reference: Prompts, place: str, values: Array) -> tuple[Intervention, ...]:
-    """A site replaced by its means over the reference at a place; `values` [prompt, position, model]."""
-    numbered = [role for role in reference.roles if role.rpartition(" ")[0] == place]
+def to_mean(
+    site: Site, reference: Prompts, roles: Sequence[str], values: Array, *, strength: float = 1.0
+) -> tuple[Intervention, ...]:
+    """A site replaced, or moved by a share, towards its mean over the reference at each role.
+
+    `values` are the reference's, [prompt, position, model].
+    """
     edits: list[Intervention] = []
-    for role in numbered or ["readout"]:
+    for role in roles:
         mean = values[reference.where(role).numpy()].mean(0)
-        edits += [zero(site, role), add(site, mean, positions=role)]
+        edits += [zero(site, role, strength=strength), add(site, mean, scale=strength, positions=role)]
     return tuple(edits)

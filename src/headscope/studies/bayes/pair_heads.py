@@ -124,7 +124,8 @@ def strongest(heads_by_kind: Mapping[str, Sequence[Head]], most: int) -> dict[st
 
 def ablated_heads(ctx: Ctx) -> dict[str, AgainstRandom]:
     """Each group ablated together beside random sets, on the estimation half; a group of all heads has no control."""
-    groups = strongest(ctx.once(named_heads), ctx.settings.strongest)
+    kinds = ctx.once(named_heads)
+    groups = strongest(kinds, ctx.settings.strongest)
     if not groups:
         return {}
     shots = halves(ctx.settings.draw(ctx.model)).estimation
@@ -135,6 +136,8 @@ def ablated_heads(ctx: Ctx) -> dict[str, AgainstRandom]:
         ablation=ctx.once(mean_over_shuffled),
         measure=joint_log_probability(),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
+        # Also the heads that are named, but not among the strongest, would be what they are to control for.
+        apart_from={head for heads in kinds.values() for head in heads},
         progress=ctx.stage("ablating heads of pairs"),
     )
 

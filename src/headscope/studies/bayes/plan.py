@@ -23,6 +23,7 @@ from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, obse
 from headscope.studies.bayes.order import order
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
 from headscope.studies.bayes.problems import BayesSettings, Ctx
+from headscope.studies.bayes.update_mediation import update_mediation
 from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
@@ -84,7 +85,7 @@ INSIDE = (
     additive_features,
     *map(over_lists, (attention_growth, attention_knockout)),
     x_probe,
-    *map(over_lists, (mlp_ablation, confidence, variables)),
+    *map(over_lists, (mlp_ablation, confidence, update_mediation, variables)),
 )
 
 PLAN: Plan[BayesSettings] = Plan(

@@ -21,6 +21,8 @@ from headscope.tasks.shots import ARTICLE_FUNCTION, Shots
 from headscope.tasks.split import Split
 
 FEWEST_SHOTS = 2
+# Prompts in a half that names or judges: with fewer, bounds for all heads at once can hardly say anything.
+FEWEST_EACH = 16
 _ARTICLE_QUERIES = 80  # its pairs leave 87 inputs to ask; by default more are asked
 
 
@@ -29,13 +31,13 @@ class BayesSettings(PairsConfig):
     """Settings of `headscope study bayes`; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study updates"
-    n: int = setting(300, "problems (prompts) for each estimate", at_least=10, quick=60)
+    n: int = setting(300, "problems (prompts) for each estimate", at_least=2 * FEWEST_EACH, quick=60)
     ridge: float = setting(1.0, "strength of the ridge regression that the model is compared with", above=0)
     resamples: int = setting(
         200, "resamples of the prompts, for the bounds of what is fitted to curves", at_least=20, quick=60
     )
     strongest: int = setting(3, "heads of each kind that are ablated together", at_least=1)
-    random_sets: int = setting(20, "random sets of as many heads, ablated for comparison", at_least=1)
+    random_sets: int = setting(20, "random sets of as many heads, ablated for comparison", at_least=19)  # p = 1/20
 
     def __post_init__(self) -> None:
         if self.article and self.n == BayesSettings.n:
@@ -93,7 +95,7 @@ class Problems:
 
 def prompts_each(settings: PairsConfig) -> int:
     """Prompts for each question: a third of those of the curve, since it asks many times as much of each."""
-    return max(12, settings.n // 3)
+    return max(FEWEST_EACH, settings.n // 3)
 
 
 def truncated_context(shots: Shots, count: int) -> Shots:

@@ -1,24 +1,33 @@
 """From which layer on does the final token decide by a, b, x or the number of shots? Each is swapped alone.
 
 In: a model and settings. Out: by layer and variable, how far the answer moves when the final token's residual stream
-is patched from a prompt that differs in that one variable. Source and target prompt share everything else: inputs,
-wrong labels, and for a and b the query; for the number of shots the source has the first quarter of the pairs. The
-share is 0 where the final token does not know the variable yet, and 1 where it no longer attends to it elsewhere. No
-claim: `sources.REDUNDANT_HEADS` asks when (parity, slope, the number: claim 2), not whether.
+is patched from a prompt that differs in that one variable, and the claim "learnt_in_order". Source and target prompt
+share everything else: inputs, wrong labels, and for a and b the query; for parity, b and so the answer differ by one.
+For the number of shots the source has the first quarter of the pairs; for *number* (that a number is due) the target
+has none, and the log-odds of all numbers together are read. The share is 0 where the final token does not know the
+variable yet, and 1 where it no longer attends to it elsewhere. `sources.REDUNDANT_HEADS` (claim 2) expects number,
+parity and slope at different points of the model, and then x; a layer is compared on resampled prompts.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from headscope import tasks
-from headscope.evidence import lines, table
+from headscope.evidence import Test, claim, lines, table
 from headscope.measures import joint_log_probability
 from headscope.measures.intervals import Array
 from headscope.measures.log_odds import log_odds
+from headscope.measures.readouts import Measure, ReadOut
 from headscope.measures.samples import Samples
+from headscope.measures.statistics import statistic
+from headscope.models.model import Model
+from headscope.results.study import Claim
 from headscope.studies.bayes.activations import RESIDUAL
 from headscope.studies.bayes.problems import Ctx, prompts_each, truncated_context
 from headscope.studies.context import Part
@@ -27,16 +36,24 @@ from headscope.sweeps import evaluate
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
+from headscope.tasks.linear import functions_of
+from headscope.tasks.prompts import Prompts
 from headscope.tasks.shots import Shots
+from headscope.vocabulary import Positions
 
 SHOTS = "shots"
-VARIABLES = ("a", "b", "x", SHOTS)
+NUMBER, PARITY = "number", "parity"
+VARIABLES = ("a", "b", "x", SHOTS, NUMBER, PARITY)
+# In this order they should be decided: the next at a later layer than the one before.
+ORDER = (NUMBER, PARITY, "a", "x")
+_NEXT = 0.5  # layers are whole numbers
 # A variable is decided where, from that layer on, more than half of the answer's way goes with the final token.
 DECIDED = 0.5
 # Source and target must differ by so much in the log-odds of their answers, in nats.
 LEAST_GAP_NATS = 0.5
 
-VARIABLE = Column("variable", pl.String, "what differs: a, b, x, or the number of shots")
+VARIABLE = Column("variable", pl.String, "what differs: a, b, x, the number of shots, whether there are any, parity")
+LAYER_OF = Quantity("decided_at", "first layer from which on more than half of the way is moved", "layers")
 MOVED = Quantity("moved", "share of the way from the target's answer to the source's", "share")
 GAP = Column("log_odds_gap", pl.Float64, "the whole way: source minus target, unpatched", "nats")
 
@@ -62,16 +79,52 @@ def variables(ctx: Ctx) -> Part:
         "Where positions are learned, patching from a source with fewer shots transfers its position, too."
     )
     tables = [table(moved, "variables", more={GAP: gaps})]
-    return Part(tables=tables, figures=[figure], says=[first_layers(moved)], notes=[note])
+    by_name = dict(
+        zip(VARIABLES, (samples.at(variable=v) for v, samples in zip(VARIABLES, moved, strict=True)), strict=True)
+    )
+    return Part(
+        tables=tables, claims=[learnt_in_order(by_name)], figures=[figure], says=[first_layers(moved)], notes=[note]
+    )
 
 
-def swapped(shots: Shots, variable: str, seed: int) -> tuple[Shots, Shots] | None:
+def learnt_in_order(moved: Mapping[str, Samples]) -> Claim:
+    """By the shares moved [prompt, layer] of each variable, on the prompts on which all of these were swapped."""
+    known = {variable: moved[variable] for variable in ORDER if not moved[variable].reasons}
+    shared = set.intersection(*(set(each.units) for each in known.values())) if known else set()
+    layers = {
+        variable: statistic(
+            lambda means: math.nan if (layer := decided(means.value)) is None else layer,
+            each.rows([place for place, unit in enumerate(each.units) if unit in shared]),
+            over="layer",
+            quantity=LAYER_OF,
+        )
+        for variable, each in known.items()
+        if shared
+    }
+    tests = []
+    for before, after in pairwise(ORDER):
+        missing = next((v for v in (before, after) if v not in layers), None)
+        why = "" if missing is None else f"{missing}: {next(iter(moved[missing].reasons.values()), 'no prompt left')}"
+        later = None if missing else layers[after] - layers[before]
+        tests.append(Test(f"layer of {after} minus that of {before}", later, above=_NEXT, reason=why))
+    return claim(
+        "learnt_in_order",
+        "The final token decides that a number is due, its parity, the slope, and x, each at a later layer.",
+        tests=tests,
+        tables=("variables",),
+    )
+
+
+def swapped(shots: Shots, variable: str, seed: int) -> tuple[Shots, Shots, list[int]] | None:
     """Target problems, and source problems that differ from them in one variable, and so in the answer.
 
-    Problems without another such value are left out; None if none is left.
+    And which of the problems these are: those without another such value are left out; None if none is left.
     """
+    every = list(range(len(shots)))
     if variable == SHOTS:
-        return shots, truncated_context(shots, max(1, shots.x.shape[1] // 4))
+        return shots, truncated_context(shots, max(1, shots.x.shape[1] // 4)), every
+    if variable == NUMBER:
+        return shots.without_context(), shots, every
     generator = np.random.default_rng((seed, VARIABLES.index(variable)))
     kept, changed = [], []
     for row in range(len(shots)):
@@ -87,7 +140,7 @@ def swapped(shots: Shots, variable: str, seed: int) -> tuple[Shots, Shots] | Non
     true = shots.functions.values(chosen[:, None, :2], target.x)
     # A wrong label is wrong for either function, and stays what it is.
     y = np.where(target.wrong, target.y, true)
-    return target, replace(target, parameters=chosen[:, :2], y=y, query=chosen[:, 2])
+    return target, replace(target, parameters=chosen[:, :2], y=y, query=chosen[:, 2]), kept
 
 
 def _others(shots: Shots, row: int, variable: str) -> Ints:
@@ -99,38 +152,56 @@ def _others(shots: Shots, row: int, variable: str) -> Ints:
         return np.array([(a, b, x) for x in free], np.int64).reshape(-1, 3)
     grid = shots.functions.grid.tolist()
     same = [(c, d) for c, d in grid if (d == b and c != a if variable == "a" else c == a and d != b)]
+    same = [(c, d) for c, d in same if variable != PARITY or abs(d - b) == 1]
     return np.array([(*each, query) for each in same], np.int64).reshape(-1, 3)
 
 
-def _moved(ctx: Ctx, swap: tuple[Shots, Shots] | None, variable: str) -> tuple[Samples, float]:
+def _moved(ctx: Ctx, swap: tuple[Shots, Shots, list[int]] | None, variable: str) -> tuple[Samples, float]:
     """The share that each patch moves the answer, [prompt, layer], and the whole way in nats.
 
-    The way is in the odds of the source's answer against the target's, or, where only the number of shots differs and
-    the answer is one, against all others.
+    The way is in the odds of the source's answer against the target's, or, where the answer is one, against all
+    others; of *number*, in the odds of all numbers.
     """
-    model = ctx.model
-    measure, layers = joint_log_probability(), {RESIDUAL: range(model.n_layers + 1)}
+    model, layers = ctx.model, {RESIDUAL: range(ctx.model.n_layers + 1)}
     if swap is None:
         nothing = Samples.grid(MOVED, layers, np.full((1, model.n_layers + 1), np.nan))
         return nothing.because("no other value of it changes the answer"), float("nan")
+    *both, kept = swap
+    begins = variable == NUMBER
+    measure = any_number(model) if begins else joint_log_probability()
     read = []
-    for answer in [swap[1].answer] if variable == SHOTS else [swap[1].answer, swap[0].answer]:
-        target, source = (tasks.linear(model, shots, answers=answer) for shots in swap)
+    for answer in [both[1].answer] if variable in (SHOTS, NUMBER) else [both[1].answer, both[0].answer]:
+        target, source = (tasks.linear(model, shots, answers=answer) for shots in both)
         cells, stage = residual_patches(model, final_token_run(model, source)), ctx.stage(f"swapping {variable}")
-        patched = cell_values(model, target.answered(), cells, measure, progress=stage)
-        unpatched = (evaluate(model, each.answered(), [measure])[0] for each in (target, source))
-        read.append((patched, *unpatched))
+        target, source = (each if begins else each.answered() for each in (target, source))
+        patched = cell_values(model, target, cells, measure, progress=stage)
+        read.append((patched, *(evaluate(model, each, [measure])[0] for each in (target, source))))
     # Log-odds of one answer against everything else, or against one other.
     odds = map(log_odds, read[0]) if len(read) == 1 else (ours - theirs for ours, theirs in zip(*read, strict=True))
     reached, start, end = (each.numpy() for each in odds)
     gap = Samples.one(MOVED, end - start).estimate()
-    moved = Samples.grid(MOVED, layers, (reached - start).T)
+    moved = Samples.grid(MOVED, layers, (reached - start).T, units=tuple(kept))
     moved = replace(moved, counts=np.tile((end - start)[:, None], model.n_layers + 1))
-    unlike = abs(gap.mean[0]) > LEAST_GAP_NATS
-    if not (unlike and (gap.low[0] > 0 or gap.high[0] < 0)):
-        reason = "source and target do not differ " + ("clearly" if unlike else f"by {LEAST_GAP_NATS} nats")
+    if not (gap.low[0] > LEAST_GAP_NATS or gap.high[0] < -LEAST_GAP_NATS):
+        unlike = "" if abs(gap.mean[0]) < LEAST_GAP_NATS else "clearly "
+        reason = f"source and target do not {unlike}differ by {LEAST_GAP_NATS} nats"
         moved = moved.changed(MOVED, lambda values: np.full_like(values, np.nan)).because(reason)
     return moved, float(gap.mean[0])
+
+
+def any_number(model: Model) -> Measure:
+    """Log-probability that the next token is (or begins) a number, in nats."""
+    language = functions_of(model)
+    if language is not None:
+        tokens = language.number_tokens(np.arange(language.n_numbers)).tolist()
+    else:
+        words = enumerate(model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer))))
+        tokens = [token for token, word in words if word.lstrip("Ġ▁ ").isdecimal()]
+
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        return logits[:, 0].double().log_softmax(-1)[:, tokens].logsumexp(-1)
+
+    return Measure("any_number", "nats", 1, ReadOut(Positions.of(-1)), compute, version=1)
 
 
 def first_layers(moved: Sequence[Samples]) -> str:
