@@ -209,13 +209,14 @@ def test_heads_that_do_nothing_leave_a_reason():
 
 def test_sets_are_chosen_on_even_prompts_and_judged_on_odd_ones():
     # "a" is all there is on prompts 0, 2, ..., "b" on the others.
-    even = np.arange(12) % 2 == 0
-    game = Game.of("ab", lambda cut: np.where(even, "a" in cut, "b" in cut).astype(float), prompts=12)
+    even, size = np.arange(14) % 2 == 0, 1 + np.arange(14) // 2 / 100
+    game = Game.of("ab", lambda cut: np.where(even, "a" in cut, "b" in cut) * size, prompts=14)
     found = redundancy_of(game, OPTIONS)
     assert sets_of(found) == {"necessary": "a", "sufficient": "a"}
     for row in found.sets.rows():
-        assert (row["reached"], row["everything"], row["prompts"]) == (0, 1, 6)
-        assert row["excess_logits"] == row["high"] == pytest.approx(-0.9)
+        assert (row["reached"], row["everything"], row["prompts"]) == (0, pytest.approx(1.03), 7)
+        assert row["excess_logits"] == pytest.approx(-0.9 * 1.03)
+        assert row["low"] < row["excess_logits"] < row["high"] < -0.9
     assert [row["reached"] for row in found.steps.rows(search="growing")] == [0, 0]
 
 

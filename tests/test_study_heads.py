@@ -42,7 +42,7 @@ NOISE -= NOISE.mean()
 
 @pytest.fixture(scope="module")
 def found():
-    return hs.study("heads", model=planted.induction_circuit(copies=2), quick=True)
+    return hs.study("heads", model=planted.induction_circuit(copies=2, uneven=0.1), quick=True)
 
 
 def claim(study, name):
@@ -445,7 +445,7 @@ def test_an_induction_head_has_the_pattern_and_the_sign():
 
 
 def test_the_answer_names_the_selected_head_and_claims_no_rise_that_is_not_there():
-    ctx = Context(HeadsSettings().quick(), (planted.induction_circuit(),))
+    ctx = Context(HeadsSettings().quick(), (planted.induction_circuit(uneven=0.1),))
     ctx._known[experiment.most_damaging] = [hs.Head(0, 0)]
     assert "ablating 0.0 raises it" in plan._damage(ctx)
     damage, clean = ctx.once(plan.damage_of_each)[0]
