@@ -1,14 +1,23 @@
 """Direct effects add up to the logit, and backups are found where they are planted and nowhere else."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import headscope as hs
 from headscope.measures.direct_effect import logit_direction
+from headscope.measures.samples import Samples
 from headscope.models.norms import FrozenNorm
 from headscope.studies import self_repair as shared
-from headscope.studies.self_repair import self_repair_of
+from headscope.studies.self_repair import (
+    AFTER,
+    BEFORE,
+    backup_growth,
+    effects_before_and_after,
+    released,
+    self_repair_of,
+)
 from headscope.sweeps.self_repair import Component, direct_effects, runs_after
 from tests import planted, tiny
 
@@ -139,3 +148,32 @@ def test_an_mlp_beside_the_attention_does_not_come_after_it():
     assert runs_after(sequential, mlp, head)
     assert not runs_after(sequential, Component(1, 2), head)
     assert runs_after(sequential, Component(2, 2), head)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_growth_is_beyond_what_was_written_and_release_is_not_growth(sign):
+    # Prompts: a suppressor lets go; one lets go and then helps; a helper writes more, less, the contrary.
+    before, after = np.array([-3.0, -3, 1, 2, 1]), np.array([-1.0, 2, 1.5, 1, -1])
+    sides = Samples.one(BEFORE, sign * before), Samples.one(AFTER, sign * after)
+    assert backup_growth(*sides, sign=sign).values[:, 0].tolist() == [-1, 2, 0.5, -1, -2]
+    assert released(*sides, sign=sign).values[:, 0].tolist() == [2, 3, 0, 0, -1]
+    # Where a component ends up helping, the two are all of the change.
+    helps = after >= 0
+    both = backup_growth(*sides, sign=sign).values + released(*sides, sign=sign).values
+    assert_close(both[helps, 0], (after - before)[helps])
+
+
+def test_a_suppressor_with_nothing_left_to_suppress_is_released_and_no_backup():
+    model = planted.induction_circuit(suppressed=0.4)
+    prompts = hs.tasks.repeated_tokens(model, length=6, repeats=3, n=6)
+    head = hs.Head(1, 0)
+    effects = effects_before_and_after(
+        model, [head], direct_effects(model, prompts, "predictable", ablations=[hs.zero(head)])
+    )
+    before, after = (
+        effects[when].at(ablated="1.0", component="2.0", layer=2, later=True) for when in ("before", "after")
+    )
+    assert before.mean < -2
+    assert after.mean == pytest.approx(0, abs=1e-5)
+    assert released(before, after).mean == pytest.approx(-before.mean)
+    assert backup_growth(before, after).mean == pytest.approx(0, abs=1e-5)

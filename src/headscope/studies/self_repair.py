@@ -3,7 +3,11 @@
 In: heads, and the direct effects of all components before and under the ablation of each (sweeps.self_repair). Out:
 samples [prompt] for each ablated head, in logits of the token that follows. Self-repair = total change + direct
 effect = by_heads + by_mlps + by_norms (McGrath et al. 2023; Rushing & Nanda 2024); undefined for a head that writes
-next to nothing to the logit. Not done here: which component is a backup.
+next to nothing to the logit.
+
+What a component writes differently is one of two things. A *backup* writes more of what the ablated head wrote
+(`backup_growth`). One that wrote against it and now writes nothing is *released suppression* (`released`): the logit
+rises too, but nothing took over the ablated head's work. Not done here: which component is a backup.
 """
 
 from collections.abc import Sequence
@@ -31,6 +35,13 @@ AXES = (
 BEFORE = Quantity("before", "direct effect on the logit of the token that follows, nothing ablated", "logits")
 AFTER = Quantity("after", "the same with the head ablated, norms scaled as in the clean run", "logits")
 CHANGE = Quantity("change", "after - before: what the component writes differently", "logits")
+GROWTH = Quantity(
+    "growth",
+    "after - max(before, 0), in the ablated head's direction: a backup's is positive, and suppression that is let go "
+    "adds nothing",
+    "logits",
+)
+RELEASED = Quantity("released", "how much less the component writes against the ablated head: suppression", "logits")
 _QUANTITIES = {
     "self_repair": "total change + direct effect: what others make up for = by_heads + by_mlps + by_norms",
     "direct_effect": "the head's direct effect on the logit of the token that follows, nothing ablated",
@@ -74,6 +85,23 @@ def self_repair_of(heads: Sequence[Head], followed: AblatedEffects) -> dict[str,
         name: Samples.of(Quantity(name, meaning, "logits"), (ABLATED,), columns[name]).because(reason, ablated=silent)
         for name, meaning in _QUANTITIES.items()
     }
+
+
+def backup_growth(before: Samples, after: Samples, *, sign: float = 1.0) -> Samples:
+    """How much more of what an ablated head wrote each component writes: after - max(before, 0), unit by unit.
+
+    `before` and `after` are direct effects in logits; `sign` is that of the ablated head's own. At most the change,
+    at most what the component ends with, and at most the growth of its positive part: it exceeds 0 only where all
+    three do, and noise about 0 does not raise its mean.
+    """
+    wrote = before.changed(before.quantity, lambda values: np.maximum(sign * values, 0.0))
+    return (after.changed(after.quantity, lambda values: sign * values) - wrote).measured_as(GROWTH)
+
+
+def released(before: Samples, after: Samples, *, sign: float = 1.0) -> Samples:
+    """How much suppression each component lets go: min(after, 0) - min(before, 0); see `backup_growth`."""
+    against = [each.changed(each.quantity, lambda values: np.minimum(sign * values, 0.0)) for each in (before, after)]
+    return (against[1] - against[0]).measured_as(RELEASED)
 
 
 def effects_before_and_after(model: Model, heads: Sequence[Head], followed: AblatedEffects) -> dict[str, Samples]:
