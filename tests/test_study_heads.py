@@ -19,6 +19,7 @@ from headscope.results.folder import save
 from headscope.results.study import Verdict
 from headscope.studies import registry
 from headscope.studies.context import Context
+from headscope.studies.head_sets import superadditive
 from headscope.studies.heads import experiment, plan
 from headscope.studies.heads.experiment import HeadsSettings, every_prompt
 from headscope.studies.heads.induction_matters import matters
@@ -325,10 +326,23 @@ def ablated(joint, single):
     return Samples.of(LOGIT_DAMAGE, (COUNT, ABLATED, EFFECT), cells)
 
 
+def test_the_tenth_is_as_uncertain_as_the_sum_that_it_is_of():
+    # The sum of single damages is 10 +- 20 and the interaction just above a tenth of it: too close to call.
+    wide = Samples.one(LOGIT_DAMAGE, about(10.0, 20.0))
+    narrow = Samples.one(LOGIT_DAMAGE, about(1.3, 0.05)[::-1])
+    assert superadditive(narrow, wide, "").row("test").side == "unclear"
+
+
 def test_heads_are_redundant_beyond_a_tenth_of_their_single_damages():
     assert redundant(ablated(4.0, 2.0)).verdict is Verdict.SUPPORTED
     assert redundant(ablated(2.1, 2.0)).verdict is Verdict.REFUTED
-    assert redundant(ablated(2.2, 2.0)).verdict is Verdict.UNDETERMINED
+    assert redundant(ablated(2.3, 2.0)).verdict is Verdict.UNDETERMINED
+    # Each alone costs nothing, since the other does its work: as redundant as can be.
+    assert redundant(ablated(4.0, 0.0)).verdict is Verdict.SUPPORTED
+    # Where single damages cancel, the sum has no tenth: less than .1 logits is no difference, and decides nothing.
+    assert redundant(ablated(0.05, 0.0)).because.startswith("Not judged: joint damage")
+    # Heads whose ablation helps are not redundant, however much more the joint one helps less.
+    assert redundant(ablated(-1.0, -2.0)).verdict is Verdict.UNDETERMINED
     assert "fewer than two" in redundant(None).because
 
 

@@ -19,6 +19,7 @@ from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
 INTERACTION_SHARE = 0.1
+FLOOR = 0.1  # in the unit of the damage: logits or nats; less is not worth a sentence
 COLUMNS: dict[Column, Callable[[AgainstRandom], Any]] = {
     Column("ablated", pl.String, "the heads, ablated together"): lambda one: head_names(one.picked),
     Column("size", pl.Int64, "how many heads"): lambda one: len(one.picked),
@@ -60,11 +61,26 @@ def beyond_random(what: str, quantity: Quantity, ablated: AgainstRandom | None, 
     return [rank, Test(what, Samples.one(quantity, ablated.damage), above=usual)]
 
 
-def superadditive(jointly_more: Samples | None, singly: Samples | None, reason: str) -> Test:
-    """The test of redundancy: joint damage minus the sum of single ones, against a tenth of that sum."""
-    margin = 0.0 if singly is None else INTERACTION_SHARE * abs(float(singly.mean[0]))
-    what = "joint damage minus the sum of single ones"
-    return Test(what, jointly_more, above=margin, reason=reason)
+def superadditive(jointly_more: Samples | None, singly: Samples | None, reason: str, *, floor: float = FLOOR) -> Test:
+    """The test of redundancy: joint damage minus the sum of single ones and a tenth of that sum, prompt by prompt.
+
+    The sum is subtracted before anything is averaged, so that a margin that is a share of it is as uncertain as it
+    is; where single damages cancel, the `floor` keeps rounding from deciding. See `costly_together`.
+    """
+    what = f"joint damage minus {1 + INTERACTION_SHARE:.1f} times the sum of single ones"
+    if jointly_more is None or singly is None:
+        return Test(what, None, above=floor, reason=reason)
+    share = INTERACTION_SHARE * (-1 if singly.mean[0] < 0 else 1)
+    beyond = jointly_more - singly.changed(singly.quantity, lambda values: share * values)
+    return Test(what, beyond, above=floor, reason=reason)
+
+
+def costly_together(
+    jointly_more: Samples | None, singly: Samples | None, reason: str, *, floor: float = FLOOR
+) -> Test:
+    """What redundancy presumes (a need): that ablating all of them costs anything; singly they may cost nothing."""
+    together = None if jointly_more is None or singly is None else jointly_more - (-singly)
+    return Test("joint damage", together, above=floor, reason=reason)
 
 
 def columns_of(sets: Mapping[str, AgainstRandom], names: str) -> dict[Column, dict[str, Any]]:

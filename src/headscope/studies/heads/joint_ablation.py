@@ -17,7 +17,7 @@ from headscope.measures import loss, next_logit
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.head_sets import superadditive
+from headscope.studies.head_sets import costly_together, superadditive
 from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
 from headscope.studies.self_repair import ABLATED
@@ -65,10 +65,12 @@ def redundant(damage: Samples | None, tables: Sequence[str] = ()) -> Claim:
     if damage is not None and (last := max(damage.coordinates(COUNT.name))) > 1:
         judged = damage.only(heads_ablated=last).by(EFFECT.name)
         interaction, singly = judged[INTERACTION], judged[SUM]
+    few = "fewer than two heads were named induction heads"
     return claim(
         "redundant",
         "Induction heads are redundant: ablating them jointly costs over 10% more than the sum of single ablations.",
-        tests=[superadditive(interaction, singly, "fewer than two heads were named induction heads")],
+        needs=[costly_together(interaction, singly, few)],
+        tests=[superadditive(interaction, singly, few)],
         tables=tables,
     )
 
