@@ -4,7 +4,15 @@ import pytest
 import torch
 
 import headscope as hs
-from headscope.detectors.roles import NAMES, example_to_example, role_attention, role_table, roles_shuffled, x_to_y
+from headscope.detectors.roles import (
+    NAMES,
+    at_same_distances,
+    example_to_example,
+    from_other_queries,
+    role_attention,
+    role_table,
+    x_to_y,
+)
 from headscope.interventions import fixed_offset, set_pattern
 from headscope.studies.pairs import PairsConfig
 from headscope.tasks.linear import linear
@@ -58,7 +66,7 @@ def test_the_null_has_the_same_distances_from_other_roles():
     drawn = set()
     for seed in range(20):
         sets = x_to_y(PAIRS)
-        null = marked(roles_shuffled(sets, PAIRS, seed=seed))
+        null = marked(at_same_distances(sets, PAIRS, seed=seed))
         assert null
         for query, keys in null.items():
             assert role[query] != "y"
@@ -115,6 +123,37 @@ def test_a_head_that_looks_two_back_everywhere_does_not_carry_pairs(model, promp
     assert row["score"] == pytest.approx(1, abs=1e-5)
     assert row["null"] == pytest.approx(1, abs=1e-5)
     assert not named(table)
+
+
+def even_over(prompts, places):
+    """Every query looks evenly at those of these places that it sees, or else at the first token."""
+    pattern = torch.zeros(prompts.longest, prompts.longest)
+    pattern[:, list(places)] = 1.0
+    pattern = pattern.tril()
+    pattern[pattern.sum(-1) == 0, 0] = 1.0
+    return pattern / pattern.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "roles"), [("all numbers", ("x", "y", "query")), ("every y", ("y",)), ("every x", ("x", "query"))]
+)
+def test_a_head_of_numbers_or_of_one_role_from_everywhere_is_no_head_of_pairs(model, prompts, what, roles):
+    places = sorted(place for role in roles for place in prompts.roles[role][0])
+    table = detect_roles(model, prompts, interventions=[set_pattern("0.1", even_over(prompts, places))])
+    assert not named(table)
+    row = max(table.rows(head="0.1"), key=lambda row: row["score"])
+    assert row["score"] > row["uniform"] + 0.1, what  # more than evenly, which is not what makes the difference
+
+
+def test_other_keys_have_another_role_and_lie_on_both_sides():
+    sets = example_to_example(DIGITS)
+    (around,) = sets.others
+    # y at 5 6 and 11 12; x at 2 3 and 9; query at 14: a number weighs 1, in however many tokens.
+    assert around[0, 10, :].nonzero().flatten().tolist() == [2, 3, 9]
+    assert around[0, 15, [2, 3, 9, 14]].tolist() == [0.5, 0.5, 2.0, 1.0]
+    y, x_before = x_to_y(PAIRS).others
+    assert [each[0, 7].nonzero().flatten().tolist() for each in (y, x_before)] == [[3, 7], [1]]
+    assert marked(from_other_queries(x_to_y(PAIRS), PAIRS)) == {2: [1], 4: [1], 6: [5], 8: [5]}
 
 
 def test_random_weights_have_no_such_heads_in_either_form(model, prompts, tmp_path):

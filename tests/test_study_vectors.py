@@ -329,8 +329,9 @@ def test_attention_on_keys_is_read_prompt_by_prompt(numbers):
     expected = (at_6 + at_10 + at_14) / 3
     assert found.attention.at(head="1.2", layer=1).values[:, 0] == pytest.approx(expected.numpy(), abs=1e-5)
     null = found.attention - found.beyond_null
-    # Other keys of the same query, weighted to as many as there are y: of 7, 11 and 15 visible keys all but 1, 2, 3.
-    others = [(1 - at_6) / 6, (1 - at_10) * 2 / 9, (1 - at_14) * 3 / 12]
+    # The x on both sides of every y, weighted to as many as there are y: those at 5 and 9 lie beside two.
+    around = {6: [1, 5], 10: [1, 5, 5, 9], 14: [1, 5, 5, 9, 9, 13]}
+    others = [run["pattern", 1][:, 2, query, keys].sum(-1) / 2 for query, keys in around.items()]
     assert null.at(head="1.2", layer=1).values[:, 0] == pytest.approx(sum(others).numpy() / 3, abs=1e-5)
     none = linear(numbers, halves(numbers, shots=3).selection.zero)
     with pytest.raises(PromptError, match="no prompt has a query"):

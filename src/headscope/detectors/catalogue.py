@@ -30,7 +30,7 @@ class Detector:
     @property
     def null(self) -> str:
         """What attention on the keys is compared with."""
-        return {"natural": "other keys", "repeated": "nothing repeats", "pairs": "shuffled roles"}[self.prompts]
+        return {"natural": "other keys", "repeated": "nothing repeats", "pairs": "other roles"}[self.prompts]
 
 
 _FIXED = {

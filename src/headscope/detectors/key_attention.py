@@ -2,7 +2,8 @@
 
 In: a model, prompts and which keys count for which query (detectors.pairs, detectors.roles). Out: `KeyAttention`,
 samples [prompt, head] of the attention and of its excess over the null, on prompts that every layer judges. The
-null are the same key sets on matched prompts, or equally many other visible keys of the same queries.
+null are the same key sets on matched prompts, or other visible keys of the same queries: those that the key sets
+name (numbers of another role), or all. All nulls of a kind of heads of pairs: `roles.role_attention`.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ reading never touches a definition. Definitions and parameters: Olsson et al. 20
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headscope.tasks.prompts import Prompts
@@ -16,10 +16,14 @@ from headscope.tasks.prompts import Prompts
 
 @dataclass(frozen=True)
 class KeySets:
-    """`pairs[b, q, k]`: key k counts for query q; `queries[b, q]`: this query is judged."""
+    """`pairs[b, q, k]`: key k counts for query q; `queries[b, q]`: this query is judged.
+
+    `others` are what the keys are compared with, each a weight for every key; without them, all other visible keys.
+    """
 
     pairs: Bool[Tensor, "batch query key"]
     queries: Bool[Tensor, "batch query"]
+    others: tuple[Float[Tensor, "batch query key"], ...] = ()
 
 
 def previous_token(prompts: Prompts) -> KeySets:

@@ -3,7 +3,8 @@
 In: attention calls, one layer at a time. Out: for each detector, head and prompt the mean over judged
 queries of the mass on the query's key set, with its two references: *uniform* (the same for a head that
 spreads evenly over the keys it may see, windows respected) and *other keys* (the mean mass on equally
-many other visible keys of the same query, the null of detectors that are about distance alone).
+many other visible keys of the same query: all others, or those that the key set names; of several such kinds the
+one with the largest mass).
 Patterns are dropped after each layer: memory is one layer's.
 """
 
@@ -51,24 +52,30 @@ class MassReading:
             cells = pattern.shape[2]
             pairs = keys.pairs[rows, :cells, :cells].to(pattern.device) & visible
             queries = keys.queries[rows, :cells].to(pattern.device)
-            means = _masses(pattern, pairs, queries, visible)
+            others = [each[rows, :cells, :cells].to(pattern.device) for each in keys.others]
+            means = _masses(pattern, pairs, queries, visible, others)
             for kept, mean in zip((self.mass, self.other, self.uniform), means, strict=True):
                 kept[call.layer][index, rows] = mean.cpu()
 
 
-def _masses(pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _masses(
+    pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor, others: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Means over judged queries: mass on the set and on other keys [prompt, head], uniform [prompt]."""
     on_set = (pattern * pairs[:, None]).sum(-1)
-    elsewhere = pattern.sum(-1) - on_set
     in_set = pairs.sum(-1).float()
     seen = visible.sum(-1).float().expand_as(in_set)
-    spare = (seen - in_set)[:, None]
     # As many other keys as the set has; a query that sees nothing else has no such reference.
-    other = elsewhere * in_set[:, None] / spare.clamp(min=1.0)
-    comparable = queries & (spare[:, 0] >= in_set)
+    compared = []
+    for weights in others or [~pairs * 1.0]:
+        shown = weights * visible
+        weight = shown.sum(-1)
+        spare = weight >= in_set if not others else weight > 0
+        mass = (pattern * shown[:, None]).sum(-1) * (in_set / weight.clamp(min=1e-9))[:, None]
+        compared.append(_mean(mass, (queries & spare)[:, None]))
     return (
         _mean(on_set, queries[:, None]),
-        _mean(other, comparable[:, None]),
+        torch.stack(compared).amax(0),
         _mean(in_set / seen.clamp(min=1.0), queries),
     )
 

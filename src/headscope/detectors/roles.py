@@ -6,10 +6,16 @@ Two kinds of heads:
     x_to_y               from every y token to the x tokens of its own example
     example_to_example   from the token before every y (and the last one) to the y tokens of all earlier examples
 
-The null are the same pairs with *roles shuffled*: every query becomes a token shortly before it that has another
-role, and its keys move with it. A head that looks a fixed number of tokens back, whatever stands there, does as
-much on the null; so does one that spreads over everything. Keys that would fall on the first token or
-before it are left out of the null, since many heads rest there.
+What else could give such attention is measured on the same prompts, and the largest of these is the null:
+
+    other keys      the same query, on numbers that have another role (around each y that counts, the x before and
+                    the x after; around an own x, the y before and after; and the x of the pair before): a head that
+                    attends to all numbers, or to near ones, gives these as much
+    other queries   the same keys from the nearest tokens of another role, before and after the query: a head to
+                    which some keys are always attractive
+    distances       the same distances from another query: a head that looks a fixed number of tokens back
+
+Distances that would fall on the first token or before it are left out, since many heads rest there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +38,9 @@ ROLES = replace(HEADS, name="roles")
 # How far back a query may move on the null: within a pair, and not beyond the one before.
 _FARTHEST = 4
 
-_Queries = dict[int, list[int]]
+_Number = tuple[int, ...]
+# Of a query: the numbers that count, and kinds of numbers that these are compared with.
+_Queries = dict[int, tuple[Sequence[_Number], Sequence[Sequence[_Number]]]]
 
 
 def x_to_y(prompts: Prompts) -> KeySets:
@@ -47,12 +55,30 @@ def example_to_example(prompts: Prompts) -> KeySets:
 
 def last_to(prompts: Prompts, role: str) -> KeySets:
     """For the last token: all tokens of a role, such as every shown y."""
-    last = {row: places[0] for row, places in enumerate(prompts.roles["readout"])}
-    return _sets(prompts, lambda given, row: {last[row]: list(keys)} if (keys := given.roles[role][row]) else {})
+
+    def keys_of(given: Prompts, row: int) -> _Queries:
+        keys = given.roles[role][row]
+        return {given.roles["readout"][row][0]: ([keys], ())} if keys else {}
+
+    return _sets(prompts, keys_of)
 
 
-def roles_shuffled(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
-    """The same distances from queries of another role; see the module."""
+def from_other_queries(sets: KeySets, prompts: Prompts) -> KeySets:
+    """The same keys from the nearest tokens of another role, before and after each query."""
+    pairs, queries = torch.zeros_like(sets.pairs), torch.zeros_like(sets.queries)
+    for row, length in enumerate(prompts.lengths):
+        names = _names(prompts, row)
+        for query in sets.queries[row].nonzero().flatten().tolist():
+            for side in (range(query - 1, 0, -1), range(query + 1, length)):
+                moved = next((place for place in side if names.get(place) != names.get(query)), None)
+                if moved is not None:
+                    pairs[row, moved] |= sets.pairs[row, query]
+                    queries[row, moved] = True
+    return KeySets(pairs, queries)
+
+
+def at_same_distances(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
+    """The same distances from queries of another role shortly before."""
     generator = np.random.default_rng(seed)
     pairs, queries = torch.zeros_like(sets.pairs), torch.zeros_like(sets.queries)
     for row in range(len(prompts)):
@@ -85,17 +111,24 @@ def role_attention(
 ) -> dict[str, dict[int, LayerMass]]:
     """Of both kinds, by name, every layer's attention on the keys and on the null, prompt by prompt.
 
+    `scores.above_null` makes of a kind's layers the samples [prompt, head] that its heads are named by.
+
     Raises:
         UnservedSite: if the model's patterns cannot be read.
     """
     require_patterns(model)
     sets = [detector.key_sets(prompts) for detector in _KINDS]
-    nulls = [roles_shuffled(own, prompts, seed=seed) for own in sets]
-    reading = MassReading([*sets, *nulls])
+    moved = [*(from_other_queries(own, prompts) for own in sets)]
+    moved += [at_same_distances(own, prompts, seed=seed) for own in sets]
+    reading = MassReading([*sets, *moved])
     model.read(prompts, [reading], interventions=interventions)
     return {
         detector.name: {
-            layer: LayerMass(mass[index], mass[len(sets) + index], reading.uniform[layer][index])
+            layer: LayerMass(
+                mass[index],
+                torch.stack([reading.other[layer][index], *mass[index + len(sets) :: len(sets)]]).amax(0),
+                reading.uniform[layer][index],
+            )
             for layer, mass in sorted(reading.mass.items())
         }
         for index, detector in enumerate(_KINDS)
@@ -109,34 +142,51 @@ def role_table(attention: Mapping[str, Mapping[int, LayerMass]]) -> Table:
 
 def _sets(prompts: Prompts, keys_of: Callable[[Prompts, int], _Queries]) -> KeySets:
     size = (len(prompts), prompts.longest)
+    asked = [keys_of(prompts, row) for row in range(len(prompts))]
+    kinds = max((len(others) for queries in asked for _, others in queries.values()), default=0)
     pairs = torch.zeros(*size, prompts.longest, dtype=torch.bool)
-    queries = torch.zeros(*size, dtype=torch.bool)
-    for row in range(len(prompts)):
-        for query, keys in keys_of(prompts, row).items():
-            pairs[row, query, keys] = True
-            queries[row, query] = True
-    return KeySets(pairs, queries)
+    compared = torch.zeros(kinds, *pairs.shape)
+    for row, queries in enumerate(asked):
+        for query, (keys, others) in queries.items():
+            for number in keys:
+                pairs[row, query, list(number)] = True
+            for kind, numbers in zip(compared, others, strict=False):
+                for number in numbers:  # a number weighs 1, in however many tokens
+                    kind[row, query, list(number)] += 1 / len(number)
+    return KeySets(pairs, pairs.any(-1), tuple(compared))
 
 
 def _own_x(prompts: Prompts, row: int) -> _Queries:
+    numbers = _numbers(prompts, row)
     keys: _Queries = {}
-    own: list[int] = []
-    after_y = False
-    for place, name in sorted(_names(prompts, row).items()):
-        if name == "x":
-            own = [place] if after_y else [*own, place]
-            after_y = False
-        elif name == "y":
-            keys[place] = own
-            after_y = True
+    for own in range(1, len(numbers), 2):
+        x, y = numbers[own - 1 : own + 1]
+        before = numbers[max(own - 3, 0) : own - 1]  # the x and y of the pair before
+        around = [*before[1:], y]
+        keys |= {query: ([x], [around, before[:1]]) for query in y}
     return keys
 
 
 def _earlier_y(prompts: Prompts, row: int) -> _Queries:
-    shown = prompts.roles["y"][row]
-    queries = (*prompts.roles["before_y"][row], *prompts.roles["readout"][row])
-    earlier = {query: [place for place in shown if place < query] for query in queries}
-    return {query: keys for query, keys in earlier.items() if keys}
+    numbers = _numbers(prompts, row)
+    keys: _Queries = {}
+    for query in (*prompts.roles["before_y"][row], *prompts.roles["readout"][row]):
+        places = [place for place in range(1, len(numbers), 2) if numbers[place][-1] < query]
+        around = [numbers[beside] for place in places for beside in (place - 1, place + 1)]
+        if places:
+            keys[query] = ([numbers[place] for place in places], [around])
+    return keys
+
+
+def _numbers(prompts: Prompts, row: int) -> list[_Number]:
+    """The tokens of each shown number and of the query: x, y, x, y, ..., query."""
+    listed: list[tuple[int, ...]] = []
+    before = ""
+    for place, name in sorted(_names(prompts, row).items()):
+        if name != "separator":
+            listed[-1:] = [(*listed[-1], place)] if name == before else [*listed[-1:], (place,)]
+        before = name
+    return listed
 
 
 def _names(prompts: Prompts, row: int) -> dict[int, str]:

@@ -49,8 +49,8 @@ HEADS = Schema(
             "null_kind",
             pl.String,
             "nothing repeats: the same pairs on matched prompts in which no token occurs twice; other keys: "
-            "equally many other visible keys of the same queries; shuffled roles: keys at the same distances from "
-            "queries of another role",
+            "equally many other visible keys of the same queries; other roles: the largest of the same queries on "
+            "numbers of another role, the same keys from other queries, and the same distances from other queries",
         ),
         Column("above_null_low", pl.Float64, "lower 95% bound of score - null, paired", "probability"),
         Column("above_null_high", pl.Float64, "upper 95% bound of score - null, paired", "probability"),

@@ -1,7 +1,7 @@
 """Which heads move information between the tokens of pairs, and does the curve need them?
 
 In: the context of the study. Out: every head's attention from y to the x of its own pair and from one pair to
-earlier y, with the null of shuffled roles; the strongest heads of each kind, named on one half of the prompts and
+earlier y, with the null of other roles; the strongest heads of each kind, named on one half of the prompts and
 ablated on the other beside random sets; the curve over examples without them; the claims `heads_*` and
 `flattens_without_*`. These are the two kinds of heads of the third claim of `sources.REDUNDANT_HEADS`. An ablated
 head writes its mean over *label-shuffled* prompts: a mean over prompts of the same task would hold the task itself.
@@ -60,8 +60,8 @@ def pair_heads(ctx: Ctx) -> Part:
     more = columns_of(beside, "ablated random_mean random_max random_worst random_sets p_value")
     where = "position by position" if functions_of(ctx.model) else "over all positions"
     note = (
-        "Heads are named on the prompts of even number and judged on those of odd number. Their null has the same "
-        "distances from queries of another role: a head that attends a fixed number of tokens back does so as well. "
+        "Heads are named on the prompts of even number and judged on those of odd number. Their null is the largest "
+        "of: numbers of another role as near, the same numbers from other queries, and the same distances. "
         f"Ablated are the {ctx.settings.strongest} strongest of each kind: a head then writes its mean over other, "
         f"label-shuffled prompts, {where}."
     )
@@ -74,11 +74,11 @@ def pair_heads(ctx: Ctx) -> Part:
 
 
 def heads_of_kind(kind: str, above: Samples) -> Claim:
-    """`above` [prompt, (layer, head)]: attention on the kind's keys minus that of its null, shuffled roles."""
+    """`above` [prompt, (layer, head)]: attention on the kind's keys minus that of its null, other roles."""
     return claim(
         f"heads_{kind}",
         STATED[kind],
-        tests=[any_of("attention above shuffled roles", above, above=NAMED_MARGIN)],
+        tests=[any_of("attention above that on other roles", above, above=NAMED_MARGIN)],
         tables=("roles",),
     )
 
@@ -172,7 +172,7 @@ def _figures(roles: Table, probability: Samples) -> list[Figure]:
         high=1.0,
         title="Heads between the tokens of pairs",
         caption="Attention from every y to the x of its own pair, and from the token before every y to all earlier "
-        "y: mean over prompts of the estimation half. The table has intervals and the null of shuffled roles.",
+        "y: mean over prompts of the estimation half. The table has intervals and the null of other roles.",
         name="roles",
     )
     if len(probability.coordinates("ablated")) < 2:
