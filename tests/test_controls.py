@@ -1,6 +1,7 @@
 """Random sets beside picked heads: hand arithmetic, exhaustive where few exist, and a p value that holds."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,8 +45,9 @@ def test_p_and_the_rest_by_hand():
     assert found.worst == (hs.Head(1, 2),)
     assert found.means.tolist() == [1.0, 2.0, 4.0]
     assert float(found.estimate.mean) == 2.0
-    # Prompt by prompt 1 - 5/3 and 3 - 9/3.
-    assert float(found.beyond.mean) == pytest.approx(-1 / 3)
+    # Half as far from the mean of the sets, 7/3: 13/6, which only the last one reaches.
+    shrunk = replace(found, shrinkage=0.5)
+    assert (shrunk.ranked, shrunk.p) == (pytest.approx(13 / 6), 0.5)
 
 
 def test_what_p_cannot_reach_is_said():
@@ -53,7 +55,8 @@ def test_what_p_cannot_reach_is_said():
     assert beside([1.0], [[0.0]] * 8).reason == ("only 8 other sets of 1 head were drawn, so p is at least 0.111")
     assert "from the same layers exist" in beside([1.0], [[0.0]] * 3, existing=3, match="layers").reason
     nothing = beside([1.0], [])
-    assert (nothing.p, nothing.worst) == (1.0, ())
+    assert (math.isnan(nothing.p), nothing.worst) == (True, ())
+    assert nothing.reason == "there is no other set of this size"
     # What is undefined is no small p.
     undefined = beside([1.0, float("nan")], [[0.0, 0.0]] * 30)
     assert math.isnan(undefined.p)
@@ -68,17 +71,20 @@ def test_every_set_is_cut_as_the_naive_runner_does(model, prompts):
     for name, heads in groups.items():
         one = found[name]
         assert one.picked == tuple(heads)
-        assert list(one.sets) == random_sets(model.heads, heads, count=5, seed=3)
+        others = {head for group in groups.values() for head in group}
+        assert list(one.sets) == random_sets(model.heads, heads, count=5, seed=3, apart_from=others)
         for cut, damage in [(heads, one.damage), *zip(one.sets, one.set_damage, strict=True)]:
             (edited,) = evaluate(model, prompts, [LOSS], [hs.zero(list(cut))])
             assert_close(damage, edited - clean)
-    assert found["copies"].existing == math.comb(8, 2) - 1
-    assert found["first"].p == 1 / 6  # nothing else does the damage of the previous-token head
+    assert found["copies"].existing == 1  # two of four heads are left in their layer
+    assert found["first"].p == 1 / 4  # nothing else does the damage of the previous-token head
 
 
 def test_damage_has_the_sign_of_the_measure(model, prompts):
     logit = hs.measures.next_logit("predictable")
-    found = against_random_sets(model, prompts, {"a": [hs.Head(1, 0)]}, ablation=hs.zero("z"), measure=logit)["a"]
+    control, cut = Control(match="size"), hs.zero("z")
+    found = against_random_sets(model, prompts, {"a": [hs.Head(1, 0)]}, ablation=cut, measure=logit, control=control)
+    found = found["a"]
     assert float(found.damage.mean()) > 1
     assert len(found.sets) == found.existing == 7
     assert found.p == pytest.approx(3 / 8)  # its copy and the previous-token head do as much
@@ -86,15 +92,35 @@ def test_damage_has_the_sign_of_the_measure(model, prompts):
 
 def test_sets_from_the_same_layers_are_all_there_are(model, prompts):
     picked = [hs.Head(0, 0), hs.Head(1, 0), hs.Head(1, 1)]
-    every = random_sets(model.heads, picked, count=1000, match="layers")
-    assert len(every) == len({frozenset(chosen) for chosen in every}) == 4 * 6 - 1
-    assert all([head.layer for head in chosen] == [0, 1, 1] for chosen in every)
-    assert frozenset(picked) not in {frozenset(chosen) for chosen in every}
-    few = against_random_sets(
-        model, prompts, {"a": picked[:1]}, ablation=hs.zero("z"), measure=LOSS, control=Control(match="layers")
-    )["a"]
-    assert few.existing == 3
+    every = random_sets(model.heads, picked, count=1000)
+    assert sorted(every) == [(hs.Head(0, index), hs.Head(1, 2), hs.Head(1, 3)) for index in (1, 2, 3)]
+    few = against_random_sets(model, prompts, {"a": picked[:1]}, ablation=hs.zero("z"), measure=LOSS)["a"]
+    assert (few.existing, few.match) == (3, "layers")
     assert few.reason == "only 3 other sets of 1 head from the same layers exist, so p is at least 0.250"
+
+
+@pytest.mark.parametrize("match", ["size", "layers"])
+def test_no_set_holds_a_head_under_test(match):
+    heads = [hs.Head(layer, index) for layer in range(4) for index in range(6)]
+    picked, others = heads[:2] + heads[6:7], heads[2:3] + heads[18:20]
+    sets = random_sets(heads, picked, count=100, match=match, apart_from=others)
+    assert len({frozenset(chosen) for chosen in sets}) == len(sets) == (100 if match == "size" else 3 * 5)
+    assert not {head for chosen in sets for head in chosen} & {*picked, *others}
+
+
+def test_heads_of_all_groups_are_under_test_and_too_few_others_give_no_set(model, prompts):
+    def beside(groups, **more):
+        return against_random_sets(model, prompts, groups, ablation=hs.zero("z"), measure=LOSS, **more)
+
+    groups = {"first": model.heads[:3], "copies": model.heads[4:6]}
+    found = beside(groups, apart_from=[hs.Head(1, 2)])
+    # Of layer 1 one head is left, of layer 0 one too: a pair of any layer, and no three heads.
+    assert (found["copies"].match, found["copies"].sets) == ("size", ((hs.Head(0, 3), hs.Head(1, 3)),))
+    assert (found["first"].sets, found["first"].existing) == ((), 0)
+    assert found["first"].reason == "only 2 heads are not under test"
+    assert math.isnan(found["first"].p)
+    every = beside({"all": model.heads})["all"]
+    assert every.reason == "no head is not under test"
 
 
 @pytest.mark.parametrize("match", ["size", "layers"])
@@ -109,7 +135,7 @@ def test_sets_among_very_many_are_different_too(match, monkeypatch):
     assert random_sets(heads, picked, count=200, seed=1, match=match) == sets
     # Drawn rather than listed, and no more than exist: it ends.
     monkeypatch.setattr(controls, "_ENUMERABLE", 1)
-    assert len(random_sets(heads[:4], heads[:2], count=50)) == 5
+    assert len(random_sets(heads[:6], heads[:2], count=50)) == 6
 
 
 def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
@@ -125,9 +151,10 @@ def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
     found = against_random_sets(
         model, prompts, groups, ablation=hs.zero("z"), measure=LOSS, progress=lambda *given: told.append(given)
     )
-    assert len(runs) == 8  # each of the eight heads
-    assert_close(found["b"].damage, found["a"].set_damage[found["a"].sets.index((hs.Head(1, 1),))])
-    assert told == [("sets of heads", done, 8) for done in range(1, 9)]
+    assert len(runs) == 4  # each of the four heads of this layer
+    assert found["a"].sets == found["b"].sets == ((hs.Head(1, 2),), (hs.Head(1, 3),))
+    assert_close(found["a"].set_damage, found["b"].set_damage)
+    assert told == [("sets of heads", done, 4) for done in range(1, 5)]
 
 
 def test_refusals(model, prompts):
@@ -146,14 +173,27 @@ def test_refusals(model, prompts):
         random_sets(model.heads, [hs.Head(0, 0)], count=0)
 
 
-def test_sets_picked_for_nothing_are_significant_as_often_as_stated():
-    # 21 sets that differ by chance alone: p = 1/21 is the only one at or below .05.
-    rng, hits = np.random.default_rng(0), 0
-    for _ in range(400):
-        drawn = rng.normal(size=21)
-        hits += beside([drawn[0]], [[other] for other in drawn[1:]]).p <= 0.05
-    assert hits <= binom.ppf(0.999, 400, 0.05)
-    assert hits >= binom.ppf(0.001, 400, 1 / 21)
+def p_of_sets_picked_for_nothing(sizes, of_each, draw, again=300):
+    """p values of as many heads of each layer as `sizes`, where all heads have effects of one distribution."""
+    heads = [hs.Head(layer, index) for layer in range(len(sizes)) for index in range(of_each)]
+    picked = [head for head in heads if head.index < sizes[head.layer]]
+    pools = controls._pools(heads, picked, "layers", ())
+    for seed in range(again):
+        effect = dict(zip(heads, draw(np.random.default_rng(seed), len(heads)), strict=True))
+        sets = random_sets(heads, picked, seed=seed)
+        own, others = ([[sum(effect[head] for head in chosen)] for chosen in listed] for listed in ([picked], sets))
+        found = AgainstRandom(picked, torch.tensor(own)[0], sets, torch.tensor(others), 99, "layers")
+        yield replace(found, shrinkage=pools.shrinkage).p
+
+
+def test_sets_picked_for_nothing_are_significant_no_more_often_than_stated():
+    # Of many heads, of few, and of few in each layer; effects even, and skewed. Single heads exactly so often.
+    for draw in (np.random.Generator.normal, np.random.Generator.exponential):
+        for sizes, of_each in (([1], 24), ([4], 64), ([4], 16), ([2, 2], 8), ([1, 1, 1, 1], 4)):
+            found = p_of_sets_picked_for_nothing(sizes, of_each, lambda rng, count, draw=draw: draw(rng, size=count))
+            hits = sum(p <= 0.05 for p in found)
+            assert hits <= binom.ppf(0.999, 300, 0.05), (sizes, of_each)
+            assert sizes != [1] or hits >= binom.ppf(0.001, 300, 1 / 21)
 
 
 def test_halves_share_nothing_and_leave_nothing_out():

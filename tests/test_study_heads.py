@@ -28,7 +28,7 @@ from headscope.studies.heads.patching import moves
 from headscope.studies.heads.self_repair import backup
 from headscope.studies.heads.which_heads import presence
 from headscope.studies.self_repair import ABLATED, AXES, CHANGE
-from headscope.sweeps.controls import AgainstRandom, random_sets
+from headscope.sweeps.controls import AgainstRandom
 from headscope.sweeps.residual_patching import AXES as PLACES
 from headscope.sweeps.residual_patching import GAP, RECOVERED, share_of_gap
 from headscope.tables import Quantity
@@ -218,16 +218,6 @@ def test_a_share_of_no_gap_is_undefined():
     assert share_of_gap(moved, gap.changed(GAP, lambda values: values + 2)).mean.tolist() == [0.5]
 
 
-def test_random_sets_are_different_and_never_the_picked_one():
-    heads = [hs.Head(layer, index) for layer in range(2) for index in range(4)]
-    picked = heads[:3]
-    sets = random_sets(heads, picked, count=20)
-    assert len(sets) == len({frozenset(chosen) for chosen in sets}) == 20
-    assert all(len(chosen) == 3 and frozenset(chosen) != frozenset(picked) for chosen in sets)
-    assert len(random_sets(heads, heads[:7], count=20)) == 7
-    assert random_sets(heads, picked, seed=1) != sets
-
-
 def test_unknown_settings_are_named():
     with pytest.raises(hs.errors.UnknownName, match="did you mean 'repeats'"):
         hs.study("heads", model=planted.induction_circuit(), repeat=3)
@@ -307,7 +297,9 @@ def group(damage, sets):
 
 def test_named_heads_are_judged_against_random_ones():
     assert matters(group(2.0, np.linspace(0, 1, 20))).verdict is Verdict.SUPPORTED
-    assert matters(group(0.2, np.linspace(0, 1, 20))).verdict is Verdict.REFUTED  # less than random heads do
+    assert matters(group(0.2, np.linspace(0.3, 1, 40))).verdict is Verdict.REFUTED  # less than random heads do
+    # Below the mean of random sets, whose mean is not known from a few, yet not below them all.
+    assert matters(group(0.2, np.linspace(0, 1, 40))).verdict is Verdict.UNDETERMINED
     assert matters(group(0.9, np.linspace(0, 1, 20))).verdict is Verdict.UNDETERMINED
     # An ablation that helps is no damage, however much more the others help.
     assert matters(group(-0.5, np.linspace(-2, -1, 20))).verdict is Verdict.REFUTED

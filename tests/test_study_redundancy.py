@@ -293,12 +293,15 @@ def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
         RedundancySettings(**bad)  # type: ignore[arg-type]
 
 
-def test_random_ablations_are_as_large_and_never_the_same(numbers: hs.Model) -> None:
-    drawn = random_ablations(numbers, heads_among(numbers, (0, 2)), count=5)
-    assert sorted(set_name(numbers, heads) for heads in drawn) == ["layers 0, 1", "layers 1, 2"]
+def test_random_ablations_are_as_large_and_hold_nothing_under_test(numbers: hs.Model) -> None:
+    drawn = random_ablations(numbers, heads_among(numbers, (2,)), count=5)
+    assert sorted(set_name(numbers, heads) for heads in drawn) == ["layer 0", "layer 1"]
+    assert random_ablations(numbers, heads_among(numbers, (0, 2)), count=5) == []
+    (alone,) = random_ablations(numbers, heads_among(numbers, (2,)), count=5, apart_from=[Head(0, 1)])
+    assert set_name(numbers, alone) == "layer 1"
     heads = random_ablations(numbers, (Head(0, 1), Head(2, 2)), count=5)
     assert len(heads) == 5
-    assert all(len(each) == 2 and set(each) != {Head(0, 1), Head(2, 2)} for each in heads)
+    assert all(len(each) == 2 and not set(each) & {Head(0, 1), Head(2, 2)} for each in heads)
 
 
 def test_which_layers_are_ablated_next() -> None:

@@ -52,13 +52,17 @@ def first_few(heads: Sequence[Head], most: int) -> str:
 
 
 def beyond_random(what: str, quantity: Quantity, ablated: AgainstRandom | None, none: str) -> list[Rank | Test]:
-    """Tests that a set costs more than random ones do on average, and is among the largest; `none`: why not known."""
+    """Tests that a set costs anything, and among random ones as much as the largest; `none`: why not known.
+
+    The mean of a few random sets is no number that is known: sets are compared by rank, both ways.
+    """
     if ablated is None:
         return [Test(what, None, above=0.0, reason=none)]
-    drawn = ablated.means.numpy()
-    usual = max(0.0, float(drawn.mean())) if len(drawn) else 0.0
-    rank = Rank("rank among random sets", float(ablated.damage.mean()), drawn, quantity.name, quantity.unit)
-    return [rank, Test(what, Samples.one(quantity, ablated.damage), above=usual)]
+    ranked = "rank among random sets"
+    if not ablated.sets:
+        return [Test(ranked, None, above=0.0, reason=ablated.reason)]
+    rank = Rank(ranked, ablated.ranked, ablated.means.numpy(), quantity.name, quantity.unit)
+    return [rank, Test(what, Samples.one(quantity, ablated.damage), above=0.0)]
 
 
 def superadditive(jointly_more: Samples | None, singly: Samples | None, reason: str, *, floor: float = FLOOR) -> Test:

@@ -2,10 +2,11 @@
 
 In: a model, prompts, groups of heads that were picked for a reason, an ablation and a measure. Out: per group, the
 damage per prompt of the group and of as many heads picked for none, with a p value. Larger sets always do more
-damage, and early layers do too: sets are of the same size, on request layer by layer. They are drawn without
-replacement and never the picked one, so that where few exist the control is exhaustive; where too few exist for p
-below .05, `reason` says so. Pick the groups on other prompts (tasks.split). Not done here: intervals over heads
-looked at one by one (measures.simultaneous).
+damage, and early layers do too: random sets are of the same size, and layer by layer where enough heads are left.
+They hold no head that is under test, in this group or another, for a control that holds what it is to control for
+shows nothing. Where few exist the control is exhaustive; where too few exist for p below .05, or none, `reason` says
+so. Pick the groups on other prompts (tasks.split). Not done here: intervals over heads looked at one by one
+(measures.simultaneous).
 """
 
 import itertools
@@ -14,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
@@ -35,19 +36,19 @@ Heads = tuple[Head, ...]
 T = TypeVar("T", Head, int)
 SIGNIFICANT = 0.05
 _ENUMERABLE = 5000
-_MOST_LISTED_LAYERS = 12
 
 
 @dataclass(frozen=True)
 class Control:
     """Which random sets stand beside a picked one.
 
-    `count` sets at most; `match` is "size" (as many heads) or "layers" (as many from each layer).
+    `count` sets at most; `match` is "layers" (as many from each layer, or "size" where a layer has too few heads that
+    are not under test) or "size" (as many heads of any layer).
     """
 
     count: int = 20
     seed: int = 0
-    match: Match = "size"
+    match: Match = "layers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,10 @@ class AgainstRandom:
     """A picked set of heads beside random sets, in the unit of the measure.
 
     `damage` [prompt] is that of the picked set, `set_damage` [set, prompt] that of `sets`, of which `existing`
-    could have been drawn.
+    could have been drawn, with the match that they have. `none` says why there is no set.
+
+    Random sets share heads with one another but none with the picked set, and so differ less from one another than
+    it does from them even if all heads are alike. `shrinkage` makes up for that.
     """
 
     picked: Heads
@@ -64,6 +68,8 @@ class AgainstRandom:
     set_damage: Tensor
     existing: int
     match: Match
+    shrinkage: float = 1.0
+    none: str = ""
 
     @property
     def estimate(self) -> Estimate:
@@ -71,22 +77,25 @@ class AgainstRandom:
         return interval(self.damage.numpy())
 
     @property
-    def beyond(self) -> Estimate:
-        """How much more damage than the mean random set, paired by prompt; these sets are taken as given."""
-        return interval((self.damage - self.set_damage.mean(0)).numpy())
-
-    @property
     def means(self) -> Tensor:
         """Mean damage of every random set, [set]."""
         return self.set_damage.mean(1)
 
     @property
+    def ranked(self) -> float:
+        """What is ranked among the sets: the picked set's mean damage, its distance from their mean shrunk.
+
+        Unshrunk, a quarter of all heads, picked for nothing, would have p at most .05 in one of eight models.
+        """
+        usual = float(self.means.mean())
+        return usual + self.shrinkage * (float(self.damage.mean()) - usual)
+
+    @property
     def p(self) -> float:
-        """Share of sets, the picked one included, with at least its mean damage: never 0; NaN if undefined."""
-        own = self.damage.mean()
-        if bool(own.isnan()) or bool(self.means.isnan().any()):
+        """Share of sets, the picked one included, with at least its damage (`ranked`): never 0; NaN if undefined."""
+        if math.isnan(self.ranked):
             return math.nan
-        return (1 + int((self.means >= own).sum())) / (1 + len(self.sets))
+        return (1 + int((self.means >= self.ranked).sum())) / (1 + len(self.sets))
 
     @property
     def smallest_p(self) -> float:
@@ -101,6 +110,8 @@ class AgainstRandom:
     @property
     def reason(self) -> str:
         """Why p cannot reach .05 or does not exist; empty where neither is so."""
+        if not self.sets:
+            return self.none or "there is no other set of this size"
         if math.isnan(self.p):
             return "the measure is undefined for some prompts"
         if self.smallest_p <= SIGNIFICANT:
@@ -119,12 +130,14 @@ def against_random_sets(
     ablation: Intervention,
     measure: Measure,
     control: Control | None = None,
+    apart_from: Collection[Head] = (),
     progress: Progress = silent,
 ) -> dict[str, AgainstRandom]:
     """Each group ablated together, beside random sets of heads of the same model, on the same prompts.
 
     `ablation` is a template on z that is filled in with each set of heads: `hs.mean("z", over=...)`,
-    `hs.zero("z")`, `hs.to_bos("z")`. A set that several groups draw is run once.
+    `hs.zero("z")`, `hs.to_bos("z")`. No random set holds a head of any group, or one of `apart_from`: heads that are
+    under test elsewhere. A set that several groups draw is run once.
 
     Raises:
         BadArgument: for an empty group, an ablation that is no template on z, or no random set asked for.
@@ -136,10 +149,9 @@ def against_random_sets(
         )
     control = control or Control()
     named = {group: tuple(dict.fromkeys(listed)) for group, listed in groups.items()}
-    drawn = {
-        group: random_sets(model.heads, picked, count=control.count, seed=control.seed, match=control.match)
-        for group, picked in named.items()
-    }
+    tested = {*apart_from, *itertools.chain(*named.values())}
+    pools = {group: _pools(model.heads, picked, control.match, tested) for group, picked in named.items()}
+    drawn = {group: _drawn(own, control.count, control.seed) for group, own in pools.items()}
     every = [heads for group, picked in named.items() for heads in (picked, *drawn[group])]
     distinct = list({frozenset(heads): heads for heads in every}.values())
     cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
@@ -151,75 +163,106 @@ def against_random_sets(
             harm[row[frozenset(picked)]],
             tuple(drawn[group]),
             harm[[row[frozenset(heads)] for heads in drawn[group]]],
-            _existing(_pools(model.heads, picked, control.match)),
-            control.match,
+            pools[group].existing,
+            pools[group].match,
+            pools[group].shrinkage,
+            pools[group].none,
         )
         for group, picked in named.items()
     }
 
 
 def random_sets(
-    heads: Sequence[Head], picked: Collection[Head], *, count: int = 20, seed: int = 0, match: Match = "size"
+    heads: Sequence[Head],
+    picked: Collection[Head],
+    *,
+    count: int = 20,
+    seed: int = 0,
+    match: Match = "layers",
+    apart_from: Collection[Head] = (),
 ) -> list[Heads]:
-    """Up to `count` different sets of as many heads as `picked`, never `picked` itself.
+    """Up to `count` different sets of as many heads as `picked`, without a head that is picked or in `apart_from`.
 
-    `match="layers"` takes as many heads from each layer as `picked` has there.
+    `match="layers"` takes as many heads from each layer as `picked` has there; where a layer has too few, and for
+    `match="size"`, heads are drawn from all that are left. None where these are too few for a set.
 
     >>> len(random_sets([Head(0, i) for i in range(4)], [Head(0, 1)]))
     3
-    >>> random_sets([Head(0, 0), Head(0, 1), Head(1, 0)], [Head(0, 0), Head(1, 0)], match="layers")
-    [(Head(0, 1), Head(1, 0))]
+    >>> random_sets([Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)], [Head(0, 0), Head(1, 0)])
+    [(Head(0, 1), Head(1, 1))]
 
     Raises:
         BadArgument: if nothing is picked, a picked head is not among `heads`, or no set is asked for.
     """
-    own = frozenset(picked)
+    return _drawn(_pools(heads, picked, match, apart_from), count, seed)
+
+
+def random_ablations(
+    model: Model, heads: Collection[Head], *, count: int, seed: int = 0, apart_from: Collection[Head] = ()
+) -> list[Heads]:
+    """Up to `count` other sets of the same size: as many layers for all heads of some layers, else as `random_sets`.
+
+    None holds a head that is ablated or in `apart_from`; layers are taken whole, from those without such a head.
+    """
+    layers = whole_layers(model, heads)
+    if layers is None:
+        return random_sets(model.heads, heads, count=count, seed=seed, apart_from=apart_from)
+    tested = {*layers, *(head.layer for head in apart_from)}
+    free = [layer for layer in model.anatomy.attending if layer not in tested]
+    return [heads_among(model, each) for each in _drawn(_Pools([(free, len(layers))], "size", 1.0), count, seed)]
+
+
+@dataclass(frozen=True)
+class _Pools(Generic[T]):
+    """From what to draw how many: all at once, or layer by layer; `shrinkage` as in `AgainstRandom`."""
+
+    each: Sequence[tuple[Sequence[T], int]]
+    match: Match
+    shrinkage: float
+
+    @property
+    def existing(self) -> int:
+        """How many sets there are."""
+        return math.prod(math.comb(len(pool), size) for pool, size in self.each)
+
+    @property
+    def none(self) -> str:
+        """Why there is no set; empty if there is one."""
+        free = len(self.each[0][0])
+        told = "only 1 head is" if free == 1 else f"only {free} heads are" if free else "no head is"
+        return "" if self.existing else f"{told} not under test"
+
+
+def _pools(
+    heads: Sequence[Head], picked: Collection[Head], match: Match, apart_from: Collection[Head]
+) -> _Pools[Head]:
+    own = set(picked)
     if not own:
         raise BadArgument("cannot draw a size-matched control for an empty set of heads.")
-    if count < 1:
-        raise BadArgument(f"cannot draw {count} random sets: ask for at least 1, better 20 or more.")
     if missing := sorted(own - set(heads)):
         raise BadArgument(f"cannot draw sets beside {missing[0]}: it is not among the {len(heads)} heads.")
-    pools = _pools(heads, own, match)
-    drawn = _others(pools, own, count, seed, listed=_existing(pools) <= _ENUMERABLE)
-    return drawn if _existing(pools) <= _ENUMERABLE else sorted(drawn)
+    free = [head for head in heads if head not in own and head not in set(apart_from)]
+    wanted = Counter(head.layer for head in own)
+    layers = [([head for head in free if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
+    if match == "size" or any(len(pool) < size for pool, size in layers):
+        match, layers = "size", [(free, len(own))]
+    # If effects of heads add up, the variance of k picked ones beside f others is k (k + f) / f about the mean of the
+    # sets, that of a set k (f - k) / f. Shrinking by this ratio, not its root, keeps p right where effects are skewed
+    # too (not where a single head does nearly everything). Single heads are exchangeable as they are.
+    apart, among = (sum(k * (len(f) + sign * k) / max(1, len(f)) for f, k in layers) for sign in (1, -1))
+    return _Pools(layers, match, 1.0 if len(own) == 1 else max(0.0, among / apart))
 
 
-def random_ablations(model: Model, heads: Collection[Head], *, count: int, seed: int = 0) -> list[Heads]:
-    """Up to `count` other sets of the same size: as many layers for all heads of some layers, else as many heads."""
-    layers, attending = whole_layers(model, heads), model.anatomy.attending
-    if layers is None:
-        return random_sets(model.heads, heads, count=count, seed=seed)
-    listed = len(attending) <= _MOST_LISTED_LAYERS
-    drawn = _others([(attending, len(layers))], frozenset(layers), count, seed, listed=listed)
-    return [heads_among(model, each) for each in drawn]
-
-
-def _others(
-    pools: Sequence[tuple[Sequence[T], int]], own: frozenset[T], count: int, seed: int, *, listed: bool
-) -> list[tuple[T, ...]]:
-    """Up to `count` sets but `own`: so many of each pool, chosen among all sets if they are to be `listed`."""
+def _drawn(pools: _Pools[T], count: int, seed: int) -> list[tuple[T, ...]]:
+    """Up to `count` different sets: so many of each pool."""
+    if count < 1:
+        raise BadArgument(f"cannot draw {count} random sets: ask for at least 1, better 20 or more.")
     rng = random.Random(seed)
-    if listed:
-        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools))
-        every = [chosen for part in parts if frozenset(chosen := tuple(itertools.chain(*part))) != own]
+    if pools.existing <= _ENUMERABLE:
+        parts = itertools.product(*(itertools.combinations(pool, size) for pool, size in pools.each))
+        every = [tuple(itertools.chain(*part)) for part in parts]
         return every if len(every) <= count else rng.sample(every, count)
     drawn: dict[tuple[T, ...], None] = {}
-    while len(drawn) < min(count, _existing(pools)):
-        chosen = tuple(sorted(each for pool, size in pools for each in rng.sample(pool, size)))
-        if frozenset(chosen) != own:
-            drawn[chosen] = None
-    return list(drawn)
-
-
-def _existing(pools: Sequence[tuple[Sequence[Any], int]]) -> int:
-    """How many such sets there are beside the picked one."""
-    return math.prod(math.comb(len(pool), size) for pool, size in pools) - 1
-
-
-def _pools(heads: Sequence[Head], picked: Collection[Head], match: Match) -> list[tuple[Sequence[Head], int]]:
-    """From which heads to draw how many: all at once, or layer by layer."""
-    if match == "size":
-        return [(heads, len(set(picked)))]
-    wanted = Counter(head.layer for head in set(picked))
-    return [([head for head in heads if head.layer == layer], wanted[layer]) for layer in sorted(wanted)]
+    while len(drawn) < min(count, pools.existing):
+        drawn[tuple(sorted(each for pool, size in pools.each for each in rng.sample(pool, size)))] = None
+    return sorted(drawn)
