@@ -35,6 +35,31 @@ _INDUCTION_2L = Recipe(
     ),
 )
 
+_INDUCTION_3L = Recipe(
+    name="induction-3l",
+    purpose="Three attention-only layers of eight heads: induction heads, and heads enough beside them for controls.",
+    architecture={
+        "vocab_size": 128,
+        "n_layers": 3,
+        "d_model": 64,
+        "n_heads": 8,
+        "d_head": 16,
+        "n_ctx": 128,
+        "positions": "rotary",
+        "norm": "layernorm",
+    },
+    data=PhraseLanguage(),
+    batch_size=64,
+    steps=1600,
+    learning_rate=2e-3,
+    weight_decay=0.1,
+    checkpoint_steps=powers_of_two_and_every(50, steps=1600),
+    selection=(
+        "One of three shapes that were tried (two layers of twelve heads, three of eight, four of six). In the first two "
+        "every head of the last layer becomes an induction head; only the second leaves as many others."
+    ),
+)
+
 _PAIRS = PairLanguage(shots=16)
 
 
@@ -99,7 +124,7 @@ _LINEAR_8L = _linear(
     ),
 )
 
-_RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)}
+_RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L, _INDUCTION_3L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)}
 
 
 def recipes() -> list[str]:

@@ -2,17 +2,19 @@
 
 In: the layers ablated first. Out: of each such layer the head whose ablation costs the task most, on the selection
 half; its damage and its attention on the other; and the article's observation as a claim about those that clearly
-cost the task something alone. The null is attention to as many other earlier tokens, from the same queries.
+matter to the task alone. The null (detectors.roles) keeps token kind and distance: the same queries on other numbers,
+the same labels from other queries.
 """
 
-from headscope.detectors.reading import MassReading
-from headscope.detectors.roles import example_to_example
+import torch
+
+from headscope.detectors.roles import role_attention
 from headscope.evidence import claim, every, table
 from headscope.measures.samples import Samples, over_heads
 from headscope.results.example import attention_example
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.redundancy.damage import TaskDamage, important_heads
+from headscope.studies.redundancy.damage import MATTERS_LOGITS, TaskDamage, important_heads
 from headscope.studies.redundancy.experiment import Ctx, experiment
 from headscope.studies.redundancy.patching import MARGIN, best_cell
 from headscope.studies.redundancy.rounds import rounds
@@ -23,12 +25,12 @@ from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 
 ATTENTION = Quantity("attention", "from the token before each label to all earlier labels", within=(0.0, 1.0))
-OTHERS = Quantity("attention_to_others", "from the same queries to as many other tokens", within=(0.0, 1.0))
-MORE = Quantity("attention_excess", "attention to earlier labels minus to as many others", within=(-1.0, 1.0))
+OTHERS = Quantity("null_attention", "to other numbers, from other queries, or as far: the largest", within=(0.0, 1.0))
+MORE = Quantity("attention_excess", "attention to earlier labels minus the null's", within=(-1.0, 1.0))
 
 
 def forming_heads(ctx: Ctx) -> Split[Samples] | None:
-    """Damage to the task by the head of each layer ablated first that costs it most; None without a task."""
+    """Damage to the task by heads of the layers ablated first: all, and the foremost of each; None without a task."""
     made, tried = ctx.once(rounds), ctx.once(experiment)
     clean = made[0].halves.selection
     _, layer = best_cell(clean.excess.only(answer=TASK))
@@ -40,14 +42,17 @@ def forming_heads(ctx: Ctx) -> Split[Samples] | None:
     foremost = [of_layer.best("head") for of_layer in selection.by("layer").values()]
     heads = tuple(sorted(map(Head.parse, foremost)))
     estimation = TaskDamage(tried, tried.prompts.estimation, layer).each(heads)
-    return Split(selection.only(head=foremost), estimation)
+    return Split(selection, estimation)
 
 
 def looks_back(attention: Samples | None) -> Claim:
-    """`attention` of the heads that form the task, to earlier labels minus to as many others."""
+    """`attention` of the heads that form the task, to earlier labels minus the null's."""
     why = "no single ablated head clearly lowers the task's logit"
-    statement = "The heads that matter most in ablated layers attend from before labels to earlier labels."
-    what = "attention to earlier labels minus to as many others"
+    statement = (
+        "The heads that matter most in ablated layers attend from before labels to earlier labels, "
+        "more than to other numbers or from elsewhere."
+    )
+    what = "attention to earlier labels minus the null's"
     tables = () if attention is None else ("forming_heads", "label_attention")
     tests = [every(what, attention, above=MARGIN, reason=why)]
     return claim("looks_back", statement, tests=tests, tables=tables)
@@ -56,17 +61,18 @@ def looks_back(attention: Samples | None) -> Claim:
 def attention_to_examples(ctx: Ctx) -> Part:
     """Where do the heads that form the task, and those that matter for the answer, attend?"""
     model, forming, asked = ctx.model, ctx.once(forming_heads), ctx.once(experiment).prompts.estimation.source
-    reading = MassReading([example_to_example(asked)])
-    model.read(asked, [reading])
-    values = zip((ATTENTION, OTHERS), reading.over_layers(0), strict=True)
-    attention, others = (over_heads(quantity, model.heads, each) for quantity, each in values)
+    read = role_attention(model, asked, seed=ctx.settings.seed)["example_to_example"]
+    mass, null = (torch.cat([getattr(each, n) for _, each in sorted(read.items())], 1) for n in ("mass", "null"))
+    attention, others = over_heads(ATTENTION, model.heads, mass), over_heads(OTHERS, model.heads, null)
     more = (attention - others).measured_as(MORE)
     roles, tables, sure = {str(head): "answer" for head in ctx.once(important_heads)}, [], []
     if forming is not None:
         tables.append(table(forming.estimation, "forming_heads"))
-        roles |= dict.fromkeys(forming.selection.coordinates("head"), "task")
-        low = forming.selection.estimate().low
-        sure = [cell[-1] for cell, bound in zip(forming.selection.cells, low, strict=True) if bound > 0]
+        foremost = forming.estimation.coordinates("head")
+        roles |= dict.fromkeys(foremost, "task")
+        sure = [
+            each for each in forming.selection.named(above=MATTERS_LOGITS).coordinates("head") if each in foremost
+        ]
     if roles:
         tables.append(table(more.only(head=set(roles)), "label_attention", beside=(attention, others)))
     roles |= {cell[-1]: "backup" for each in ctx.once(growth).values() for cell in each.backups}

@@ -25,7 +25,7 @@ from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
 from headscope.tasks.split import Split
 from headscope.vocabulary import Head
 
-# A head matters if ablating it clearly lowers the answer's logit by more than this.
+# A head matters if ablating it lowers the answer's logit by more than this, by a bound that holds for all at once.
 MATTERS_LOGITS = 0.1
 DAMAGE = Quantity("logit_damage", "fall of the right answer's logit when ablated", "logits")
 
@@ -40,10 +40,9 @@ def head_damages(ctx: Ctx) -> Split[Samples]:
 
 def important_heads(ctx: Ctx) -> Heads:
     """The heads that clearly matter for the source's answer on the selection half, worst first."""
-    in_words, heads = ctx.once(head_damages).selection.estimate(), ctx.model.heads
-    order = sorted(range(len(heads)), key=lambda index: -in_words.mean[index])
-    sure = [heads[index] for index in order if in_words.low[index] > MATTERS_LOGITS]
-    return tuple(sure[: ctx.settings.top_heads])
+    sure = ctx.once(head_damages).selection.named(above=MATTERS_LOGITS)
+    order = np.argsort(-sure.mean, kind="stable")[: ctx.settings.top_heads]
+    return tuple(Head.parse(sure.cells[index][-1]) for index in order)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 In: the rounds of iterative ablation. Out: the article's table (what is ablated, how the source still answers, from
 which layer on the target gives what), random ablations of the same size beside it, and three claims about the first
-round that ablates what forms the task. A layer right behind the ablation that still transfers it is redundancy, but
-not the article's *later* layer: that has a claim of its own.
+round, where that ablates what forms the task. A layer right behind the ablation that still transfers it is
+redundancy, but not the article's *later* layer: that has a claim of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from typing import Any
 
 import polars as pl
 
-from headscope.evidence import Test, bars, claim, lines, table
+from headscope.evidence import Test, bars, claim, every, lines, table
 from headscope.evidence.figures import joined
-from headscope.measures.samples import Samples
+from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
 from headscope.studies.redundancy.experiment import Ctx
-from headscope.studies.redundancy.patching import ABLATED, MARGIN, READINGS, Patched, best_cell
-from headscope.studies.redundancy.rounds import KEPT_SHARE, Round, first_effective, kept, rounds
+from headscope.studies.redundancy.patching import ABLATED, MARGIN, READINGS, Patched
+from headscope.studies.redundancy.rounds import KEPT_SHARE, Round, ablation_of_what_forms, kept, rounds, seen
 from headscope.studies.redundancy.transfer import transferred
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED, EXAMPLES, TASK
@@ -33,8 +33,9 @@ SET = Column("set", pl.String, "chosen: round by round, or by name; random: as m
 OWN = Quantity("probability", "mean probability of the source's own answer f(source x)", within=(0.0, 1.0))
 CLEAN = Quantity("clean", "the same with nothing ablated", within=(0.0, 1.0))
 ROW = Column("ablation", pl.String, "round, set, and what is ablated in the source prompt")
+P_VALUE = Column("p_value", pl.Float64, "share of these and the random sets with at most its probability")
 REMAINS = Column("remains", pl.Boolean, f"whether it clearly keeps over {KEPT_SHARE:.0%} of its clean value")
-FIRST = "first layer whose patch makes the target give {}; empty: none"
+FIRST = "first layer whose patch surely makes the target give {}; empty: none does surely"
 FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
 ENDED = Column("ended", pl.String, "why nothing was ablated after this")
 
@@ -50,16 +51,23 @@ def formed_later(needs: Sequence[Test], own: Test, above: Above, later: Sequence
     statement = "Once the attention that forms the task is ablated, a later layer forms it, no earlier one."
     tests = [own]
     if above is not None:
-        before = above.map(lambda half: half.only(answer=TASK, layer=lambda layer: layer not in later))
-        answer, layer = best_cell(before.selection)
-        at = before.map(lambda half: half.at(answer=answer, layer=layer))
-        control = CONTROLS[int(at.selection.mean.argmin())]
-        what = f"layer {layer}, the strongest up to the ablation, above {control} sources"
+        # Before layer 0 there is nothing of the source but its last token.
+        before = above.map(lambda half: half.only(answer=TASK, layer=lambda layer: layer and layer not in later))
         behind = above.map(lambda half: half.only(layer=list(later)))
+        what = "control minus examples, up to the ablation"
         none = Test("a later layer", None, above=MARGIN, reason="no attention comes after the ablated")
-        tests += [Test(what, at.estimation.at(control=control), below=MARGIN)]
+        tests += [every(what, -under_nearer(before), above=-MARGIN)]
         tests += transferred(behind) if later else [none]
     return claim("forms_later", statement, needs=needs, tests=tests, tables=("ablations", "excess"))
+
+
+def under_nearer(above: Split[Samples]) -> Samples:
+    """Every cell above that control which it exceeded least on the selection half."""
+    cells = above.selection.at(control=CONTROLS[0]).cells
+    nearest = above.selection.mean.reshape(len(CONTROLS), -1).argmin(0).tolist()
+    given = above.estimation.by("control")
+    parts = [given[CONTROLS[at]].only(answer=a, layer=x) for (a, x), at in zip(cells, nearest, strict=True)]
+    return stacked(parts)
 
 
 def survives(needs: Sequence[Test], own: Test) -> Claim:
@@ -75,15 +83,16 @@ def answer_remains(own: Samples | None, why: str = "") -> Test:
 def iterative_ablation(ctx: Ctx) -> Part:
     """Which layers form the task once those that formed it are ablated?"""
     made, n_layers, needs = ctx.once(rounds), ctx.model.n_layers, source_answered(ctx)
-    (judged, why), clean = first_effective(ctx), made[0]
+    (judged, lost, why), clean = ablation_of_what_forms(made), made[0]
     own, above, later = answer_remains(None, why), None, range(0)
     if judged is not None:
         own, above = answer_remains(kept(judged.patched, clean.patched)), judged.excess
         last = max(head.layer for head in judged.patched.heads)
         after = min((layer for layer in ctx.model.anatomy.attending if layer > last), default=n_layers)
         later = range(after + 1, n_layers + 1)
-    formed = [*needs, *transferred(clean.excess)]
-    claims = [still_formed(formed, own, above), formed_later(formed, own, above, later), survives(needs, own)]
+    forming = Test("what the ablation costs the task where it was formed", lost, above=MARGIN, reason=why)
+    formed = [*needs, *transferred(clean.excess), forming]
+    claims = [still_formed(formed, own, above), formed_later(formed, own, above, later), survives(formed, own)]
     ablations, answers = _ablations(made)
     task = _by_layer(made, "task", TASK[0], "Where the task is transferred, by ablation")
     copied = _by_layer(made, "copied", COPIED[0], "Where the source's answer is transferred, by ablation")
@@ -105,8 +114,17 @@ def _ablations(made: Sequence[Round]) -> tuple[Table, Figure]:
         meaning = f"share of sources whose predicted number is right, {reading}"
         columns[Column(reading, pl.Float64, meaning)] = methodcaller("share", reading)
     for name, answer in zip(("task", "slope", "copied", "copied_slope"), ANSWERS, strict=True):
-        columns[Column(f"first_{name}", pl.Int64, FIRST.format(answer))] = methodcaller("first", answer)
+        among = methodcaller("first", answer, among=seen(made, answer))
+        columns[Column(f"first_{name}", pl.Int64, FIRST.format(answer))] = among
     more = {column: {cell: read(each) for cell, each in every.items()} for column, read in columns.items()}
+    more[P_VALUE] = {
+        (number, "chosen", each.patched.name): (
+            1 + sum(bool(o.own.mean <= each.patched.own.mean) for o in each.random)
+        )
+        / (1 + len(each.random))
+        for number, each in enumerate(made)
+        if each.random
+    }
     values = {cell: each.own.values[:, 0] for cell, each in every.items()}
     own = Samples.of(OWN, (ROUND, SET, ABLATED), values)
     labelled, reference = joined(own, ROW, "round", "set", "ablated"), clean.own.measured_as(CLEAN)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from headscope.evidence import bars, claim, table
+from headscope.evidence import Test, bars, claim, table
 from headscope.evidence.comparisons import head_names
 from headscope.interventions.named_heads import heads_among
 from headscope.measures import next_logit
@@ -19,10 +19,12 @@ from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.head_sets import INTERACTION_SHARE, superadditive
+from headscope.studies.head_sets import INTERACTION_SHARE, costly_together, superadditive
 from headscope.studies.redundancy.damage import MATTERS_LOGITS, TaskDamage, head_damages, important_heads
+from headscope.studies.redundancy.does_the_task import source_answered
 from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
+from headscope.studies.redundancy.transfer import transferred
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import damages
 from headscope.sweeps.redundancy import Options, Redundancy, head_game, redundancy_of
@@ -106,13 +108,14 @@ def _of_layers(heads: Table) -> Table:
     return Table(replace(heads.schema, name=f"layer_{heads.name}", columns=typed), frame)
 
 
-def redundant(name: str, what: str, joint: Joint | None, why: str) -> Claim:
+def redundant(needs: Sequence[Test], name: str, what: str, joint: Joint | None, why: str) -> Claim:
     """Jointly over singly, against a share of the sum of single damages."""
     more, singly = (None, None) if joint is None else (joint.interaction, joint.singly)
     cost = f"over {INTERACTION_SHARE:.0%} more than the sum of single ablations"
     statement = f"The {what} are redundant: ablated jointly they cost {cost}."
     tables = () if joint is None else ("joint_ablation", *(each.name for each in joint.tables))
-    return claim(name, statement, tests=[superadditive(more, singly, why)], tables=tables)
+    needs = [*needs, costly_together(more, singly, why)]
+    return claim(name, statement, needs=needs, tests=[superadditive(more, singly, why)], tables=tables)
 
 
 def joint_ablation(ctx: Ctx) -> Part:
@@ -132,9 +135,11 @@ def joint_ablation(ctx: Ctx) -> Part:
         tables.append(table(important, "task_heads"))
     none = "no layer clearly transfers the task, or fewer than two attention layers come before it"
     few = f"fewer than two heads clearly lower the answer's logit by {MATTERS_LOGITS} when ablated alone"
+    needs = source_answered(ctx)
+    formed = [*needs, *transferred(ctx.once(rounds)[0].excess)]
     claims = [
-        redundant("layers_stand_in", "layers that form the task", layers, none),
-        redundant("heads_stand_in", "heads that matter most for the answer", heads, few),
+        redundant(formed, "layers_stand_in", "layers that form the task", layers, none),
+        redundant(needs, "heads_stand_in", "heads that matter most for the answer", heads, few),
     ]
     tables += [each for joint in known for each in joint.tables]
     return Part(tables=tables, claims=claims, figures=figures)

@@ -3,10 +3,12 @@
 In: an experiment and heads that are ablated in the source. Out: `Patched`: the source's own answer, and for every
 kind of source (examples; label-shuffled examples; examples of another function) what the zero-shot target answers
 when the residual stream before each layer, or after the last, is patched (Hendel et al. 2023). A layer *transfers*
-an answer if the lower bound of its probability above both controls exceeds `MARGIN`.
+an answer if its probability above both controls exceeds `MARGIN`, by lower bounds. Layers that are *named* stand out
+on the selection half and then do so on the other by bounds that hold for all of these at once: where many are looked
+at, some exceed bounds of their own by chance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,22 +69,19 @@ class Patched:
         """Probability above both controls: axes control, answer, layer."""
         return excess(self.probability)
 
-    @cached_property
-    def transferred(self) -> dict[Coordinates, bool]:
-        """Whether a layer clearly transfers an answer, by (answer, layer)."""
-        return clear(self.excess)
+    def layers(self, *answers: str, among: Collection[int] | None = None) -> list[int]:
+        """The layers that transfer one of these answers; `among` a few, by bounds that hold for all of these."""
+        above = self.excess.only(answer=answers)
+        above = above if among is None else above.only(layer=list(among))
+        return sorted({layer for _, layer in clear(above, jointly=among is not None)})
 
-    def layers(self, *answers: str) -> list[int]:
-        """The layers that clearly transfer one of these answers."""
-        return [layer for (answer, layer), yes in self.transferred.items() if yes and answer in answers]
-
-    def first(self, *answers: str) -> int | None:
-        return min(self.layers(*answers), default=None)
+    def first(self, *answers: str, among: Collection[int] | None = None) -> int | None:
+        return min(self.layers(*answers, among=among), default=None)
 
     def first_near_copied(self) -> int | None:
         """The first layer whose patch clearly makes the target give a number near the source's own answer."""
-        near = [cell for cell, yes in clear(excess(self.accuracy)).items() if yes]
-        return min((layer for *which, layer in near if which == [COPIED[0], "near"]), default=None)
+        near = clear(excess(self.accuracy.at(answer=COPIED[0], reading="near")), jointly=True)
+        return min((layer for (layer,) in near), default=None)
 
     def share(self, reading: str) -> float:
         """Of prompts whose own predicted number is right, or near."""
@@ -108,9 +107,12 @@ def nearer(above: Samples, values: Array) -> dict[Coordinates, float]:
     return dict(zip(cells, by_control.min(0).tolist(), strict=True))
 
 
-def clear(above: Samples) -> dict[Coordinates, bool]:
-    """Whether the lower bounds above every control exceed the margin, by the other coordinates."""
-    return {cell: low > MARGIN for cell, low in nearer(above, above.estimate().low).items()}
+def clear(above: Samples, *, jointly: bool = False) -> list[Coordinates]:
+    """The cells that exceed every control by more than the margin, by bounds of each cell, or of all at once."""
+    if not len(above):
+        return []
+    low = above.together(above=MARGIN).at_least if jointly else above.estimate().low
+    return [cell for cell, at_least in nearer(above, low).items() if at_least > MARGIN]
 
 
 def best_cell(above: Samples) -> tuple[str, int]:

@@ -6,7 +6,7 @@ formed it is ablated, and the same is asked again. The claims are those of `sour
 and one function; here with controls, intervals and many functions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from headscope.evidence import in_words
 from headscope.figures.words import joined
@@ -21,7 +21,7 @@ from headscope.studies.redundancy.joint_ablation import joint_ablation, joint_la
 from headscope.studies.redundancy.parity import parity
 from headscope.studies.redundancy.patching import MARGIN, Patched, best_cell
 from headscope.studies.redundancy.repeats import repeats
-from headscope.studies.redundancy.rounds import rounds
+from headscope.studies.redundancy.rounds import Round, rounds, seen
 from headscope.studies.redundancy.self_repair import INPUTS, LABELS, WRITING, growth, self_repair
 from headscope.studies.redundancy.transfer import transfer
 from headscope.studies.sources import REDUNDANT_HEADS, TASK_VECTORS
@@ -40,7 +40,8 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     right = f"{round(clean.share('exact') * n)} of {n} prompts right with {shots} examples"
     told = [f"{ctx.model.name} answers {right} (probability {in_words(clean.own)})."]
     if any(need.row("need").side != "yes" for need in source_answered(ctx)):
-        return [*told, "That is not clearly more than with shuffled labels: the rest cannot be judged on this model."]
+        controls = "with shuffled labels, or with another function's pairs"
+        return [*told, f"That is not shown to be more than {controls}: the rest cannot be judged on this model."]
     told += [_transfer(ctx)]
     after = _ablations(ctx)
     layers, verdict = ctx.once(joint_layers), claims["layers_stand_in"].verdict
@@ -54,27 +55,29 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
 
 def _transfer(ctx: Ctx) -> str:
     what = "Patching its final-position residual stream into a zero-shot target prompt"
-    halves = ctx.once(rounds)[0].halves
+    made = ctx.once(rounds)
+    halves = made[0].halves
+    named = _span(made, halves.estimation)
     answer, layer = best_cell(halves.selection.excess.only(answer=TASK))
     there = halves.estimation.probability.at(answer=answer, layer=layer).by("source")
-    return (
-        f"{what} transfers the task at {_span(halves.estimation)}: at layer {layer} the target answers {answer} with "
-        f"probability {in_words(there[EXAMPLES])} (label-shuffled source: {there[CONTROLS[0]].mean[0]:.2f})."
-    )
+    told = f"{what} transfers the task at {named}: at layer {layer} the target answers {answer} with probability"
+    return f"{told} {in_words(there[EXAMPLES])} (label-shuffled source: {there[CONTROLS[0]].mean[0]:.2f})."
 
 
-def _span(each: Patched) -> str:
-    layers = sorted(set(each.layers(*TASK)))
-    one = f"layer {layers[0]}" if layers else "no layer clearly"
-    return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else one
+def _span(made: Sequence[Round], each: Patched) -> str:
+    """The layers that are named, neighbours together."""
+    layers = each.layers(*TASK, among=seen(made, *TASK))
+    firsts = [layer for layer in layers if layer - 1 not in layers]
+    lasts = [layer for layer in layers if layer + 1 not in layers]
+    spans = [str(x) if x == y else f"{x} to {y}" for x, y in zip(firsts, lasts, strict=True)]
+    return f"layer{'s' if layers[1:] else ''} {joined(spans)}" if layers else "no layer that can be named"
 
 
 def _ablations(ctx: Ctx) -> list[str]:
-    rest = [each.patched for each in ctx.once(rounds)[1:]]
-    told = [
-        f"with {e.name} ablated, the task is transferred at {_span(e)} (the source's answer: {e.own.mean[0]:.2f})"
-        for e in rest
-    ]
+    made = ctx.once(rounds)
+    rest = [each.patched for each in made[1:]]
+    where = "with {} ablated, the task is transferred at {} (the source's answer: {:.2f})"
+    told = [where.format(each.name, _span(made, each), each.own.mean[0]) for each in rest]
     return ["; ".join(told).capitalize() + "."] if told else []
 
 
@@ -84,7 +87,7 @@ def _backups(ctx: Ctx) -> list[str]:
         for ablated, _, head in each.backups:
             heads.setdefault((GROWS[kind], ablated), []).append(head)
     told = [f"with {ablated} ablated, {what} grows at {joined(each)}" for (what, ablated), each in heads.items()]
-    return [f"Backup heads: {'; '.join(told)}."] if told else []
+    return [f"Backup heads, beyond shuffled labels: {'; '.join(told)}."] if told else []
 
 
 def limits(ctx: Ctx) -> Part:
@@ -97,7 +100,7 @@ def limits(ctx: Ctx) -> Part:
         "Left out are a < 2 and b < 1 where there are others, and problems with two equal answers. "
         "The target's x is neither shown nor asked in the source.": True,
         "Layers and heads are selected on one half of the problems; all that is shown is measured on the other. "
-        "Bounds are 95% over problems, one number at a time.": True,
+        "Bounds are 95% over problems, one number at a time; where layers or heads are named, for all at once.": True,
         f"A layer transfers an answer if its probability exceeds, by a lower bound above {MARGIN}, that of the same "
         "patch from a source with shuffled labels and from one about another function, paired by problem.": True,
         f"Ablations are by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads that matter "

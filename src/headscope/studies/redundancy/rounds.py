@@ -13,9 +13,8 @@ from functools import partial
 
 from headscope.interventions.named_heads import heads_among, parse_heads
 from headscope.measures.samples import Samples
-from headscope.models.model import Model
 from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
-from headscope.studies.redundancy.patching import MARGIN, Patched, patched
+from headscope.studies.redundancy.patching import MARGIN, Patched, best_cell, patched
 from headscope.sweeps.controls import random_ablations
 from headscope.tables import Quantity
 from headscope.tasks.source_and_target import EXAMPLES, TASK
@@ -23,7 +22,8 @@ from headscope.tasks.split import Split
 
 # The source's answer remains while it clearly has more than this share of its clean probability, fails with less.
 KEPT_SHARE = 0.5
-KEPT = Quantity("kept", f"probability minus {KEPT_SHARE:.0%} of the clean one", within=(-1.0, 1.0))
+KEPT = Quantity("kept", f"probability minus {KEPT_SHARE:.0%} of the clean one", within=(-KEPT_SHARE, 1.0))
+FALL = Quantity("fall", "how much likelier an answer was with nothing ablated, paired by prompt", within=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,27 +98,40 @@ def next_layers(attending: Sequence[int], ablated: Heads, first: int, width: int
     return since or left[-1 if gone else -width :]
 
 
+def seen(made: Sequence[Round], *answers: str) -> set[int]:
+    """The layers that transfer one of these answers on the selection half, in any round: those that are looked at."""
+    return {layer for each in made for layer in each.halves.selection.layers(*answers)}
+
+
 def kept(under: Patched, clean: Patched) -> Samples:
     """The source's answer under an ablation, against the share of its clean probability that it must keep."""
     return (under.own - clean.own.changed(KEPT, lambda values: KEPT_SHARE * values)).measured_as(KEPT)
 
 
-def first_effective(ctx: Ctx) -> tuple[Round | None, str]:
-    """The first round that ablates what first forms the task; None, and why, if none does."""
-    clean, *others = ctx.once(rounds)
-    effective = (each for each in others if ablates_what_forms(ctx.model, each, clean))
-    why = "what was ablated need not have formed the task"
-    why = why if others else f"nothing was ablated: {clean.ended}"
-    return next(effective, None), why
+def fall(clean: Round, ablated: Round) -> Split[Samples] | None:
+    """What an ablation costs the task at the first layer that transferred it; None where none clearly did.
+
+    Layer and answer are those of the selection half.
+    """
+    of = clean.halves.selection
+    if (first := of.first(*TASK)) is None:
+        return None
+    answer, _ = best_cell(of.excess.only(answer=TASK, layer=first))
+    were, are = (each.halves.map(lambda half: half.probability.at(source=EXAMPLES)) for each in (clean, ablated))
+    lost = ((old - new).measured_as(FALL) for old, new in zip(were, are, strict=True))
+    return Split(*(each.only(answer=answer, layer=first) for each in lost))
 
 
-def ablates_what_forms(model: Model, each: Round, clean: Round) -> bool:
-    """Whether a round ablates all attention just before the first layer that transfers the task, or lowers that."""
-    for layer in {layer for half in clean.halves if (layer := half.first(*TASK)) is not None}:
-        before = [other for other in model.anatomy.attending if other < layer]
-        if before and {head for head in model.heads if head.layer == before[-1]} <= set(each.patched.heads):
-            return True
-        were, are = (one.patched.probability.at(source=EXAMPLES, layer=layer) for one in (clean, each))
-        if float((were - are).only(answer=TASK).mean.max()) > MARGIN:
-            return True
-    return False
+def ablation_of_what_forms(made: Sequence[Round]) -> tuple[Round | None, Samples | None, str]:
+    """The first ablation, if it costs the task anything where that was formed; what it costs; else why not.
+
+    One ablation is judged, whatever comes out of later ones. It takes the attention before the first layer that
+    transfers the task; that this attention formed it shows in what its loss costs at that layer, on either half.
+    """
+    clean, *others = made
+    if not others:
+        return None, None, f"nothing was ablated: {clean.ended}"
+    lost = fall(clean, others[0])
+    if lost is None or not lost.selection.mean[0] > MARGIN:
+        return None, None, "what was ablated need not have formed the task"
+    return others[0], lost.estimation, ""

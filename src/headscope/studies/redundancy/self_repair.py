@@ -3,13 +3,16 @@
 In: the rounds of iterative ablation, and the heads that matter most for the answer. Out: how much more every later
 head attends from the final position to the examples' labels and inputs, and writes on the answer, once newly ablated
 heads are gone; the self-repair of each important head (McGrath et al. 2023, Rushing & Nanda 2024); and the claim
-that a backup head grows. Part of the growth may be what any ablation does to later attention.
+that a backup head grows. A head that only stops writing against the answer is no backup: its suppression is released.
+Part of the growth is what any ablation does to later attention: what grows as much on the same prompts with shuffled
+labels, where there is no task to take over, is no backup either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import methodcaller
 
 import numpy as np
 import polars as pl
@@ -24,21 +27,25 @@ from headscope.measures.samples import Coordinates, Samples, over_heads, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.damage import important_heads
+from headscope.studies.redundancy.does_the_task import source_answered
 from headscope.studies.redundancy.experiment import Ctx, Experiment, Heads, experiment
 from headscope.studies.redundancy.rounds import rounds
-from headscope.studies.self_repair import self_repair_of, unserved_direct_effects
+from headscope.studies.self_repair import backup_growth, released, self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
-from headscope.tasks.source_and_target import TransferPrompts
+from headscope.tasks.linear import linear
+from headscope.tasks.prompts import Prompts
 from headscope.tasks.split import Split
 
 # So many heads are listed for each ablation and kind of growth.
 GROWN_HEADS = 3
 LABELS, INPUTS, WRITING = "attention_to_labels", "attention_to_inputs", "direct_effect"
+RELEASE = "released_suppression"
 SHARE = Quantity("attention", "from the final position to all of these tokens", "share", within=(0.0, 1.0))
 LOGITS = Quantity("direct_effect", "what the head writes on the answer's logit", "logits")
-# What may grow, and the margin up to which growth is none.
-KINDS = {LABELS: (SHARE, 0.1), INPUTS: (SHARE, 0.1), WRITING: (LOGITS, 0.5)}
+# What may grow, and the margin up to which growth is none; the last is no growth of a backup.
+KINDS = {LABELS: (SHARE, 0.1), INPUTS: (SHARE, 0.1), WRITING: (LOGITS, 0.5), RELEASE: (LOGITS, 0.5)}
+CHANGES: dict[str, Callable[[Samples, Samples], Samples]] = {WRITING: backup_growth, RELEASE: released}
 NEWLY = Column("ablated", pl.String, "newly ablated heads; growth is against the round before, or nothing ablated")
 GROWN = Column("grown", pl.String, "head, and what is ablated")
 LATER = Quantity("compensation", "what all that comes after the head writes more, at clean scales", "logits")
@@ -46,24 +53,47 @@ LATER = Quantity("compensation", "what all that comes after the head writes more
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """One kind of the later heads that grew most on the selection half: axes ablated, layer, head."""
+    """One kind of the later heads that grew most on the selection half: axes ablated, layer, head.
 
+    `shuffled` is how much they grew with labels shuffled.
+    """
+
+    kind: str
     before: Split[Samples]
     after: Split[Samples]
-    margin: float
+    shuffled: Split[Samples]
+
+    @property
+    def margin(self) -> float:
+        return KINDS[self.kind][1]
 
     @property
     def change(self) -> Split[Samples]:
-        selection, estimation = (new - old for new, old in zip(self.after, self.before, strict=True))
-        grown = replace(selection.quantity, name="growth", meaning="how much more than before")
-        return Split(selection.measured_as(grown), estimation.measured_as(grown))
+        return Split(*(grown(self.kind, *each) for each in zip(self.before, self.after, strict=True)))
+
+    @property
+    def beyond(self) -> Split[Samples]:
+        """How much more they grew than with labels shuffled, paired by prompt."""
+        return Split(*(own - null for own, null in zip(self.change, self.shuffled, strict=True)))
+
+    def of(self, heads: Sequence[str], ablated: str) -> "Growth":
+        """These heads alone, with the name of what is ablated."""
+        sides = (self.before, self.after, self.shuffled)
+        listed = (side.map(lambda half: half.only(head=list(heads)).labelled(NEWLY, ablated)) for side in sides)
+        return Growth(self.kind, *listed)
 
     @property
     def backups(self) -> list[Coordinates]:
-        """The cells that clearly grew by more than the margin, each by its own bound."""
-        grown = self.change.estimation
-        sure = grown.estimate().low > self.margin
-        return [cell for cell, each in zip(grown.cells, sure, strict=True) if each]
+        """The cells that surely grew by more than the margin beyond shuffled labels: all of all kinds at once."""
+        above, level = self.beyond.estimation, 1 - 0.05 / (len(KINDS) - 1)
+        sure = above.together(above=self.margin, level=level).at_least > self.margin
+        return [cell for cell, each in zip(above.cells, sure, strict=True) if each and self.kind != RELEASE]
+
+
+def grown(kind: str, before: Samples, after: Samples) -> Samples:
+    """How much more than before; of direct effects what is written, or no longer suppressed."""
+    change = CHANGES[kind](before, after) if kind in CHANGES else after - before
+    return change.measured_as(replace(change.quantity, name="growth", meaning="how much more than before"))
 
 
 def growth(ctx: Ctx) -> dict[str, Growth]:
@@ -73,12 +103,14 @@ def growth(ctx: Ctx) -> dict[str, Growth]:
     parts: dict[str, list[Growth]] = {}
     for before, after, new in dict.fromkeys([*pairs, *([((), top, top)] if top else [])]):
         later = [str(head) for head in model.heads if head.layer > min(new).layer and head not in set(after)]
-        old, now = (tried.prompts.map(partial(reads_and_writes, tried, heads=h)) for h in (before, after))
-        for kind in now.selection if later else ():
-            most = most_grown(now.selection[kind] - old.selection[kind], later)
-            name = set_name(model, after)
-            of = [Split(*(v[kind].only(head=most).labelled(NEWLY, name) for v in s)) for s in (old, now)]
-            parts.setdefault(kind, []).append(Growth(of[0], of[1], KINDS[kind][1]))
+        shown = tried.prompts.map(lambda half: half.source)
+        null = tried.prompts.map(lambda half: linear(model, half.problems.shuffled))
+        read = [[p.map(partial(reads_and_writes, tried, heads=h)) for h in (before, after)] for p in (shown, null)]
+        for kind in read[0][0].selection if later else ():
+            (old, now), (was, became) = ([each.map(methodcaller("get", kind)) for each in pair] for pair in read)
+            every = Growth(kind, old, now, Split(*(grown(kind, *each) for each in zip(was, became, strict=True))))
+            most = most_grown(every.beyond.selection, later)
+            parts.setdefault(kind, []).append(every.of(most, set_name(model, after)))
     return {kind: _stacked(listed) for kind, listed in parts.items()}
 
 
@@ -89,39 +121,40 @@ def most_grown(change: Samples, later: list[str], count: int = GROWN_HEADS) -> l
 
 
 def _stacked(parts: list[Growth]) -> Growth:
-    sides = [each.before for each in parts], [each.after for each in parts]
-    before, after = (Split(*(stacked(half) for half in zip(*side, strict=True))) for side in sides)
-    return Growth(before, after, parts[0].margin)
+    sides = ([getattr(each, name) for each in parts] for name in ("before", "after", "shuffled"))
+    return Growth(parts[0].kind, *(Split(*(stacked(half) for half in zip(*side, strict=True))) for side in sides))
 
 
-def reads_and_writes(tried: Experiment, half: TransferPrompts, heads: Heads) -> dict[str, Samples]:
+def reads_and_writes(tried: Experiment, prompts: Prompts, heads: Heads) -> dict[str, Samples]:
     """Of every head under an ablation: attention from the final position to labels and inputs, direct effect."""
     model, edits = tried.model, tried.edits(heads)
-    reading = MassReading([last_to(half.source, role) for role in ("y", "x")])
-    model.read(half.source, [reading], interventions=edits)
+    reading = MassReading([last_to(prompts, role) for role in ("y", "x")])
+    model.read(prompts, [reading], interventions=edits)
     values = {kind: reading.over_layers(index)[0] for index, kind in enumerate((LABELS, INPUTS))}
     if not unserved_direct_effects(model):
-        followed = direct_effects(model, half.answered, "readout", ablations=edits)
+        followed = direct_effects(model, prompts.answered(), "readout", ablations=edits)
         written = (*followed.ablated, followed.clean)[0]
         is_head = torch.tensor([component.head is not None for component in written.components])
-        values[WRITING] = written.direct[:, is_head]
+        values[WRITING] = values[RELEASE] = written.direct[:, is_head]
     return {kind: over_heads(KINDS[kind][0], model.heads, each) for kind, each in values.items()}
 
 
-def backups(growths: Mapping[str, Growth]) -> Claim:
+def backups(needs: Sequence[Test], growths: Mapping[str, Growth]) -> Claim:
     """Judged at the head, kind and ablation that grew most on the selection half, in units of its margin."""
     statement = (
-        "Backup heads grow: with heads ablated, a later one attends more to examples or writes the answer more."
+        "Backup heads grow: with heads ablated, a later one attends to examples or writes the answer more, and more "
+        "than with shuffled labels."
     )
     why = "no head was ablated that has later heads"
     test = Test("growth of a later head", None, above=KINDS[LABELS][1], reason=why)
-    if growths:
-        kind = max(growths, key=lambda each: growths[each].change.selection.mean.max() / growths[each].margin)
-        selection, estimation = growths[kind].change
+    if grow := {kind: each for kind, each in growths.items() if kind != RELEASE}:
+        kind = max(grow, key=lambda each: grow[each].beyond.selection.mean.max() / grow[each].margin)
+        selection, estimation = grow[kind].beyond
         best = selection.cells[int(selection.mean.argmax())]
         chosen = {axis.name: value for axis, value in zip(selection.axes, best, strict=True)}
-        test = any_of(f"growth of {_words(kind)}", estimation.choosing(**chosen), above=growths[kind].margin)
-    return claim("backups", statement, tests=[test], tables=[f"growth_of_{kind}" for kind in growths])
+        what = f"growth of {_words(kind)}, beyond shuffled labels"
+        test = any_of(what, estimation.choosing(**chosen), above=grow[kind].margin)
+    return claim("backups", statement, needs=needs, tests=[test], tables=[f"growth_of_{kind}" for kind in growths])
 
 
 def _words(kind: str) -> str:
@@ -152,6 +185,8 @@ def self_repair(ctx: Ctx) -> Part:
         name, change, quantity = f"growth_of_{kind}", each.change.estimation, KINDS[kind][0]
         sides = (("before", each.before.estimation), ("after", each.after.estimation))
         beside = [values.measured_as(replace(quantity, name=when)) for when, values in sides]
+        null = each.shuffled.estimation
+        beside.append(null.measured_as(replace(null.quantity, name="with_shuffled_labels")))
         title = f"Growth of {_words(kind)} of later heads"
         caption = f"Mean over source prompts; heads selected on others. Up to {each.margin} is no growth."
         labelled = joined(change, GROWN, "head", "ablated")
@@ -159,4 +194,9 @@ def self_repair(ctx: Ctx) -> Part:
         figures.append(bars(labelled, "grown", name=name, title=title, caption=caption))
     unserved = unserved_direct_effects(ctx.model)
     notes = [f"No direct effects: {unserved}"] if unserved else []
-    return Part(tables=[*tables, *_repairs(ctx)], claims=[backups(growths)], figures=figures, notes=notes)
+    return Part(
+        tables=[*tables, *_repairs(ctx)],
+        claims=[backups(source_answered(ctx), growths)],
+        figures=figures,
+        notes=notes,
+    )
