@@ -55,8 +55,8 @@ _INDUCTION_3L = Recipe(
     weight_decay=0.1,
     checkpoint_steps=powers_of_two_and_every(50, steps=1600),
     selection=(
-        "One of three shapes that were tried (two layers of twelve heads, three of eight, four of six). In the first two "
-        "every head of the last layer becomes an induction head; only the second leaves as many others."
+        "One of three shapes that were tried (two layers of twelve heads, three of eight, four of six). In the first "
+        "two every head of the last layer becomes an induction head; only the second leaves as many others."
     ),
 )
 
