@@ -39,7 +39,7 @@ class HeadsSettings(Settings):
     length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
     repeats: int = setting(4, "times it is shown", at_least=2)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
-    random_sets: int = setting(20, "random sets of heads beside each group", quick=19, at_least=FEWEST_SETS)
+    random_sets: int = setting(60, "random sets of heads beside each group", quick=40, at_least=FEWEST_SETS)
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
 
 

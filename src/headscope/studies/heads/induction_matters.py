@@ -9,6 +9,8 @@ and in many models nearly all that are left. p counts the named set itself, and 
 1 / (1 + sets).
 """
 
+from collections.abc import Collection
+
 import polars as pl
 
 from headscope.evidence import bars, claim, table
@@ -43,8 +45,9 @@ def induction_matters(ctx: Ctx) -> Part:
         reference=random,
         name="groups",
         title="Named heads against as many random heads",
-        caption="Rise of the loss when all heads of a kind are ablated together, by their means; the stroke is the "
-        f"mean over random sets of as many heads. {averaged(ctx)}",
+        caption="Rise of the loss when the heads of a kind (the most damaging, where few others are left to compare "
+        "with) are ablated together, by their means; the stroke is the mean over random sets of as many heads. "
+        f"{averaged(ctx)}",
     )
     more = columns_of(groups, "ablated size random_max random_worst random_sets p_value")
     listed = table(damage, "groups", beside=[random], more=more)
@@ -56,20 +59,32 @@ def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
     named = ctx.once(experiment.named_heads)
     moving = {kind: heads for kind, heads in named.items() if kind not in RESTING}
     resting = {kind: heads for kind, heads in named.items() if kind in RESTING}
+    tested = {head for heads in moving.values() for head in heads}
 
     def beside(groups: dict[str, tuple[Head, ...]]) -> dict[str, AgainstRandom]:
         return against_random_sets(
             ctx.model,
             experiment.prompts(ctx).estimation.repeated,
-            groups,
+            {kind: strongest(ctx, heads, tested) for kind, heads in groups.items()},
             ablation=experiment.mean_ablation(ctx),
             measure=loss(PREDICTABLE),
             control=Control(ctx.settings.random_sets, ctx.settings.seed),
-            apart_from=[head for heads in moving.values() for head in heads],
+            apart_from=tested,
             progress=ctx.stage("ablating random heads beside named ones"),
         )
 
     return {**(beside(moving) if moving else {}), **(beside(resting) if resting else {})}
+
+
+def strongest(ctx: Ctx, heads: Collection[Head], tested: Collection[Head]) -> tuple[Head, ...]:
+    """The most damaging of these on the selection half: as many as random sets can be drawn beside.
+
+    At most half of the heads that are under no test: sets of nearly all of them would hardly differ.
+    """
+    free = len([head for head in ctx.model.heads if head not in tested and head not in heads])
+    if len(heads) <= free // 2:
+        return tuple(heads)
+    return tuple([head for head in ctx.once(experiment.most_damaging) if head in heads][: max(1, free // 2)])
 
 
 def matters(induction: AgainstRandom | None) -> Claim:
@@ -77,7 +92,7 @@ def matters(induction: AgainstRandom | None) -> Claim:
     what = "rise of the loss when the induction heads are ablated"
     return claim(
         "induction_matters",
-        "Ablating the induction heads raises the loss more than ablating as many random heads.",
+        "Ablating induction heads raises the loss more than ablating as many random heads.",
         tests=beyond_random(what, DAMAGE, induction, "no head was named an induction head"),
         tables=["groups"] if induction else [],
     )
