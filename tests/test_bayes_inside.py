@@ -96,7 +96,8 @@ def test_residual_streams_are_those_of_a_run(adding: hs.Model) -> None:
 
 @pytest.mark.parametrize("question", [*QUESTIONS[:4], QUESTIONS[-1]], ids=by_name)
 def test_what_the_hand_written_model_does_is_seen(adding: hs.Model, question) -> None:
-    (claim,) = asked(question, adding, n=60).claims
+    # Its attention is the same in every prompt: only many of them make it sure that it is in others, too.
+    (claim,) = asked(question, adding, n=180 if question is attention_growth.attention_growth else 60).claims
     assert claim.verdict is Verdict.SUPPORTED, claim.because
 
 
@@ -124,7 +125,10 @@ def test_variables_are_decided_where_the_hand_written_model_reads_them(adding: h
     assert moved["shots"][1:] == [0, 0, 1, 1]  # at layer 0 the patch brings the source's learned position
     assert listed.rows(variable="a")[0]["reason"]  # y = x + b has but one a
     (sentence,) = part.says
-    assert "a: no other value of it changes the answer; b: layer 3 (1.00); x: layer 1 (1.00); shots:" in sentence
+    assert (
+        "a: no other value of it changes the answer; b: layer 3 (1.00); x: layer 1 (1.00); shots: layer 3 (1.00);"
+        in sentence
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -169,11 +173,11 @@ def test_without_mlps_nothing_is_said_of_them(tmp_path: Path) -> None:
 # Verdicts of known learners
 
 
-def growing(*exponents: float, units: int = 40, spread: float = 0.05, least: float = 0.0) -> Samples:
+def growing(*exponents: float, seed: int = 0, units: int = 40, spread: float = 0.05, least: float = 0.0) -> Samples:
     """Attention of made-up heads that grows with these exponents from one example to eight, up to 0.5."""
-    noise = np.random.default_rng(0).normal(1, spread, size=(units, len(exponents)))
+    generator = np.random.default_rng(seed)
     values = {
-        (0, f"0.{head}", shots): np.maximum(0.5 * (shots / 8) ** exponent * noise[:, head], least)
+        (0, f"0.{head}", shots): np.maximum(0.5 * (shots / 8) ** exponent * generator.normal(1, spread, units), least)
         for head, exponent in enumerate(exponents)
         for shots in (1, 2, 4, 8)
     }
@@ -183,7 +187,7 @@ def growing(*exponents: float, units: int = 40, spread: float = 0.05, least: flo
 def test_some_heads_attention_must_grow_half_as_fast_as_the_examples() -> None:
     def verdict(attends: list[str], *exponents: float, even: float = 0.2, beyond: float = 0.4) -> Verdict:
         growth = growing(*exponents).halves().map(attention_growth.growth_of)
-        of_even = attention_growth.growth_of(growing(*[even] * len(exponents))).halves().estimation
+        of_even = attention_growth.growth_of(growing(*[even] * len(exponents), seed=2)).halves().estimation
         noise = np.random.default_rng(1).normal(beyond, 0.05, size=(20, len(exponents)))
         more = replace(growth.estimation, quantity=attention_growth.ATTENTION, values=noise)
         return attention_growth.attention_grows(growth, of_even, more, attends).verdict
@@ -297,7 +301,7 @@ def test_mlps_at_labels_must_cost_more_than_at_both_other_places() -> None:
 
 def test_updates_must_go_with_certainty_in_answer_and_attention() -> None:
     sure, no = np.full(50, 0.6) + np.linspace(-0.1, 0.1, 50), np.linspace(-0.3, 0.3, 50)
-    rise = Samples.one(RISE, np.full(50, 3.0))
+    rise = Samples.one(RISE, np.random.default_rng(0).normal(3, 0.5, 50))
 
     def correlations(sizes: Mapping[str, np.ndarray]) -> Samples:
         values = {(size, confidence.AFTER): each for size, each in sizes.items()}
@@ -385,24 +389,29 @@ def test_that_a_number_is_due_is_read_over_all_numbers(adding: hs.Model) -> None
     assert any_number(adding)(logits, prompts).numpy() == pytest.approx(by_hand.numpy())
 
 
-def decodable(own: float, before: float, overlap: float) -> tuple[Samples, Samples]:
-    """Made-up r² of twelve functions at two layers, 0 at the first, and the overlap with y's directions."""
-    noise = 0.02 * np.random.default_rng(0).normal(size=(12, 2))
+def decodable(own: float, before: float, overlap: float, token: float = 0.1) -> tuple[Samples, Samples]:
+    """Made-up r² of twelve functions at two layers, `token` at the first, and the overlap with y's directions."""
+    generator = np.random.default_rng(0)
     levels = {x_probe.OWN: own, x_probe.BEFORE: before, x_probe.SHUFFLED: -0.3}
-    values = {(t, layer): layer * (level + noise[:, layer]) for t, level in levels.items() for layer in (0, 1)}
+    values = {
+        (target, layer): (level if layer else token) + generator.normal(0, 0.02, 12)
+        for target, level in levels.items()
+        for layer in (0, 1)
+    }
     r2 = Samples.of(x_probe.R2, (x_probe.TARGET, x_probe.RESIDUAL), values, over="functions")
-    share = Samples.grid(x_probe.OVERLAP, {x_probe.RESIDUAL: (0, 1)}, overlap + noise)
+    share = Samples.grid(x_probe.OVERLAP, {x_probe.RESIDUAL: (0, 1)}, generator.normal(overlap, 0.02, (12, 2)))
     return r2, share
 
 
 def test_x_is_decoded_beyond_controls_and_outside_the_directions_of_y() -> None:
-    def verdict(own: float, before: float, overlap: float) -> Verdict:
-        return x_probe.x_carried(*decodable(own, before, overlap), 0.1, 1).verdict
+    def verdict(own: float, before: float, overlap: float, token: float = 0.1) -> Verdict:
+        return x_probe.x_carried(*decodable(own, before, overlap, token), 0.1, 1).verdict
 
     assert verdict(0.6, 0.0, 0.1) is Verdict.SUPPORTED
     assert verdict(0.6, 0.0, 0.6) is Verdict.REFUTED  # decodable, in the directions of y
     assert verdict(0.6, 0.6, 0.1) is Verdict.REFUTED  # as much of any other x
-    assert verdict(0.1, -0.3, 0.9) is Verdict.UNDETERMINED  # at the margin: where it points says nothing
+    assert verdict(0.6, 0.0, 0.1, token=0.6) is Verdict.REFUTED  # y alone tells as much
+    assert verdict(0.2, -0.3, 0.9) is Verdict.UNDETERMINED  # at the margin: where it points says nothing
     r2, _ = decodable(0.6, 0.2, 0.1)
     assert x_probe.beyond(r2).at(control=x_probe.NEAREST).mean == pytest.approx([0.0, 0.4], abs=0.05)
     assert x_probe.first_near_best(np.array([0.0, 0.58, 0.6])) == 1

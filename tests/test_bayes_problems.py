@@ -77,7 +77,8 @@ def test_one_variable_is_swapped_and_nothing_else(model: hs.Model, variable: str
     shots = PairsConfig(n=40, shots=4).draw(model)
     swap = swapped(shots, variable, seed=0)
     assert swap is not None
-    before, after = swap
+    before, after, kept = swap
+    assert (before.query == shots.query[kept]).all()
     differs = {
         "a": (before.parameters[:, 0] != after.parameters[:, 0]),
         "b": (before.parameters[:, 1] != after.parameters[:, 1]),
@@ -97,7 +98,8 @@ def test_the_number_of_shots_is_swapped_for_fewer(model: hs.Model) -> None:
     shots = PairsConfig(n=10, shots=8).draw(model)
     swap = swapped(shots, SHOTS, seed=0)
     assert swap is not None
-    _, fewer = swap
+    _, fewer, kept = swap
+    assert kept == list(range(10))
     assert fewer.x.shape == (10, 2)
     assert (fewer.answer == shots.answer).all()
 

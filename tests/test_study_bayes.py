@@ -20,6 +20,7 @@ from headscope.studies.bayes.families import bayesian_extrapolates, errors, fami
 from headscope.studies.bayes.near_exact import near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE, Observations, observations
 from headscope.studies.bayes.pair_heads import flattens, heads_of_kind, strongest
+from headscope.studies.bayes.plan import rank_in_words
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
 from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.bayes.updates import BELIEF, LOGIT_P, updates
@@ -296,6 +297,13 @@ RISING = Samples.one(RISE, np.full(50, 0.6))
 )
 def test_ablating_heads_is_judged_beside_random_ones(damage, drawn, verdict):
     assert flattens("x_to_y", beside_random(damage, drawn), RISING).verdict is verdict
+
+
+def test_the_first_screen_tells_a_rank_and_no_mean_of_a_few_sets():
+    told = {drawn: rank_in_words(beside_random(3.0, [1.0] * (drawn - 6) + [4.0] * 6)) for drawn in (20, 40)}
+    assert told[20] == "more than 14 of 20 random sets of as many heads (p = 0.33)"
+    assert told[40] == "more than 34 of 40 random sets of as many heads (p = 0.17)"
+    assert rank_in_words(beside_random(3.0, [])) == "beside no random set: there is no other set of this size"
 
 
 def test_without_a_curve_or_heads_nothing_flattens():

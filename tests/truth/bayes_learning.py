@@ -175,7 +175,7 @@ WORLDS: Mapping[str, tuple[int, Mapping[int, Learner]]] = {
     "linear_log_odds": (300, {1: exact, -1: jump, 0: mostly_one_jump}),
     "bayesian_extrapolates": (300, {1: logistic, -1: power, 0: between(0.16)}),
     "near_exact": (50, {1: noisy, -1: logistic, 0: moved(0.2)}),
-    "order": (50, {1: noisy, -1: last_six, 0: moved(0.15)}),
+    "order": (100, {1: noisy, -1: last_six, 0: moved(0.15)}),
 }
 
 

@@ -9,6 +9,10 @@ below a floor counts as that; an even head's grows since examples come to fill t
 numbers attends as much to the x around the labels. What grows must exceed both.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
@@ -78,7 +82,20 @@ def growth_of(attention: Samples) -> Samples:
     """The exponent by least squares over all numbers of examples, [prompt, head]."""
     by_shots = attention.by("shots")
     known = np.log(np.maximum(np.stack([each.values for each in by_shots.values()], axis=-1), FLOOR))
-    return next(iter(by_shots.values())).changed(GROWTH, lambda _: slope(known, np.log(list(by_shots))))
+    return next(iter(by_shots.values())).changed(
+        growth_over([*by_shots]), lambda _: slope(known, np.log([*by_shots]))
+    )
+
+
+def growth_over(shots: Sequence[int]) -> Quantity:
+    """The exponent with its range: the steepest way from the floor to all attention there is, and back.
+
+    >>> [round(end, 3) for end in growth_over([1, 8]).within]
+    [-1.881, 1.881]
+    """
+    doses = np.log(shots)
+    steepest = float(slope(np.where(doses > doses.mean(), 0.0, math.log(FLOOR)), doses))
+    return replace(GROWTH, within=None if math.isnan(steepest) else (-steepest, steepest))
 
 
 def attention_grows(growth: Split[Samples], even: Samples, beyond: Samples, attends: list[str]) -> Claim:

@@ -5,7 +5,10 @@ addition of features which are learnt through Bayesian updates; each question pu
 with the exact posterior as positive control and label-shuffled prompts as null.
 """
 
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from headscope.evidence.claim import in_words
 from headscope.evidence.comparisons import head_names
@@ -18,7 +21,7 @@ from headscope.studies.bayes.confidence import confidence
 from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
 from headscope.studies.bayes.mlp_ablation import mlp_ablation
-from headscope.studies.bayes.near_exact import AFTER, differences, near_exact
+from headscope.studies.bayes.near_exact import BETWEEN, LATE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
 from headscope.studies.bayes.order import order
 from headscope.studies.bayes.pair_heads import BOTH, DAMAGE, STATED, ablated_heads, named_heads, pair_heads
@@ -31,6 +34,7 @@ from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few
 from headscope.studies.pairs import over_lists
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
+from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks.linear import linear
 
 MOST_NAMED = 4
@@ -52,13 +56,15 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
             f"{first:.2f} without any and {last:.2f} after {pairs}, {in_words(beyond)} more than with shuffled "
             "labels. There is nothing here to call an update."
         ]
-    near = in_words(differences(observed)[0].at(learner=MODEL))
-    verdict = {name: claims[name].verdict for name in ("linear_log_odds", "features_add")}
+    verdict = {name: claims[name].verdict for name in ("near_exact", "linear_log_odds", "features_add")}
+    apart = dict(zip((LATE, BETWEEN), (each.at(learner=MODEL) for each in differences(observed)), strict=True))
+    known = [f"{in_words(each)} {when}" for when, each in apart.items() if np.isfinite(each.point).all()]
+    near = f"; prompt by prompt the two differ by {' and '.join(known)}" if known else ""
     return [
         f"{ctx.model.name} learns from examples: the probability of the right answer goes from {first:.2f} to "
         f"{last:.2f} over {pairs} pairs, {in_words(beyond)} more than with shuffled labels. The exact posterior "
-        f"rises by {in_words(observed.rise.at(learner=EXACT))}"
-        + (f", and from {AFTER} pairs on the two differ by {near}." if pairs >= AFTER else "."),
+        f"rises by {in_words(observed.rise.at(learner=EXACT))}{near}. That the model stays near it is "
+        f"{verdict['near_exact']}.",
         f"An example adds {in_words(steps(ctx).at(learner=MODEL))} to the log-odds of the task. That each adds the "
         f"same is {verdict['linear_log_odds']}; that features of examples add up is {verdict['features_add']}. "
         + _heads(ctx),
@@ -72,11 +78,19 @@ def _heads(ctx: Ctx) -> str:
         return "No head is named that attends from a y to its x, or from one pair to earlier ones."
     listed = [f"{first_few(named[kind], MOST_NAMED)} {_KINDS[kind]}" for kind in STATED if kind in named]
     each = beside.get(BOTH) or next(iter(beside.values()))
-    cost, others = in_words(Samples.one(DAMAGE, each.damage)), float(each.means.mean())
+    together = " together" if len(each.picked) > 1 else ""
     return (
-        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)} together lowers the answer's log-probability "
-        f"by {cost}, ablating as many random heads by {others:.2f} on average (p = {each.p:.2f})."
+        f"Heads {', '.join(listed)}; ablating {head_names(each.picked)}{together} lowers the answer's "
+        f"log-probability by {in_words(Samples.one(DAMAGE, each.damage))}, {rank_in_words(each)}."
     )
+
+
+def rank_in_words(each: AgainstRandom) -> str:
+    """A set's rank among random ones; their mean is no number that is known from a few of them."""
+    if not each.sets or math.isnan(each.p):
+        return f"beside no random set: {each.reason}"
+    less = int((each.means < each.ranked).sum())
+    return f"more than {less} of {len(each.sets)} random sets of as many heads (p = {each.p:.2f})"
 
 
 LEARNT = tuple(map(over_lists, (curve, updates, families, near_exact, order, pair_heads)))

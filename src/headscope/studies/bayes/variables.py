@@ -55,6 +55,7 @@ LEAST_GAP_NATS = 0.5
 VARIABLE = Column("variable", pl.String, "what differs: a, b, x, the number of shots, whether there are any, parity")
 LAYER_OF = Quantity("decided_at", "first layer from which on more than half of the way is moved", "layers")
 MOVED = Quantity("moved", "share of the way from the target's answer to the source's", "share")
+BEYOND_HALF = Quantity("moved_beyond_half", "moved, minus half of the way to the source's answer", "nats")
 GAP = Column("log_odds_gap", pl.Float64, "the whole way: source minus target, unpatched", "nats")
 
 
@@ -208,7 +209,7 @@ def first_layers(moved: Sequence[Samples]) -> str:
     """By which layer the final token decides by each variable, in one sentence."""
     parts = []
     for variable, samples in zip(VARIABLES, moved, strict=True):
-        layer = decided(samples.estimate().low)
+        layer = decided(beyond_half(samples).estimate().low, above=0.0)
         where = "no layer" if layer is None else f"layer {layer} ({samples.mean[layer]:.2f})"
         parts.append(f"{variable}: {next(iter(samples.reasons.values()), where)}")
     return (
@@ -217,12 +218,23 @@ def first_layers(moved: Sequence[Samples]) -> str:
     )
 
 
-def decided(lows: Array | Sequence[float]) -> int | None:
-    """The first layer from which on every lower bound of the share exceeds a half; None if there is none.
+def beyond_half(moved: Samples) -> Samples:
+    """What is moved beyond half of the way, in nats, [prompt, layer]: above 0 where the share exceeds a half.
+
+    Prompts whose ways differ are alike in a share that is 1 for all of them, and then there are no bounds of it.
+    A way that is downward on average is counted down.
+    """
+    beyond = moved.over_share(DECIDED, BEYOND_HALF)
+    downward = moved.counts is not None and moved.counts.mean() < 0
+    return beyond.changed(BEYOND_HALF, np.negative) if downward else beyond
+
+
+def decided(lows: Array | Sequence[float], *, above: float = DECIDED) -> int | None:
+    """The first layer from which on every value (of a share: a half) is exceeded; None if there is none.
 
     >>> decided([0.0, 0.6, 0.2, 0.7, 1.0])
     3
     """
-    later = [index for index, low in enumerate(lows) if not low > DECIDED]
+    later = [index for index, low in enumerate(lows) if not low > above]
     first = later[-1] + 1 if later else 0
     return first if first < len(lows) else None

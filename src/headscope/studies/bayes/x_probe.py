@@ -81,7 +81,8 @@ def x_probe(ctx: Ctx) -> Part:
         examples.append(_examples(ctx, problems, functions, prompts, 61 + index))
     training, *others = examples
     r2 = Split(*others).map(lambda judged: _scores(training, judged, seed))
-    layer = first_near_best(beyond(r2.selection).at(control=NEAREST).mean)
+    # The stream before layer 0 is the label itself, which is a control: no layer to choose.
+    layer = 1 + first_near_best(beyond(r2.selection).at(control=NEAREST).mean[1:])
     overlap, more = _overlaps((training, others[1]), seed)
     figure = lines(
         r2.estimation,
@@ -123,7 +124,7 @@ def first_near_best(values: Array) -> int:
 
 def x_carried(r2: Samples, overlap: Samples, random: float, layer: int) -> Claim:
     """Decoded beyond every control, and written outside y, at the layer that other functions chose."""
-    controls = beyond(r2).only(control=lambda name: name != NEAREST).by("control")
+    controls = beyond(r2).only(control=lambda name: name != NEAREST, layer=lambda layer: layer > 0).by("control")
     tests: list[Test] = [
         any_of(f"r² of x beyond that of {name}", more.choosing(layer=layer), above=DECODABLE_MARGIN)
         for name, more in controls.items()
