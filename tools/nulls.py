@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tests.truth import Case
 from tests.truth.cases import CASES
 from tests.truth.models import FRESH, RANDOM, SHIPPED, TRAINED, Spec
 
