@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import headscope as hs
+from headscope.detectors.pairs import KeySets
 from headscope.detectors.roles import (
     NAMES,
     at_same_distances,
@@ -147,6 +148,27 @@ def test_a_head_of_numbers_or_of_one_role_from_everywhere_is_no_head_of_pairs(mo
     assert row["score"] > row["uniform"] + 0.1, what  # more than evenly, which is not what makes the difference
 
 
+@pytest.mark.parametrize("shots", [2, 4])
+def test_few_labels_attended_to_from_everywhere_are_all_in_the_null(model, shots):
+    # From the y after the query one y more is seen, itself: with few examples it takes much of an even attention.
+    prompts = linear(model, PairsConfig(n=20, shots=shots).draw(model))
+    everywhere = set_pattern("0.1", even_over(prompts, prompts.roles["y"][0]))
+    (row,) = detect_roles(model, prompts, interventions=[everywhere]).rows(detector="example_to_example", head="0.1")
+    assert row["score"] == pytest.approx(1, abs=1e-5)
+    assert row["null"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_null_that_is_scaled_is_still_a_share_of_attention(model):
+    # From a y to the ones before it, not to itself: scaled for the y that it leaves out, that would exceed 1.
+    prompts = linear(model, PairsConfig(n=20, shots=4).draw(model))
+    pattern = even_over(prompts, prompts.roles["y"][0])
+    ys = torch.tensor(prompts.roles["y"][0][1:])
+    pattern[ys, ys] = 0.0
+    pattern[ys] /= pattern[ys].sum(-1, keepdim=True)
+    attention = role_attention(model, prompts, interventions=[set_pattern("0.1", pattern)])["example_to_example"]
+    assert attention[0].null[:, 1].tolist() == pytest.approx([1.0] * 20, abs=1e-5)
+
+
 def test_other_keys_have_another_role_and_lie_on_both_sides():
     sets = example_to_example(DIGITS)
     (around,) = sets.others
@@ -156,6 +178,10 @@ def test_other_keys_have_another_role_and_lie_on_both_sides():
     y, x_before = x_to_y(PAIRS).others
     assert [each[0, 7].nonzero().flatten().tolist() for each in (y, x_before)] == [[3, 7], [1]]
     assert marked(from_other_queries(x_to_y(PAIRS), PAIRS)) == {2: [1], 4: [1], 6: [5], 8: [5]}
+    # For the y at 3: from 5 it is all there is; 7 sees itself as well, for which its share at 3 is scaled.
+    moved = from_other_queries(example_to_example(PAIRS), PAIRS)
+    assert marked(moved) == {5: [3], 7: [3, 7], 9: [3, 7]}
+    assert marked(KeySets(moved.others[0] > 0, moved.queries)) == {5: [3], 7: [3], 9: [3, 7]}
 
 
 def test_random_weights_have_no_such_heads_in_either_form(model, prompts, tmp_path):

@@ -72,7 +72,8 @@ def _masses(
         weight = shown.sum(-1)
         spare = weight >= in_set if not others else weight > 0
         mass = (pattern * shown[:, None]).sum(-1) * (in_set / weight.clamp(min=1e-9))[:, None]
-        compared.append(mean_where(mass, (queries & spare)[:, None]))
+        # Fewer keys scaled up cannot have more than all attention.
+        compared.append(mean_where(mass.clamp(max=1.0), (queries & spare)[:, None]))
     return (
         mean_where(on_set, queries[:, None]),
         torch.stack(compared).amax(0),

@@ -66,17 +66,27 @@ def last_to(prompts: Prompts, role: str) -> KeySets:
 
 
 def from_other_queries(sets: KeySets, prompts: Prompts) -> KeySets:
-    """The same keys from the nearest tokens of another role, before and after each query."""
+    """The same keys from the nearest tokens of another role, before and after each query: `others` of what is seen.
+
+    From a later token more keys of that role may be seen, such as a y from itself. A head to which all of them are
+    alike shares its attention with these; counted among the pairs, they make `MassReading.other` scale for it.
+    """
     pairs, queries = torch.zeros_like(sets.pairs), torch.zeros_like(sets.queries)
+    same = torch.zeros(sets.pairs.shape)
     for row, length in enumerate(prompts.lengths):
         names = _names(prompts, row)
         for query in sets.queries[row].nonzero().flatten().tolist():
+            keys = sets.pairs[row, query]
+            roles = {names.get(key) for key in keys.nonzero().flatten().tolist()}
             for side in (range(query - 1, 0, -1), range(query + 1, length)):
                 moved = next((place for place in side if names.get(place) != names.get(query)), None)
                 if moved is not None:
-                    pairs[row, moved] |= sets.pairs[row, query]
+                    same[row, moved, keys] = 1.0
+                    pairs[row, moved] |= keys
+                    since = range(query + 1, moved + 1)
+                    pairs[row, moved, [key for key in since if names.get(key) in roles]] = True
                     queries[row, moved] = True
-    return KeySets(pairs, queries)
+    return KeySets(pairs, queries, (same,))
 
 
 def at_same_distances(sets: KeySets, prompts: Prompts, *, seed: int) -> KeySets:
@@ -143,7 +153,11 @@ def role_attention(
             layer: LayerMass(
                 mass[index],
                 torch.stack(
-                    [reading.other[layer][index], turned.other[layer][index], *mass[index + len(sets) :: len(sets)]]
+                    [
+                        *reading.other[layer][index : 2 * len(sets) : len(sets)],
+                        turned.other[layer][index],
+                        mass[index + 2 * len(sets)],
+                    ]
                 ).amax(0),
                 reading.uniform[layer][index],
             )
