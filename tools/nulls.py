@@ -238,7 +238,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="300 further models, for the studies that need them")
     args = parser.parse_args()
     if args.verb == "run":
-        studies, specs = args.only.split(","), [*SHIPPED, *RANDOM, *TRAINED]
+        studies, specs = args.only.split(","), [*SHIPPED, *TRAINED, *RANDOM]
         if args.fresh:
             found = counts(list(kept(args.out)), RANDOM)
             studies = sorted({study for (study, _), count in found.items() if count.most > ALLOWED})
