@@ -1,7 +1,8 @@
 """A circuit written by hand that infers y = x + b from pairs, and applies b to what is asked: one head carries b.
 
 Layer 0: head 0 reads the token two back, so that at a y its x stands beside it, and the MLP writes b = y - x.
-Layer 1: head 0 attends to all y so far, evenly, and brings the mean of their b to where it looks from: the *task*.
+Layer 1: head 0 attends from the place before each y to all y so far, evenly, and brings there the mean of their b:
+the *task*; from elsewhere it attends to everything, since a head of labels from everywhere does not look *back*.
 What remains is to read x one back and to answer x + b (an MLP of one unit per pair of x and b). If the task is
 `carried`, that is done in layer 2, so the stream before it holds the function and not the answer. If not, x is
 read in layer 0 and answered in layer 1, and the stream before layer 2 holds the answer. All else is slight noise.
@@ -77,9 +78,9 @@ def _look_back(hf: ToyForCausalLM, layer: int, head: int, distance: int, *, into
 
 
 def _read_every_y(hf: ToyForCausalLM, layer: int) -> None:
-    """A head that attends evenly to all y so far and copies their difference into the task."""
+    """A head that attends, from before each y, evenly to all y so far and copies their difference into the task."""
     attention, values = hf.model.layers[layer].self_attn, torch.arange(_TASKS)
-    attention.q_proj.weight[0, PLACE] = _scale(hf)
+    attention.q_proj.weight[0, PLACE[Y_OFFSET - 1 :: WIDTH]] = _scale(hf)
     attention.k_proj.weight[0, PLACE[Y_OFFSET::WIDTH]] = 1.0
     attention.v_proj.weight[values, DIFFERENCE] = 1.0
     attention.o_proj.weight[TASK, values] = 1.0
