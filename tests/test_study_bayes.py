@@ -20,11 +20,11 @@ from headscope.studies.bayes.families import bayesian_extrapolates, errors, fami
 from headscope.studies.bayes.near_exact import near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE, Observations, observations
 from headscope.studies.bayes.pair_heads import flattens, heads_of_kind, strongest
-from headscope.studies.bayes.plan import rank_in_words
 from headscope.studies.bayes.predictions import Predictions, answer_log_probability, function_values, predictions
 from headscope.studies.bayes.problems import BayesSettings
 from headscope.studies.bayes.updates import BELIEF, LOGIT_P, updates
 from headscope.studies.context import Context
+from headscope.studies.head_sets import rank_in_words
 from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks.functions import Functions
 from headscope.tasks.linear import linear

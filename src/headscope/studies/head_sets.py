@@ -51,6 +51,14 @@ def first_few(heads: Sequence[Head], most: int) -> str:
     return head_names(heads[:most]) + (f" and {len(heads) - most} more" if len(heads) > most else "")
 
 
+def rank_in_words(each: AgainstRandom) -> str:
+    """A set's rank among random ones; their mean is no number that is known from a few of them."""
+    if not each.sets or math.isnan(each.p):
+        return f"beside no random set: {each.reason}"
+    less = int((each.means < each.ranked).sum())
+    return f"more than {less} of {len(each.sets)} random sets of as many heads (p = {each.p:.2f})"
+
+
 def beyond_random(what: str, quantity: Quantity, ablated: AgainstRandom | None, none: str) -> list[Rank | Test]:
     """Tests that a set costs anything, and among random ones as much as the largest; `none`: why not known.
 

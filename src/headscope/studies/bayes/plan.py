@@ -5,7 +5,6 @@ addition of features which are learnt through Bayesian updates; each question pu
 with the exact posterior as positive control and label-shuffled prompts as null.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,10 +30,9 @@ from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.context import Plan
-from headscope.studies.head_sets import first_few
+from headscope.studies.head_sets import first_few, rank_in_words
 from headscope.studies.pairs import over_lists
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
-from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks.linear import linear
 
 MOST_NAMED = 4
@@ -83,14 +81,6 @@ def _heads(ctx: Ctx) -> str:
         f"Heads {', '.join(listed)}; ablating {head_names(each.picked)}{together} lowers the answer's "
         f"log-probability by {in_words(Samples.one(DAMAGE, each.damage))}, {rank_in_words(each)}."
     )
-
-
-def rank_in_words(each: AgainstRandom) -> str:
-    """A set's rank among random ones; their mean is no number that is known from a few of them."""
-    if not each.sets or math.isnan(each.p):
-        return f"beside no random set: {each.reason}"
-    less = int((each.means < each.ranked).sum())
-    return f"more than {less} of {len(each.sets)} random sets of as many heads (p = {each.p:.2f})"
 
 
 LEARNT = tuple(map(over_lists, (curve, updates, families, near_exact, order, pair_heads)))

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from headscope.detectors import above_null
 from headscope.evidence import in_words
+from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Plan
-from headscope.studies.head_sets import first_few
+from headscope.studies.head_sets import first_few, rank_in_words
 from headscope.studies.heads import experiment
 from headscope.studies.heads.experiment import Ctx
 from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
@@ -84,10 +85,10 @@ def _damage(ctx: Ctx) -> str:
             f"first, changes the loss of {clean:.2f} by {in_words(damage)} when ablated."
         )
     told = f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {in_words(damage)}"
-    if group is None or len(group.picked) < 2 or not group.sets:
+    if group is None:
         return f"{told}."
-    together, usual = in_words(Samples.one(experiment.DAMAGE, group.damage)), float(group.means.mean())
-    return f"{told}, all {len(group.picked)} induction heads by {together}, as many random heads by {usual:.2f}."
+    together = in_words(Samples.one(experiment.DAMAGE, group.damage))
+    return f"{told}; ablating {head_names(group.picked)}, by {together}, {rank_in_words(group)}."
 
 
 PLAN: Plan[experiment.HeadsSettings] = Plan(
