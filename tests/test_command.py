@@ -99,7 +99,7 @@ def test_study_writes_a_report_and_prints_json(folder, tmp_path):
             "cannot read the text file",
         ),
         (["study", "heads", "--model", "MODEL", "--out", "FULL"], "not a run of headscope"),
-        (["train", "induction-3l", "--out", "OUT"], "did you mean 'induction-2l'"),
+        (["train", "induction-4l", "--out", "OUT"], "did you mean 'induction-"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, words, sentence):

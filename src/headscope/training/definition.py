@@ -19,7 +19,7 @@ from headscope.tasks.pairs import PairLanguage
 Decay = Literal["constant", "linear", "cosine"]
 
 # Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
-_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": ()}
+_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": (), "head_penalty": 0.0, "head_penalty_from": 0}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Recipe:
     computed every `evaluate_every` steps and wherever a checkpoint is kept. `selection` says how the recipe was
     picked, for the reader of its figures. `attention_drop` is the share of examples for which an attention layer
     is left out of a training step (see `dropping`). `carried_at` names layers, one drawn for each step, before which
-    the answer position is taught to carry the hidden function into prompts without context (see `carrying`).
+    the answer position is taught to carry the hidden function into prompts without context (see `carrying`). From
+    step `head_penalty_from` on, every head costs `head_penalty` times the norm of its weights (see `sparing`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -57,6 +58,8 @@ class Recipe:
     selection: str = ""
     attention_drop: float = 0.0
     carried_at: tuple[int, ...] = ()
+    head_penalty: float = 0.0
+    head_penalty_from: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):

@@ -31,6 +31,7 @@ from headscope.training.dropping import attention_dropped
 from headscope.training.initialising import initialise
 from headscope.training.milestone import Milestone
 from headscope.training.schedule import learning_rate
+from headscope.training.sparing import head_norms
 from headscope.training.state import Stage, load_state, save_state, saved_stage
 from headscope.training.tokenizer import word_tokenizer
 from headscope.training.watches import watch
@@ -133,7 +134,10 @@ def _take_step(recipe: Recipe, model: ToyForCausalLM, optimizer: torch.optim.Opt
     model.train()
     loss_nats, carried_nats = _losses_nats(recipe, model, generator)
     optimizer.zero_grad()
-    torch.autograd.backward(loss_nats if carried_nats is None else loss_nats + carried_nats)
+    total = loss_nats if carried_nats is None else loss_nats + carried_nats
+    if recipe.head_penalty and step >= recipe.head_penalty_from:
+        total = total + recipe.head_penalty * head_norms(model).sum()
+    torch.autograd.backward(total)
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
     return float(loss_nats.detach())
