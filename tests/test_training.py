@@ -11,13 +11,16 @@ from torch import tensor
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import headscope as hs
 from headscope import training, zoo
 from headscope.errors import BadArgument, OutputExists, UnknownName
+from headscope.results.study import Verdict
 from headscope.tasks.phrases import PhraseLanguage, syllables
 from headscope.training import evaluation, loop
 from headscope.training.card import readme
 from headscope.training.definition import Recipe, powers_of_two_and_every
 from headscope.training.schedule import learning_rate
+from headscope.training.sparing import head_norms
 from headscope.training.state import saved_stage
 from headscope.training.tokenizer import word_tokenizer
 from headscope.training.watches import watch
@@ -163,6 +166,31 @@ def test_weight_decay_is_for_matrices_and_gradients_are_clipped():
     assert (free.lm_head.weight - before).abs().max() > 1e-3
 
 
+def test_a_penalty_on_heads_takes_all_of_a_head_from_its_step_on():
+    """The gradient of the norm alone: every weight of a head shrinks, those of no head do not."""
+    model = loop.untrained(TINY)
+    attention = model.model.layers[0].self_attn
+    with torch.no_grad():
+        for module in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+            module.weight.zero_()
+        attention.q_proj.weight[0, 0] = 3.0  # head 0.0 reads
+        attention.o_proj.weight[0, 0] = 4.0  # and writes
+        attention.v_proj.weight[4, 0] = 2.0  # head 0.1
+    assert head_norms(model)[:2].tolist() == [5.0, 2.0]
+    head_norms(model).sum().backward()
+    assert attention.q_proj.weight.grad[0, 0] == pytest.approx(3 / 5)
+    assert model.lm_head.weight.grad is None
+    late = dataclasses.replace(TINY, head_penalty=10.0, head_penalty_from=4)
+    assert late.digest() != TINY.digest()
+    for step, same in ((3, True), (4, False)):
+        moved = []
+        for recipe in (TINY, late):
+            model = loop.untrained(recipe)
+            loop._take_step(recipe, model, loop._optimizer(recipe, model), step=step)
+            moved.append(model.model.layers[0].self_attn.o_proj.weight)
+        assert torch.equal(*moved) == same
+
+
 @pytest.mark.parametrize(
     ("decay", "rates"),
     [("constant", [0.1, 0.2, 0.2, 0.2]), ("linear", [0.1, 0.2, 0.1, 0.0]), ("cosine", [0.1, 0.2, 0.1, 0.0])],
@@ -186,6 +214,8 @@ def test_a_recipe_survives_json_and_its_hash_is_about_the_weights():
 def test_recipes_that_cannot_be_are_refused():
     with pytest.raises(BadArgument, match="steps=0"):
         dataclasses.replace(TINY, steps=0)
+    with pytest.raises(BadArgument, match="head_penalty=-1"):
+        dataclasses.replace(TINY, head_penalty=-1.0)
     with pytest.raises(BadArgument, match="n_ctx=24 and its language length=30"):
         dataclasses.replace(TINY, data=dataclasses.replace(LANGUAGE, length=30))
     plain = TINY.to_json()
@@ -304,7 +334,7 @@ def test_every_model_of_the_zoo_is_what_its_card_says():
         for metric, value in card["metrics"].items():
             assert measured[metric] == (value if isinstance(value, str) else pytest.approx(value, abs=2e-4))
     with pytest.raises(UnknownName, match="induction-2l"):
-        zoo.path("induction-3l")
+        zoo.path("induction-4l")
 
 
 def test_the_shipped_two_layer_model_has_the_heads_that_it_is_for():
@@ -314,3 +344,13 @@ def test_the_shipped_two_layer_model_has_the_heads_that_it_is_for():
     assert metrics["prefix_matching_head"].startswith("1.")
     assert metrics["previous_token_head"].startswith("0.")
     assert metrics["second_copy_nats"] < metrics["first_copy_nats"] / 4
+
+
+def test_the_shipped_three_layer_model_has_few_heads_at_work_and_many_to_compare_with():
+    metrics = zoo.card("induction-3l")["metrics"]
+    assert metrics["second_copy_nats"] < metrics["first_copy_nats"] / 4
+    found = hs.study("heads", model="zoo:induction-3l", quick=True)
+    matters = next(claim for claim in found.claims if claim.name == "induction_matters")
+    assert matters.verdict is Verdict.SUPPORTED
+    (group,) = found.tables["groups"].rows(group="induction")
+    assert (group["ablated"], group["random_sets"]) == ("2.7 2.0", 40)

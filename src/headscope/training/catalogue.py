@@ -37,8 +37,8 @@ _INDUCTION_2L = Recipe(
 
 _INDUCTION_3L = Recipe(
     name="induction-3l",
-    purpose="Three attention-only layers of eight heads, of which few do the work: induction heads, and others enough "
-    "beside them for controls.",
+    purpose="Three attention-only layers of eight heads, of which few do the work: induction heads, and others "
+    "enough beside them for controls.",
     architecture={
         "vocab_size": 128,
         "n_layers": 3,

@@ -72,6 +72,10 @@ class Recipe:
                 f"cannot train {self.name!r} with attention_drop={self.attention_drop}: expected a share, "
                 "at least 0 and below 1."
             )
+        if self.head_penalty < 0:
+            raise BadArgument(
+                f"cannot train {self.name!r} with head_penalty={self.head_penalty}: expected 0 (none) or more."
+            )
         if self.carried_at and not isinstance(self.data, PairLanguage):
             raise BadArgument(
                 f"cannot train {self.name!r} with carried_at={self.carried_at}: only the language of pairs has "
