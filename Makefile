@@ -2,7 +2,7 @@
 #   make demo    the main job on the shipped model; prints the path of the report
 #   make test    every test, slow ones included (browser tests skip by name without a Chromium)
 #   make check   ruff, mypy, layering      make bench   ratios side by side      make studies   every study, quick
-#   make coverage   how often intervals hold, on simulated samples (half an hour); writes docs/coverage.md
+#   make coverage   how often intervals hold, on simulated samples (ten minutes); writes docs/coverage.md
 #   make nulls   every claim on 60 models with random weights (resumes; under 90 minutes); writes docs/truth.md
 #   make families   the certificate on every model type of transformers; writes docs/families.md and .json
 #   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
