@@ -36,7 +36,7 @@ from headscope.studies.registry import STUDIES
 # Claims that something is not there, or makes no difference: random weights have nothing, so these keep their needs.
 OF_ABSENCE = frozenset({"order", "near_exact", "edge_is_example"})
 REACHED_BY = 20
-SIMULATED_FOR_MODELS, SIMULATED_BESIDE = 200, 40  # where samples stand in for models, and where they stand beside
+SIMULATED_FOR_MODELS, SIMULATED_BESIDE = 100, 40  # where samples stand in for models, and where they stand beside
 ALLOWED, ALLOWED_OVERALL = 4, 0.025
 
 
