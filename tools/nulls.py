@@ -210,8 +210,8 @@ _HEAD = [
     "",
     "`make nulls` puts every claim to 60 models with random weights, as shipped and with its needs switched off, and",
     "to simulated samples: in the nearest world in which it is false it may be supported in one of twenty. A claim",
-    f"that random weights support is none: at most {ALLOWED} of 60 may, and {ALLOWED_OVERALL} of all pairs of claim",
-    "and model. `tests/test_truth.py` holds, for each, a world that supports it and one that refutes it.",
+    f"that random weights support is none: at most {ALLOWED} of 60 may, and {ALLOWED_OVERALL} of all claims and",
+    "models. `tests/test_truth.py` holds, for each claim, a world that supports it and one that refutes it.",
     "",
 ]
 _COLUMNS = [
