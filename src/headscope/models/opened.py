@@ -6,6 +6,7 @@ lies in the architecture (no residual stream between attention and MLP in a para
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,8 @@ from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate, writing
 from headscope.models.devices import default_memory_bytes, device_of
-from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.models.generation import end_tokens
+from headscope.tasks.prompts import Prompts, PromptsLike, padded_rows
 from headscope.vocabulary import Head, site_named
 
 
@@ -243,13 +245,18 @@ class OpenedModel:
                 f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."
             )
 
-    def prompts(self, given: PromptsLike) -> Prompts:
+    def prompts(self, given: PromptsLike, attention_mask: Any = None) -> Prompts:
         """`given` as prompts, checked against the vocabulary and the context of this model.
+
+        Bare token ids that look padded, and come without a mask, are run as they are, with a warning.
 
         Raises:
             PromptError: for empty prompts, ids outside the vocabulary, or prompts beyond the context.
         """
-        prompts = Prompts.of(given)
+        prompts = Prompts.of(given, attention_mask)
+        bare = not isinstance(given, Prompts) and attention_mask is None
+        if bare and not (isinstance(given, Mapping) and given.get("attention_mask") is not None):
+            self._warn_of_padding(prompts)
         low, high = min(map(min, prompts.tokens)), max(map(max, prompts.tokens))
         answers, foils = f"ask {self.name} for the answer", f"ask {self.name} for the foil"
         asked = ((f"run {self.name} on token", (low, high)), (answers, prompts.answers), (foils, prompts.foils))
@@ -270,6 +277,19 @@ class OpenedModel:
                 f"{self.context}. Use shorter prompts."
             )
         return prompts
+
+    def _warn_of_padding(self, prompts: Prompts) -> None:
+        told = (getattr(owner, "pad_token_id", None) for owner in (self.tokenizer, self.text_config))
+        pad = next((token for token in told if token is not None), None)
+        # A text may well begin or end with one token that marks its beginning or end.
+        padded = padded_rows(prompts.tokens, pad, single=pad not in (self.bos_token_id, *end_tokens(self.hf)))
+        if padded:
+            warnings.warn(
+                f"example {padded[0]}{' and others' if padded[1:] else ''} of {len(prompts)} begins or ends with the "
+                f"padding token {pad} of {self.name}, which is run as text: pass attention_mask=, or what the "
+                "tokenizer returns as a whole.",
+                stacklevel=4,
+            )
 
     def unembedding_matrix(self) -> Tensor:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
