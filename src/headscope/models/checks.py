@@ -145,18 +145,23 @@ def _heads_sum(trial: Trial) -> Check:
 
 
 def _zero_head(trial: Trial) -> Check:
-    """A head zeroed at z gives the logits of a projection whose columns for it are zero."""
-    errors = {}
+    """A head zeroed at z gives the logits of a projection with zeros for its columns, and of a kernel that gives 0.
+
+    The one shows that nothing else of the projection reads the head, the other that nothing beside it does.
+    """
+    errors: dict[int, float] = {}
     for layer in trial.sampled("z"):
         anatomy = trial.model.anatomy.layers[layer]
         assert anatomy.projection is not None
         without = _without_head(anatomy.projection, anatomy.head_dim, head=trial.head(layer))
-        if without is None:
+        expected = [] if anatomy.gated or (anatomy.inline and not anatomy.fused) else [trial.silenced(layer)]
+        if without is not None:
+            with torch.inference_mode(), replaced(trial.model.hf, [(anatomy.projection, without)]):
+                expected.append(trial.model.hf(trial.ids, use_cache=False).logits)
+        if not expected:
             return _skipped(f"no columns to zero in a {type(anatomy.projection).__name__}")
-        ablated = trial.edited("z", layer, trial.zero_head(layer))
-        with torch.inference_mode(), replaced(trial.model.hf, [(anatomy.projection, without)]):
-            expected = trial.model.hf(trial.ids, use_cache=False).logits
-        errors[layer] = relative_error(ablated.logits, expected)
+        ablated = trial.edited("z", layer, trial.zero_head(layer)).logits
+        errors[layer] = max(relative_error(ablated, logits) for logits in expected)
     return trial.verdict(errors)
 
 

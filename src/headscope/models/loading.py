@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import headscope.architectures  # noqa: F401 - registers our own models with transformers
 from headscope import zoo
 from headscope.errors import BadArgument, BrokenWeights, HeadscopeError, ModelNotFound, UnsafeWeights, UnservedModel
-from headscope.models.anatomy import dissect
+from headscope.models.anatomy import Anatomy, dissect
 from headscope.models.certificate import Certificate, cached, key_of, remember
 from headscope.models.checks import certify
 from headscope.models.model import Model
 from headscope.models.probe import probe
+from headscope.models.tap import aside
 from headscope.tasks.language import LANGUAGES
 
 _ZOO = "zoo:"
@@ -97,11 +98,19 @@ def _open(
             f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
             "Pass a model of a ...ForCausalLM class."
         )
+    model = Model(hf, _anatomy(hf, name), name=name, tokenizer=tokenizer, language=language, commit=commit)
+    _prove(model, files)
+    model.prove = _prove_again
+    return model
+
+
+def _anatomy(hf: nn.Module, name: str) -> Anatomy:
+    """What a probe pass finds, or one sentence."""
     _refuse_broken(hf, name)
     try:
-        text = config.get_text_config()
+        text: Any = hf.config.get_text_config()  # type: ignore[operator,union-attr]
         context = getattr(text, "max_position_embeddings", None) or 2**31
-        anatomy = dissect(hf, probe(hf, text.vocab_size, context))
+        return dissect(hf, probe(hf, text.vocab_size, context))
     except HeadscopeError:
         raise
     except Exception as error:  # whatever a model file raises on twelve plain tokens
@@ -109,11 +118,20 @@ def _open(
             f"cannot open {name!r}: a plain forward pass over a few tokens fails with {type(error).__name__}: "
             f"{_first_line(error)}"
         ) from error
-    model = Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language, commit=commit)
+
+
+def _prove(model: Model, files: Path | None) -> None:
     model.certificate = _certificate(model, files)
     model.certificate.require_identical()
     model.refusals = model.certificate.refusals()
-    return model
+
+
+def _prove_again(model: Model) -> None:
+    """The anatomy and the certificate of a model whose modules were exchanged: its files say nothing of it now."""
+    model.refusals = {}
+    with aside(), model.unedited():
+        model.anatomy = _anatomy(model.hf, model.name)
+        _prove(model, None)
 
 
 def _certificate(model: Model, files: Path | None) -> Certificate:

@@ -219,6 +219,7 @@ class Model(OpenedModel):
 
     def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
         """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
+        self.follow_changes()
         self.layer(layer, "read weights")
         return head_weights(self, layer, fold_norm=fold_norm)
 

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,7 +49,10 @@ class OpenedModel:
         self.refusals: dict[tuple[str, int | None], str] = {}
         self._cache: dict[str, Any] = {}
         self._weights_state = 0
-        self._clear_if_changed()
+        # Proves the model anew once its modules are not those that were proved; set when opened (models.loading).
+        self.prove: Callable[[Any], None] | None = None
+        self._modules = tuple(hf.modules())
+        self.follow_changes()
         self._loaded_state = self._weights_state
 
     def __repr__(self) -> str:
@@ -98,7 +100,7 @@ class OpenedModel:
         told = getattr(self.tokenizer, "bos_token_id", None)
         return told if told is not None else getattr(self.text_config, "bos_token_id", None)
 
-    @cached_property
+    @property
     def heads(self) -> tuple[Head, ...]:
         """Every head, in order of layer and index."""
         layers = enumerate(self.anatomy.layers)
@@ -132,19 +134,36 @@ class OpenedModel:
 
     def is_cached(self, key: str) -> bool:
         """Whether `cached` has something under this key."""
-        self._clear_if_changed()
+        self.follow_changes()
         return key in self._cache
 
     def clear_cache(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
         self._cache.clear()
 
-    def _clear_if_changed(self) -> None:
+    def follow_changes(self) -> None:
+        """Forget what was computed from other weights; where modules were exchanged, prove the model anew.
+
+        An adapter put around a projection, or two layers swapped, leave an anatomy whose hooks nobody comes by.
+
+        Raises:
+            UnservedModel: if the model, as it is now, is not served.
+        """
         tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
-        state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        modules = tuple(self.hf.modules())
+        # What offloading moves in inference mode has no version.
+        versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
+        state = hash((modules, *versions))
         if state != self._weights_state:
             self._weights_state = state
             self.clear_cache()
+        if modules != self._modules and self.prove is not None:
+            proved, self._modules = self._modules, modules
+            try:
+                self.prove(self)
+            except BaseException:
+                self._modules = proved  # what is not proved is refused the next time too
+                raise
 
     @property
     def identity(self) -> str:
@@ -152,7 +171,7 @@ class OpenedModel:
 
         A commit stands for the weights only as long as they are those that were loaded.
         """
-        self._clear_if_changed()
+        self.follow_changes()
         if self.commit is not None and self._weights_state == self._loaded_state:
             return self.commit
         return str(self.cached("identity", self._content_hash))
@@ -236,6 +255,7 @@ class OpenedModel:
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
         stands = "more than a norm stands between its residual stream and its unembedding"
+        self.follow_changes()
         reason = None if self.anatomy.reads_stream else stands
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
@@ -266,11 +286,12 @@ class OpenedModel:
                 raise PromptError(
                     f"cannot {doing} {outside[0]}: its vocabulary has {self.vocab_size} tokens, numbered from 0."
                 )
-        if self.hf.training:
+        if any(module.training for module in self.hf.modules()):  # what is put into a model later is in training mode
             raise BadArgument(
                 f"cannot run {self.name} in training mode: dropout would make every run another, and gradient "
                 "checkpointing would recompute without interventions. Call model.hf.eval() first."
             )
+        self.follow_changes()
         if self.context is not None and prompts.longest > self.context:
             raise PromptError(
                 f"cannot run {self.name} on prompts of {prompts.longest} tokens: its context holds "
@@ -293,6 +314,7 @@ class OpenedModel:
 
     def unembedding_matrix(self) -> Tensor:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
+        self.follow_changes()
         weight = getattr(self.anatomy.unembedding, "weight", None)
         if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
             return weight.detach()
@@ -308,6 +330,7 @@ class OpenedModel:
         return self._projection(layer)[0].reshape(anatomy.heads, anatomy.head_dim, -1)
 
     def _projection(self, layer: int) -> tuple[Tensor, Tensor]:
+        self.follow_changes()
         self.require_site("z", layer)
         anatomy = self.anatomy.layers[layer]
         return self._affine(anatomy.projection, anatomy.heads * anatomy.head_dim)
