@@ -339,8 +339,9 @@ class OpenedModel:
         """W [width, out] and b [out] of a module that computes x @ W + b, from what it makes of basis vectors."""
         with torch.no_grad():
             basis = torch.eye(width, dtype=self.dtype, device=self.device)
-            bias = module(torch.zeros_like(basis[:1]))
-            return module(basis) - bias, bias[0]
+            # Hooks of others belong to what enters the module and what leaves it, not to its weights.
+            bias = module.forward(torch.zeros_like(basis[:1]))
+            return module.forward(basis) - bias, bias[0]
 
 
 def _bytes_of(value: Any) -> int:
