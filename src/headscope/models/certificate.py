@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from headscope.models.model import Model
 
 # What can be refused beside sites; the words are used in sentences.
-SERVICES = ("to_bos", "prompts of unequal length", "generation in batches of unequal length", "generation")
+NEXT_TOKEN_LOSS = "next-token loss"
+SERVICES = (
+    "to_bos",
+    "prompts of unequal length",
+    "generation in batches of unequal length",
+    "generation",
+    NEXT_TOKEN_LOSS,
+)
 
 
 def writing(site: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall
-from headscope.models.certificate import Certificate, Check, writing
+from headscope.models.certificate import NEXT_TOKEN_LOSS, Certificate, Check, writing
 from headscope.models.devices import is_offloaded
 from headscope.models.generation import end_tokens
 from headscope.models.protocols import SiteEdit
@@ -68,6 +68,20 @@ def _logits_identical(trial: Trial) -> Check:
         plain = model.hf(trial.ids, use_cache=False).logits
     same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
     return Check("", same, relative_error(trial.base.logits, plain), 0.0)
+
+
+def _is_causal(trial: Trial) -> Check:
+    """Other tokens in the second half change nothing in the first."""
+    before = trial.prompts.longest // 2
+    other = trial.ids.clone()
+    other[:, before:] = other[:, before:].flip(0)
+    with torch.inference_mode():
+        logits = trial.model.hf(other, use_cache=False).logits
+    error = relative_error(logits[:, :before], trial.base.logits[:, :before])
+    passed = error <= trial.tolerance
+    return Check(
+        "", passed, error, trial.tolerance, detail="" if passed else "it sees the tokens that it is to predict"
+    )
 
 
 def _pattern_rows(trial: Trial) -> Check:
@@ -293,6 +307,7 @@ def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Modu
 
 # What each check refuses where it fails or raises, unless it says so itself.
 _CHECKS: dict[Callable[[Trial], Check], tuple[str, ...]] = {
+    _is_causal: (NEXT_TOKEN_LOSS, "generation"),
     _pattern_rows: ("pattern", "to_bos"),
     _pattern_eager: (),
     _z_is_pattern_times_v: ("pattern", "to_bos"),

@@ -93,6 +93,7 @@ def _open(
     commit: str | None = None,
 ) -> Model:
     config = getattr(hf, "config", None)
+    _refuse_encoders(config, name)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
         raise UnservedModel(
             f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
@@ -167,7 +168,7 @@ def _place(source: str) -> tuple[str, str]:
 def _check_config(place: str, name: str, revision: str | None, trust_remote_code: bool) -> None:
     """Raise, with what to do, unless there is a configuration that transformers knows."""
     try:
-        AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UnservedModel(
@@ -181,6 +182,16 @@ def _check_config(place: str, name: str, revision: str | None, trust_remote_code
             f"cannot find a model {name!r}{at}: it is no folder here, no zoo name "
             f"({', '.join(_ZOO + known for known in zoo.names())}), and no hub gave it ({_first_line(error)})"
         ) from error
+    _refuse_encoders(config, name)
+
+
+def _refuse_encoders(config: Any, name: str) -> None:
+    """Raise where tokens are read by an encoder, for a decoder that attends to it."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnservedModel(
+            f"cannot open {name!r}: {config.model_type!r} is an encoder-decoder model, whose decoder attends to what "
+            "an encoder read from both sides; heads of causal language models are served. Open a decoder-only model."
+        )
 
 
 def _refuse_broken(hf: nn.Module, name: str) -> None:
@@ -193,6 +204,10 @@ def _refuse_broken(hf: nn.Module, name: str) -> None:
 
 
 def _weights_error(place: str, name: str, error: Exception) -> Exception:
+    if "Unrecognized configuration class" in str(error):
+        return UnservedModel(
+            f"cannot open {name!r}: transformers has no causal language model of its type. Open a decoder-only model."
+        )
     folder = Path(place)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles and not list(folder.glob("*.safetensors")):

@@ -300,10 +300,11 @@ class OpenedModel:
         return prompts
 
     def _warn_of_padding(self, prompts: Prompts) -> None:
-        told = (getattr(owner, "pad_token_id", None) for owner in (self.tokenizer, self.text_config))
-        pad = next((token for token in told if token is not None), None)
-        # A text may well begin or end with one token that marks its beginning or end.
-        padded = padded_rows(prompts.tokens, pad, single=pad not in (self.bos_token_id, *end_tokens(self.hf)))
+        own = getattr(self.tokenizer, "pad_token_id", None)
+        pad = getattr(self.text_config, "pad_token_id", None) if own is None else own
+        # One such token is padding where a tokenizer has it for nothing else: texts begin and end with marks.
+        single = own is not None and own not in (self.bos_token_id, *end_tokens(self.hf))
+        padded = padded_rows(prompts.tokens, pad, single=single)
         if padded:
             warnings.warn(
                 f"example {padded[0]}{' and others' if padded[1:] else ''} of {len(prompts)} begins or ends with the "
