@@ -21,7 +21,8 @@ def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: 
         return
     table = Table("property", "", "error", "tolerance", "", box=None, pad_edge=False)
     for check in certificate.checks:
-        table.add_row(check.name, _WORDS[check.passed], _number(check.worst), _number(check.tolerance), check.detail)
+        word = _WORDS[check.passed] if check.made else "[yellow]not made[/yellow]"
+        table.add_row(check.name, word, _number(check.worst), _number(check.tolerance), check.detail)
     stdout.print(table)
     refused = certificate.to_json()["refused"]
     if not quiet:
