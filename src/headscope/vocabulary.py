@@ -97,7 +97,11 @@ SITES: dict[str, Site] = {
         Site("v", _KEY_HEADS, "values as the kernel receives them"),
         Site("pattern", ("batch", "head", "query", "key"), "attention probabilities"),
         Site("z", _QUERY_HEADS, "the input of the output projection, by head"),
-        Site("head_out", ("batch", "position", "head", "model"), "z through its slice of W_O"),
+        Site(
+            "head_out",
+            ("batch", "position", "head", "model"),
+            "z through its slice of W_O, before what follows on the way to attn_out",
+        ),
         Site("logits", ("batch", "position", "vocab"), "next-token scores"),
     )
 }

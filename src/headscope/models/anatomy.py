@@ -60,6 +60,11 @@ class Layer:
     input_norm: nn.Module | None = None
     streams: bool = True
 
+    @property
+    def writes_heads(self) -> bool:
+        """Whether heads, with the bias of the projection, sum to what attention adds to the residual stream."""
+        return self.projection_is_term and self.attention_term is not None and self.attention_term.scale == 1.0
+
 
 @dataclass(frozen=True)
 class Anatomy:

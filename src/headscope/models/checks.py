@@ -169,7 +169,9 @@ def _heads_sum(trial: Trial) -> Check:
             whole = projection(z.flatten(2))
             bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
         errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
-    return trial.verdict(errors)
+    apart = sum(not layer.writes_heads for layer in trial.model.anatomy.layers if layer.attention_term)
+    what = f"a norm or scale stands between that and attn_out in {apart} layers: heads do not sum to attn_out there"
+    return trial.verdict(errors, detail=what if apart else "")
 
 
 def _zero_head(trial: Trial) -> Check:

@@ -211,6 +211,12 @@ class OpenedModel:
 
     def require_site(self, site: str, layer: int, *, edited: bool = False) -> None:
         """Raise UnservedSite, with the reason, unless the model has this site in this layer (and edits of it)."""
+        reason = self.why_not(site, layer, edited=edited)
+        if reason:
+            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+
+    def why_not(self, site: str, layer: int, *, edited: bool = False) -> str | None:
+        """Why a site in a layer (or edits of it) is not served; None where it is."""
         site_named(site)
         anatomy = self.layer(layer, f"use {site!r}")
         reason = None
@@ -234,8 +240,7 @@ class OpenedModel:
             reason = "logits are not a site of a layer"
         for what in (site, writing(site)) if edited else (site,):
             reason = reason or self.refusals.get((what, layer)) or self.refusals.get((what, None))
-        if reason:
-            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+        return reason
 
     def require_service(self, service: str, layer: int | None = None) -> None:
         """Raise UnservedSite if the certificate refuses a service (models.certificate.SERVICES)."""
@@ -246,11 +251,7 @@ class OpenedModel:
 
     def has(self, site: str, layer: int) -> bool:
         """Whether the model has a site in a layer, and serves it."""
-        try:
-            self.require_site(site, layer)
-        except UnservedSite:
-            return False
-        return True
+        return self.why_not(site, layer) is None
 
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
