@@ -23,14 +23,7 @@ Role = tuple[tuple[int, ...], ...]
 PER_EXAMPLE = ("tokens", "answers", "foils", "prompt_lengths", "answer_tokens")
 """Fields of prompts with one entry for each example, as each role has; all but the first may be empty."""
 
-_FROM_TOKENIZERS = {
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "special_tokens_mask",
-    "offset_mapping",
-    "length",
-}
+_FROM_TOKENIZERS = {"input_ids", "attention_mask", "token_type_ids", "special_tokens_mask", "offset_mapping"}
 
 
 class HasTokens(Protocol):
