@@ -148,21 +148,14 @@ def targets_of(given: TargetLike) -> tuple[Target, ...]:
     return (*whole, *others)
 
 
-def _refuse_pair(given: object, site: str = "") -> None:
-    """Raise for (0, 2), which other libraries read as a head and a list of layers would read as two layers."""
-    if isinstance(given, tuple) and len(given) == 2 and (pair := whole_numbers(given)):
-        layer, head = pair
-        layers = f"({site!r}, {list(pair)})" if site else str(list(pair))
-        named = f"Target({site!r}, {layer}, ({head},))" if site else f"Head({layer}, {head}) or '{layer}.{head}'"
-        raise BadArgument(
-            f"cannot tell whether {given!r} is a head or two layers: write {named} for the head, {layers} for all "
-            "heads of both layers."
-        )
-
-
 def _items(given: object) -> list[object]:
     """What was given, one by one; a site with its layers is one thing."""
-    _refuse_pair(given)
+    if isinstance(given, tuple) and len(given) == 2 and (pair := whole_numbers(given)):
+        layer, head = pair
+        raise BadArgument(
+            f"cannot tell whether {given!r} is a head or two layers: write Head({layer}, {head}) or '{layer}.{head}' "
+            f"for the head, {list(pair)} for all heads of both layers."
+        )
     match given:
         case (str(site), layers) if not _HEADS.fullmatch(site) and isinstance(given, tuple):
             if not isinstance(layers, str | Head | Target) or layers == EVERY:
@@ -185,8 +178,6 @@ def _targets_of_one(item: object) -> list[Target]:
         case (str(site), str(word)) if word == EVERY:
             return [Target(site_named(site).name, EVERY)]
         case (str(site), given) if layers := whole_numbers(given):
-            if site in BY_HEAD:
-                _refuse_pair(given, site)
             return [Target(site_named(site).name, layer) for layer in layers]
         case _ if hasattr(item, "__index__") and (layers := whole_numbers(item)):
             return [Target("z", layer) for layer in layers]
