@@ -9,9 +9,11 @@ import torch
 from torch.testing import assert_close
 
 import headscope as hs
+from headscope.errors import BadArgument
 from headscope.hashing import digest
 from headscope.results.collect import sweep_batches
 from headscope.sweeps.sweep import Sweep
+from headscope.vocabulary import heads_of
 from tests import tiny
 from tests.test_command import run
 
@@ -40,6 +42,20 @@ def test_a_target_named_twice_is_changed_once(llama):
         both = [llama.run(ids, interventions=edit).logits for edit in (twice, once)]
         assert torch.equal(*both)
     assert hs.zero([0, 0]) == hs.zero(0)
+
+
+def test_a_pair_of_numbers_is_neither_taken_for_two_layers_nor_for_a_head(llama):
+    # (0, 2) is head 0.2 to most who write it; it ablated all heads of layers 0 and 2.
+    for pair in ((0, 2), (np.int64(0), 2)):
+        with pytest.raises(BadArgument, match="is a head or two layers"):
+            hs.zero(pair)
+    for build in (hs.to_bos, lambda pair: hs.path_patch(hs.zero("0.1"), pair)):
+        with pytest.raises(BadArgument, match=r"write Head\(0, 2\) or '0.2' for the head, \[0, 2\] for all heads"):
+            build((0, 2))
+    with pytest.raises(BadArgument, match="cannot read 0 as a head"):
+        heads_of((0, 2))  # type: ignore[arg-type]
+    assert hs.zero([0, 2]) == hs.zero(("z", [0, 2]))
+    assert hs.zero(("v", (0, 2))) == hs.zero(("v", [0, 2]))  # a site and its layers, however many
 
 
 def test_values_of_another_reference_or_measure_are_not_taken(llama, tmp_path):

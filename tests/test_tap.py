@@ -173,3 +173,40 @@ def test_gradients_flow_through_captures_when_asked():
     moved = model.run(ids, interventions=hs.add("1.2", push, positions=[7])).logits[0, -1, 5]
     base = model.run(ids).logits[0, -1, 5]
     assert gradient[0, 7, 2, 3].item() == pytest.approx((moved - base).item() / step, rel=0.05, abs=1e-4)
+
+
+def _plus(value):
+    """A value, alone or the first of several, with something added, as a steering hook does."""
+    return (value[0] + 0.5, *value[1:]) if isinstance(value, tuple) else value + 0.5
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("site", ["z", "embed", "resid_pre", "resid_post", "attn_out", "resid_mid", "mlp_out"])
+def test_what_goes_on_is_captured_whoever_changed_it(name, site):
+    # A hook put on a module after opening: what comes out of it, not what entered it, is what the model is given.
+    model = tiny.opened(name)
+    at = 0 if site == "embed" else 1
+    layer, seen = model.anatomy.layers[at], []
+    sums = {"attn_out": layer.attention_term.module, "resid_mid": layer.attention_term.module}
+    if site in ("z", "embed", "resid_pre"):
+        module = layer.projection if site == "z" else layer.module
+        hook = module.register_forward_pre_hook(lambda _, args, kwargs: (_plus(args), kwargs), with_kwargs=True)
+        late = module.register_forward_pre_hook(lambda _, args, kwargs: seen.append(args[0]), with_kwargs=True)
+    else:
+        module = {**sums, "mlp_out": layer.mlp_term.module, "resid_post": layer.module}[site]
+        hook = module.register_forward_hook(lambda _, args, result: _plus(result))
+        late = module.register_forward_hook(lambda _, args, result: seen.append(result))
+    sites = ["resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post", *(["embed"] if at == 0 else [])]
+    plain = model.hf(tiny.ids()).logits
+    run = model.run(tiny.ids(), capture=[(site, at), *((each, at) for each in sites), ("z", at)])
+    hook.remove(), late.remove()
+    assert torch.equal(run.logits, plain)
+    gone_on = seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1]
+    if site == "resid_mid":
+        gone_on = run["resid_pre", at] + gone_on
+    assert torch.equal(run[site, at].reshape(gone_on.shape), gone_on)
+    assert_close(run["resid_mid", at], run["resid_pre", at] + run["attn_out", at])
+    if site != "resid_post":
+        assert_close(run["resid_post", at], run["resid_mid", at] + run["mlp_out", at])
+    if layer.projection_is_term and site != "attn_out" and site != "resid_mid":
+        assert_close(run["head_out", at].sum(2) + model.head_bias(at), run["attn_out", at], atol=1e-4, rtol=1e-4)

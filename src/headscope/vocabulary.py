@@ -97,7 +97,11 @@ SITES: dict[str, Site] = {
         Site("v", _KEY_HEADS, "values as the kernel receives them"),
         Site("pattern", ("batch", "head", "query", "key"), "attention probabilities"),
         Site("z", _QUERY_HEADS, "the input of the output projection, by head"),
-        Site("head_out", ("batch", "position", "head", "model"), "z through its slice of W_O"),
+        Site(
+            "head_out",
+            ("batch", "position", "head", "model"),
+            "z through its slice of W_O, before what follows on the way to attn_out",
+        ),
         Site("logits", ("batch", "position", "vocab"), "next-token scores"),
     )
 }
@@ -178,9 +182,14 @@ def heads_of(given: "Head | str | Iterable[Head | str]") -> tuple[Head, ...]:
 
     >>> heads_of(["0.1", Head(1, 2)])
     (Head(0, 1), Head(1, 2))
+
+    Raises:
+        BadArgument: for anything else; a pair of numbers is no head.
     """
     if isinstance(given, Head):
         return (given,)
     if isinstance(given, str):
         return tuple(Head.parse(part) for part in given.split(","))
+    if not isinstance(given, Iterable):
+        raise BadArgument(f"cannot read {given!r} as a head: write Head(0, 2) or '0.2'.")
     return tuple(head for item in given for head in heads_of(item))

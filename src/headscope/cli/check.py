@@ -5,7 +5,10 @@ from typing import Any
 from rich.table import Table
 
 from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
+from headscope.errors import UnservedModel
 from headscope.models.checks import certify
+from headscope.models.model import Model
+from headscope.models.weights import withheld_weights
 
 _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]does not apply[/dim]"}
 
@@ -16,14 +19,16 @@ def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: 
     loaded = opened(model, opening)
     loaded.refusals = {}
     certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
+    loaded.refusals = certificate.refusals()
+    refused = certificate.to_json()["refused"] + _refused_besides(loaded)
     if json:
-        print_json(certificate.to_json())
+        print_json({**certificate.to_json(), "refused": refused})
         return
     table = Table("property", "", "error", "tolerance", "", box=None, pad_edge=False)
     for check in certificate.checks:
-        table.add_row(check.name, _WORDS[check.passed], _number(check.worst), _number(check.tolerance), check.detail)
+        word = _WORDS[check.passed] if check.made else "[yellow]not made[/yellow]"
+        table.add_row(check.name, word, _number(check.worst), _number(check.tolerance), check.detail)
     stdout.print(table)
-    refused = certificate.to_json()["refused"]
     if not quiet:
         stdout.print()
     if not refused:
@@ -31,6 +36,19 @@ def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: 
     for refusal in refused:
         where = f" in layers {', '.join(map(str, refusal['layers']))}" if refusal["layers"] else ""
         stdout.print(f"Refused: {refusal['site']}{where}: {refusal['reason']}.", markup=False)
+
+
+def _refused_besides(model: Model) -> list[dict[str, Any]]:
+    """What is refused though every check passes: matrices that are none, direct effects through more than a norm."""
+    refused: list[dict[str, Any]] = [
+        {"site": name, "layers": layers, "reason": reason}
+        for (name, reason), layers in withheld_weights(model).items()
+    ]
+    try:
+        model.require_direct_effects()
+    except UnservedModel as error:
+        refused.append({"site": "direct effects", "layers": [], "reason": str(error).rstrip(".")})
+    return refused
 
 
 def _number(value: float | None) -> str:

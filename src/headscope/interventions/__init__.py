@@ -1,6 +1,6 @@
 """Interventions as frozen data: ablation, routing, freezing, patching, steering; one interface for all.
 
-Each constructor takes what to act on (a `Head` or "1.4", several heads, layers by their numbers for all
+Each constructor takes what to act on (a `Head` or "1.4", several heads, layers as 2 or [0, 2] for all
 their heads, or a site and its layers as ("resid_pre", 3) or ("v", "all")), where (`positions`: an index,
 several, a role, "all") and how far (`strength`, 0 to 1). `str` names an intervention in messages and tables.
 """

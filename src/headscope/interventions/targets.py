@@ -128,6 +128,8 @@ def targets_of(given: TargetLike) -> tuple[Target, ...]:
     >>> targets_of(("v", "all"))
     (Target(site='v', layer='all', heads=None),)
 
+    Two numbers in a tuple are refused: whoever writes (0, 2) may mean head 0.2. Layers are listed: [0, 2].
+
     Raises:
         BadArgument: for anything else, or an empty list.
     """
@@ -148,6 +150,12 @@ def targets_of(given: TargetLike) -> tuple[Target, ...]:
 
 def _items(given: object) -> list[object]:
     """What was given, one by one; a site with its layers is one thing."""
+    if isinstance(given, tuple) and len(given) == 2 and (pair := whole_numbers(given)):
+        layer, head = pair
+        raise BadArgument(
+            f"cannot tell whether {given!r} is a head or two layers: write Head({layer}, {head}) or '{layer}.{head}' "
+            f"for the head, {list(pair)} for all heads of both layers."
+        )
     match given:
         case (str(site), layers) if not _HEADS.fullmatch(site) and isinstance(given, tuple):
             if not isinstance(layers, str | Head | Target) or layers == EVERY:

@@ -53,7 +53,8 @@ class Measure:
 
     Values on disk are found again by name, positions, `parameters` (whatever else decides a value) and `version`,
     which the author raises when what is computed changes. Without a version the source of `compute`, and what that
-    refers to, stands in its place (measures.identity).
+    refers to, stands in its place (measures.identity). `next_token` says that it judges tokens of the prompts by the
+    logits before them, which means nothing on a model that looks ahead.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Measure:
     split: "Callable[[slice], Measure] | None" = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
+    next_token: bool = False
 
     def rows(self, chosen: slice) -> "Measure":
         """The measure for some of the examples; itself unless it holds something per example."""
@@ -112,7 +114,7 @@ def loss(positions: PositionsLike = ALL) -> Measure:
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
         return _mean_of_predicting(-_log_probability_of_following(logits, prompts, at), prompts, at, where)
 
-    return Measure("loss", "nats", -1, ReadOut(where), compute, version=1)
+    return Measure("loss", "nats", -1, ReadOut(where), compute, version=1, next_token=True)
 
 
 def next_logit(positions: PositionsLike = ALL) -> Measure:
@@ -128,7 +130,7 @@ def next_logit(positions: PositionsLike = ALL) -> Measure:
         own = scores.gather(-1, following[..., None]).squeeze(-1) - scores.mean(-1)
         return _mean_of_predicting(own, prompts, at, where)
 
-    return Measure("next_logit", "logits", 1, ReadOut(where), compute, version=1)
+    return Measure("next_logit", "logits", 1, ReadOut(where), compute, version=1, next_token=True)
 
 
 def probability(position: PositionsLike = -1) -> Measure:
@@ -204,7 +206,7 @@ def _joint(name: str, unit: str, positions: PositionsLike, function: Callable[[T
         total = function(torch.where(wanted, judged, 0.0).sum(1))
         return torch.where(wanted.any(1), total, float("nan"))
 
-    return Measure(name, unit, 1, ReadOut(where), compute, version=1)
+    return Measure(name, unit, 1, ReadOut(where), compute, version=1, next_token=True)
 
 
 def _following(prompts: Prompts, at: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class Layer:
     input_norm: nn.Module | None = None
     streams: bool = True
 
+    @property
+    def writes_heads(self) -> bool:
+        """Whether heads, with the bias of the projection, sum to what attention adds to the residual stream."""
+        return self.projection_is_term and self.attention_term is not None and self.attention_term.scale == 1.0
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -273,8 +278,20 @@ def _projection(inside: Sequence[Event], attention: Event, call: Attended) -> Ev
     exact = [event for event in later if _same(event.inputs[0], call.by_head, 0.0)]
     own = [event for event in later if event.end <= attention.end]
     if exact:
-        return exact[0]
+        return _around(exact[0], inside, call)
     return own[-1] if own else None
+
+
+def _around(projection: Event, inside: Sequence[Event], call: Attended) -> Event:
+    """The module around the projection with more weights that `z` enters, as an adapter puts one; else itself."""
+    own = set(projection.module.parameters())
+    for event in inside:
+        outer = call.time < event.start < projection.start and projection.end < event.end
+        # Given the heads alone: what also takes the residual stream adds it inside.
+        alone = outer and len(event.inputs) == 1 and _same(event.inputs[0], call.by_head, 0.0)
+        if alone and any(weight.ndim == 2 for weight in set(event.module.parameters()) - own):
+            return event
+    return projection
 
 
 def _head_of(

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from headscope.models.model import Model
 
 # What can be refused beside sites; the words are used in sentences.
-SERVICES = ("to_bos", "prompts of unequal length", "generation in batches of unequal length", "generation")
+NEXT_TOKEN_LOSS = "next-token loss"
+SERVICES = (
+    "to_bos",
+    "prompts of unequal length",
+    "generation in batches of unequal length",
+    "generation",
+    NEXT_TOKEN_LOSS,
+)
 
 
 def writing(site: str) -> str:
@@ -34,7 +41,9 @@ def writing(site: str) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """One property: `passed` is None where it does not apply; `layers` are those that fail.
+    """One property: `passed` is None where it does not apply, or where the check could not be made (`made` is False).
+
+    `layers` are those that fail.
 
     `worst` is the largest error seen (relative to the largest value, unless `detail` says otherwise) and
     `refuses` the sites or services that depend on the property.
@@ -47,6 +56,7 @@ class Check:
     layers: tuple[int, ...] = ()
     refuses: tuple[str, ...] = ()
     detail: str = ""
+    made: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 In: an opened model. Out: checks (models.certificate). Every property compares two independent ways to the
 same number: kernel against pattern times values, hook against zeroed weights, cached against recomputed.
-An error raised by the model itself is a failed check with its words, never a crash.
+An error raised by the model itself is a failed check with its words, never a crash. An error raised by what the model
+is only compared with (weights that cannot be copied or written to) says nothing of it: that check is not made.
 """
 
 import copy
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall
-from headscope.models.certificate import Certificate, Check, writing
+from headscope.models.certificate import NEXT_TOKEN_LOSS, Certificate, Check, writing
 from headscope.models.devices import is_offloaded
 from headscope.models.generation import end_tokens
 from headscope.models.protocols import SiteEdit
@@ -52,13 +53,23 @@ def _guarded(check: Callable[[Trial], Check], refuses: tuple[str, ...], trial: T
     except HeadscopeError as error:
         detail = str(error)
     except Exception as error:  # whatever a model file raises is a finding about that model
-        detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+        detail = _said(error)
     return Check(name, False, refuses=refuses, detail=detail)
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, with its type."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
 
 
 def _skipped(why: str) -> Check:
     """The outcome of a check that does not apply."""
     return Check("", None, detail=why)
+
+
+def _not_made(why: str) -> Check:
+    """The outcome of a check for want of something to compare the model with."""
+    return Check("", None, detail=why, made=False)
 
 
 def _logits_identical(trial: Trial) -> Check:
@@ -68,6 +79,18 @@ def _logits_identical(trial: Trial) -> Check:
         plain = model.hf(trial.ids, use_cache=False).logits
     same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
     return Check("", same, relative_error(trial.base.logits, plain), 0.0)
+
+
+def _is_causal(trial: Trial) -> Check:
+    """Other tokens in the second half change nothing in the first."""
+    before = trial.prompts.longest // 2
+    other = trial.ids.clone()
+    other[:, before:] = other[:, before:].flip(0)
+    with torch.inference_mode():
+        logits = trial.model.hf(other, use_cache=False).logits
+    error = relative_error(logits[:, :before], trial.base.logits[:, :before])
+    detail = "" if error <= trial.tolerance else "it sees the tokens that it is to predict"
+    return Check("", not detail, error, trial.tolerance, detail=detail)
 
 
 def _pattern_rows(trial: Trial) -> Check:
@@ -83,20 +106,23 @@ def _pattern_eager(trial: Trial) -> Check:
     """The pattern is that of the model's own eager attention, on a copy with a configuration of its own."""
     model = trial.model
     if is_offloaded(model.hf):
-        return _skipped("the model is offloaded and cannot be copied")
+        return _not_made("the model is offloaded and cannot be copied")
     if sum(weight.numel() for weight in model.hf.parameters()) > COPIED_PARAMETERS:
-        return _skipped("the model is too large to be copied")
-    eager: Any = copy.deepcopy(model.hf)
-    if hasattr(eager, "set_attn_implementation"):
-        eager.set_attn_implementation("eager")
-    with torch.inference_mode():
-        result = eager(trial.ids, use_cache=False, output_attentions=True)
+        return _not_made("the model is too large to be copied")
+    try:
+        eager: Any = copy.deepcopy(model.hf)
+        if hasattr(eager, "set_attn_implementation"):
+            eager.set_attn_implementation("eager")
+        with torch.inference_mode():
+            result = eager(trial.ids, use_cache=False, output_attentions=True)
+    except Exception as error:  # the copy's, not the model's
+        return _not_made(f"a copy with eager attention does not run: {_said(error)}")
     if not relative_error(result.logits, trial.base.logits) <= 10 * trial.tolerance:
-        return _skipped("its own eager attention gives other logits")
+        return _not_made("its own eager attention gives other logits")
     shown = [seen for seen in result.attentions or () if isinstance(seen, Tensor) and seen.ndim == 4]
     layers = trial.layers("pattern")
     if len(shown) != len(layers):
-        return _skipped(f"eager shows {len(shown)} patterns for {len(layers)} layers")
+        return _not_made(f"eager shows {len(shown)} patterns for {len(layers)} layers")
     errors = {
         layer: float((trial.base["pattern", layer].float() - pattern.float()).abs().max())
         for layer, pattern in zip(layers, shown, strict=True)
@@ -141,23 +167,30 @@ def _heads_sum(trial: Trial) -> Check:
             whole = projection(z.flatten(2))
             bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
         errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
-    return trial.verdict(errors)
+    apart = sum(not layer.writes_heads for layer in trial.model.anatomy.layers if layer.attention_term)
+    what = f"a norm or scale stands between that and attn_out in {apart} layers: heads do not sum to attn_out there"
+    return trial.verdict(errors, detail=what if apart else "")
 
 
 def _zero_head(trial: Trial) -> Check:
-    """A head zeroed at z gives the logits of a projection whose columns for it are zero."""
-    errors = {}
+    """A head zeroed at z gives the logits of a projection with zeros for its columns, and of a kernel that gives 0.
+
+    The one shows that nothing else of the projection reads the head, the other that nothing beside it does.
+    """
+    errors: dict[int, float] = {}
+    unread = ""
     for layer in trial.sampled("z"):
         anatomy = trial.model.anatomy.layers[layer]
-        assert anatomy.projection is not None
-        without = _without_head(anatomy.projection, anatomy.head_dim, head=trial.head(layer))
-        if without is None:
-            return _skipped(f"no columns to zero in a {type(anatomy.projection).__name__}")
-        ablated = trial.edited("z", layer, trial.zero_head(layer))
-        with torch.inference_mode(), replaced(trial.model.hf, [(anatomy.projection, without)]):
-            expected = trial.model.hf(trial.ids, use_cache=False).logits
-        errors[layer] = relative_error(ablated.logits, expected)
-    return trial.verdict(errors)
+        expected = [] if anatomy.gated or (anatomy.inline and not anatomy.fused) else [trial.silenced(layer)]
+        try:
+            expected.append(_without_columns(trial, layer))
+        except Exception as error:  # of the changed copy, not of the model
+            unread = f"no columns to zero in a {type(anatomy.projection).__name__}: {_said(error)}"
+        if not expected:
+            return _not_made(unread)
+        ablated = trial.edited("z", layer, trial.zero_head(layer)).logits
+        errors[layer] = max(relative_error(ablated, logits) for logits in expected)
+    return trial.verdict(errors, detail=unread)
 
 
 def _to_bos(trial: Trial) -> Check:
@@ -269,25 +302,33 @@ def _generation(trial: Trial) -> Check:
     return Check("", short <= trial.tolerance, short, trial.tolerance)
 
 
-def _without_head(projection: nn.Module, head_dim: int, *, head: int) -> nn.Module | None:
-    """A copy of a linear projection to which one head contributes nothing."""
-    weight = getattr(projection, "weight", None)
+def _without_columns(trial: Trial, layer: int) -> Tensor:
+    """Logits with a copy of the output projection to which the head on trial contributes nothing.
+
+    Raises:
+        TypeError: if the projection is not known to keep columns; or whatever a copy of its weights raises.
+    """
+    model, anatomy = trial.model, trial.model.anatomy.layers[layer]
+    weight = getattr(anatomy.projection, "weight", None)
     if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
-        return None
-    copied: Any = copy.deepcopy(projection)
-    part = slice(head * head_dim, (head + 1) * head_dim)
+        raise TypeError("its weight is not at hand")
+    copied: Any = copy.deepcopy(anatomy.projection)
+    part = slice(trial.head(layer) * anatomy.head_dim, (trial.head(layer) + 1) * anatomy.head_dim)
     with torch.no_grad():
-        if isinstance(projection, nn.Linear):
+        if isinstance(copied, nn.Linear):
             copied.weight[:, part] = 0
-        elif type(projection).__name__ == "Conv1D":
+        elif type(copied).__name__ == "Conv1D":
             copied.weight[part] = 0
         else:
-            return None
-    return copied  # type: ignore[no-any-return]
+            raise TypeError("it is neither a Linear nor a Conv1D")
+    assert anatomy.projection is not None
+    with torch.inference_mode(), replaced(model.hf, [(anatomy.projection, copied)]):
+        return model.hf(trial.ids, use_cache=False).logits  # type: ignore[no-any-return]
 
 
 # What each check refuses where it fails or raises, unless it says so itself.
 _CHECKS: dict[Callable[[Trial], Check], tuple[str, ...]] = {
+    _is_causal: (NEXT_TOKEN_LOSS, "generation"),
     _pattern_rows: ("pattern", "to_bos"),
     _pattern_eager: (),
     _z_is_pattern_times_v: ("pattern", "to_bos"),

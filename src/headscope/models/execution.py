@@ -44,11 +44,15 @@ def edited(
     """
     captured: dict[tuple[str, int], Tensor] = {}
     kept: list[SiteEdit | CallEdit] = []
+    last: list[SiteEdit] = []
     readers: dict[int, list[Reader]] = defaultdict(list)
     for site, layer in wanted:
-        if site != "pattern":
-            # After all edits of the site; of q, k, v before the kernel, so that gradients pass through the copy.
-            kept.append(SiteEdit(site, layer, partial(_keep, captured, (site, layer))))
+        keep = SiteEdit(site, layer, partial(_keep, captured, (site, layer)))
+        if site in ("q", "k", "v"):
+            # After all edits, before the kernel, so that gradients pass through the copy.
+            kept.append(keep)
+        elif site != "pattern":
+            last.append(keep)
         elif torch.is_grad_enabled():
             # A pattern read beside the kernel has no part in the logits: for gradients it must be written.
             kept.append(CallEdit(layer, partial(_keep_pattern, captured)))
@@ -58,12 +62,14 @@ def edited(
         for layer in anatomy.attending:
             readers[layer].append(reader)
     tap = Tap(anatomy.through_interface, layout, edits=[*edits, *kept], readers=readers)
-    hooks = SiteHooks(anatomy, tap)
+    keeper = Tap({}, layout, edits=last)
     with (
         uncompiled(root),
         tap.active(),
+        keeper.active(),
         _counting_cells(root, tap, before),
-        hooks.active(),
+        SiteHooks(anatomy, tap).active(),
+        SiteHooks(anatomy, keeper, last=True).active(),
         watching(tap, anatomy.inline),
     ):
         yield captured

@@ -1,7 +1,8 @@
 """Reading and changing the residual sites and `z` of a forward pass, through hooks on the found modules.
 
 In: the anatomy, and the tap that holds the changes of one run. Out: a context in which it applies them.
-Hooks are put before all others, so that `output_hidden_states` and users' own hooks see edited values. A hook on a
+Hooks that edit are put before all others, so that `output_hidden_states` and users' own hooks see edited values;
+those that capture come after all others, so that what is captured is what the next module is given. A hook on a
 module is seen by every thread; each therefore acts only where its run is the current one.
 
     layer           enters: embed (layer 0), resid_pre                          leaves: resid_post
@@ -10,7 +11,7 @@ module is seen by every thread; each therefore acts only where its run is the cu
       attention term                            leaves: attn_out; resid_mid = what entered the layer + attn_out
       MLP term                                  leaves: mlp_out
 
-At each name the tap applies its changes, of which a capture is the last: what is kept is what the model goes on with.
+At each name the tap applies its changes. A capture is one too: the model goes on with what is kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,10 +26,10 @@ from headscope.models.tap import Tap
 
 
 class SiteHooks:
-    """Hooks of one run on the layers of one model."""
+    """Hooks of one run on the layers of one model, before those of others or after them (`last`)."""
 
-    def __init__(self, anatomy: Anatomy, tap: Tap) -> None:
-        self._anatomy, self._tap = anatomy, tap
+    def __init__(self, anatomy: Anatomy, tap: Tap, *, last: bool = False) -> None:
+        self._anatomy, self._tap, self._first = anatomy, tap, not last
         self._stream: dict[int, Tensor] = {}
 
     @contextmanager
@@ -97,7 +98,7 @@ class SiteHooks:
             name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
             return args, {**kwargs, name: visit(kwargs[name])}
 
-        return module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+        return module.register_forward_pre_hook(hook, with_kwargs=True, prepend=self._first)
 
     def _after(self, module: nn.Module, visit: Callable[[Tensor], Tensor]) -> Any:
         def hook(_: nn.Module, args: Any, result: Any) -> Any:
@@ -107,4 +108,4 @@ class SiteHooks:
                 return type(result)([visit(result[0]), *result[1:]])
             return visit(result)
 
-        return module.register_forward_hook(hook, prepend=True)
+        return module.register_forward_hook(hook, prepend=self._first)

@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import headscope.architectures  # noqa: F401 - registers our own models with transformers
 from headscope import zoo
 from headscope.errors import BadArgument, BrokenWeights, HeadscopeError, ModelNotFound, UnsafeWeights, UnservedModel
-from headscope.models.anatomy import dissect
+from headscope.models.anatomy import Anatomy, dissect
 from headscope.models.certificate import Certificate, cached, key_of, remember
 from headscope.models.checks import certify
 from headscope.models.model import Model
 from headscope.models.probe import probe
+from headscope.models.tap import aside
 from headscope.tasks.language import LANGUAGES
 
 _ZOO = "zoo:"
@@ -92,16 +93,25 @@ def _open(
     commit: str | None = None,
 ) -> Model:
     config = getattr(hf, "config", None)
+    _refuse_encoders(config, name)
     if not isinstance(hf, PreTrainedModel) or config is None or hf.get_output_embeddings() is None:
         raise UnservedModel(
             f"cannot open a {type(hf).__name__}: it is no causal language model of transformers. "
             "Pass a model of a ...ForCausalLM class."
         )
+    model = Model(hf, _anatomy(hf, name), name=name, tokenizer=tokenizer, language=language, commit=commit)
+    _prove(model, files)
+    model.prove = _prove_again
+    return model
+
+
+def _anatomy(hf: nn.Module, name: str) -> Anatomy:
+    """What a probe pass finds, or one sentence."""
     _refuse_broken(hf, name)
     try:
-        text = config.get_text_config()
+        text: Any = hf.config.get_text_config()  # type: ignore[operator,union-attr]
         context = getattr(text, "max_position_embeddings", None) or 2**31
-        anatomy = dissect(hf, probe(hf, text.vocab_size, context))
+        return dissect(hf, probe(hf, text.vocab_size, context))
     except HeadscopeError:
         raise
     except Exception as error:  # whatever a model file raises on twelve plain tokens
@@ -109,11 +119,20 @@ def _open(
             f"cannot open {name!r}: a plain forward pass over a few tokens fails with {type(error).__name__}: "
             f"{_first_line(error)}"
         ) from error
-    model = Model(hf, anatomy, name=name, tokenizer=tokenizer, language=language, commit=commit)
+
+
+def _prove(model: Model, files: Path | None) -> None:
     model.certificate = _certificate(model, files)
     model.certificate.require_identical()
     model.refusals = model.certificate.refusals()
-    return model
+
+
+def _prove_again(model: Model) -> None:
+    """The anatomy and the certificate of a model whose modules were exchanged: its files say nothing of it now."""
+    model.refusals = {}
+    with aside(), model.unedited():
+        model.anatomy = _anatomy(model.hf, model.name)
+        _prove(model, None)
 
 
 def _certificate(model: Model, files: Path | None) -> Certificate:
@@ -149,7 +168,7 @@ def _place(source: str) -> tuple[str, str]:
 def _check_config(place: str, name: str, revision: str | None, trust_remote_code: bool) -> None:
     """Raise, with what to do, unless there is a configuration that transformers knows."""
     try:
-        AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UnservedModel(
@@ -163,6 +182,16 @@ def _check_config(place: str, name: str, revision: str | None, trust_remote_code
             f"cannot find a model {name!r}{at}: it is no folder here, no zoo name "
             f"({', '.join(_ZOO + known for known in zoo.names())}), and no hub gave it ({_first_line(error)})"
         ) from error
+    _refuse_encoders(config, name)
+
+
+def _refuse_encoders(config: Any, name: str) -> None:
+    """Raise where tokens are read by an encoder, for a decoder that attends to it."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnservedModel(
+            f"cannot open {name!r}: {config.model_type!r} is an encoder-decoder model, whose decoder attends to what "
+            "an encoder read from both sides; heads of causal language models are served. Open a decoder-only model."
+        )
 
 
 def _refuse_broken(hf: nn.Module, name: str) -> None:
@@ -175,6 +204,10 @@ def _refuse_broken(hf: nn.Module, name: str) -> None:
 
 
 def _weights_error(place: str, name: str, error: Exception) -> Exception:
+    if "Unrecognized configuration class" in str(error):
+        return UnservedModel(
+            f"cannot open {name!r}: transformers has no causal language model of its type. Open a decoder-only model."
+        )
     folder = Path(place)
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles and not list(folder.glob("*.safetensors")):

@@ -42,11 +42,12 @@ class Model(OpenedModel):
         self,
         prompts: PromptsLike,
         *,
+        attention_mask: Any = None,
         interventions: Edits = (),
         capture: Capture | Sequence[Capture] = (),
         grad: bool = False,
     ) -> Run:
-        """One forward pass over all prompts.
+        """One forward pass over all prompts; what `attention_mask` [batch, position] marks with 0 is left out.
 
         `capture` names sites ("pattern"), or sites in layers (("z", 3), ("z", [3, 4])); nothing else is
         kept. With `grad` the logits and captures carry gradients; a captured `pattern` then takes the kernel's
@@ -54,7 +55,7 @@ class Model(OpenedModel):
 
         >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
         """
-        checked = self.prompts(prompts)
+        checked = self.prompts(prompts, attention_mask)
         if checked.ragged:
             self.require_service("prompts of unequal length")
         edits, given = self.prepare(checked, interventions)
@@ -76,6 +77,7 @@ class Model(OpenedModel):
         self,
         prompts: PromptsLike,
         *,
+        attention_mask: Any = None,
         max_new_tokens: int = 20,
         interventions: Edits = (),
         seed: int = 0,
@@ -90,7 +92,7 @@ class Model(OpenedModel):
             BadArgument: for options under which positions lose their meaning (beams, assistants).
         """
         check_options(options)
-        checked = self.to_continue(prompts, max_new_tokens)
+        checked = self.to_continue(self.prompts(prompts, attention_mask), max_new_tokens)
         edits, given = self.prepare(checked, interventions, growing=True)
         if edits:
             self.require_service("generation")
@@ -166,7 +168,9 @@ class Model(OpenedModel):
     def key_heads(self, layer: int) -> int:
         """How many key/value heads a layer has; query head h reads key/value head h // (heads / key_heads)."""
         return int(
-            self.cached(f"key_heads {layer}", lambda: self.activations([[0]], [("v", layer)])["v", layer].shape[2])
+            self.cached(
+                f"key_heads {layer}", lambda: self.activations(Prompts.of([0]), [("v", layer)])["v", layer].shape[2]
+            )
         )
 
     def batch_rows(self, rows: slice) -> AbstractContextManager[None]:
@@ -215,6 +219,7 @@ class Model(OpenedModel):
 
     def head_weights(self, layer: int, *, fold_norm: bool = True) -> HeadWeights:
         """W_Q, W_K, W_V and W_O of every head of a layer; see `models.weights`."""
+        self.follow_changes()
         self.layer(layer, "read weights")
         return head_weights(self, layer, fold_norm=fold_norm)
 

@@ -6,8 +6,8 @@ lies in the architecture (no residual stream between attention and MLP in a para
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate, writing
 from headscope.models.devices import default_memory_bytes, device_of
-from headscope.tasks.prompts import Prompts, PromptsLike
+from headscope.models.generation import end_tokens
+from headscope.tasks.prompts import Prompts, PromptsLike, padded_rows
 from headscope.vocabulary import Head, site_named
 
 
@@ -48,7 +49,10 @@ class OpenedModel:
         self.refusals: dict[tuple[str, int | None], str] = {}
         self._cache: dict[str, Any] = {}
         self._weights_state = 0
-        self._clear_if_changed()
+        # Proves the model anew once its modules are not those that were proved; set when opened (models.loading).
+        self.prove: Callable[[Any], None] | None = None
+        self._modules = tuple(hf.modules())
+        self.follow_changes()
         self._loaded_state = self._weights_state
 
     def __repr__(self) -> str:
@@ -96,7 +100,7 @@ class OpenedModel:
         told = getattr(self.tokenizer, "bos_token_id", None)
         return told if told is not None else getattr(self.text_config, "bos_token_id", None)
 
-    @cached_property
+    @property
     def heads(self) -> tuple[Head, ...]:
         """Every head, in order of layer and index."""
         layers = enumerate(self.anatomy.layers)
@@ -130,19 +134,36 @@ class OpenedModel:
 
     def is_cached(self, key: str) -> bool:
         """Whether `cached` has something under this key."""
-        self._clear_if_changed()
+        self.follow_changes()
         return key in self._cache
 
     def clear_cache(self) -> None:
         """Drop everything that was computed from the weights: means, source runs, the identity."""
         self._cache.clear()
 
-    def _clear_if_changed(self) -> None:
+    def follow_changes(self) -> None:
+        """Forget what was computed from other weights; where modules were exchanged, prove the model anew.
+
+        An adapter put around a projection, or two layers swapped, leave an anatomy whose hooks nobody comes by.
+
+        Raises:
+            UnservedModel: if the model, as it is now, is not served.
+        """
         tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
-        state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        modules = tuple(self.hf.modules())
+        # What offloading moves in inference mode has no version.
+        versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
+        state = hash((modules, *versions))
         if state != self._weights_state:
             self._weights_state = state
             self.clear_cache()
+        if modules != self._modules and self.prove is not None:
+            proved, self._modules = self._modules, modules
+            try:
+                self.prove(self)
+            except BaseException:
+                self._modules = proved  # what is not proved is refused the next time too
+                raise
 
     @property
     def identity(self) -> str:
@@ -150,7 +171,7 @@ class OpenedModel:
 
         A commit stands for the weights only as long as they are those that were loaded.
         """
-        self._clear_if_changed()
+        self.follow_changes()
         if self.commit is not None and self._weights_state == self._loaded_state:
             return self.commit
         return str(self.cached("identity", self._content_hash))
@@ -190,6 +211,12 @@ class OpenedModel:
 
     def require_site(self, site: str, layer: int, *, edited: bool = False) -> None:
         """Raise UnservedSite, with the reason, unless the model has this site in this layer (and edits of it)."""
+        reason = self.why_not(site, layer, edited=edited)
+        if reason:
+            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+
+    def why_not(self, site: str, layer: int, *, edited: bool = False) -> str | None:
+        """Why a site in a layer (or edits of it) is not served; None where it is."""
         site_named(site)
         anatomy = self.layer(layer, f"use {site!r}")
         reason = None
@@ -213,8 +240,7 @@ class OpenedModel:
             reason = "logits are not a site of a layer"
         for what in (site, writing(site)) if edited else (site,):
             reason = reason or self.refusals.get((what, layer)) or self.refusals.get((what, None))
-        if reason:
-            raise UnservedSite(f"cannot use {site!r} in layer {layer} of {self.name}: {reason}.")
+        return reason
 
     def require_service(self, service: str, layer: int | None = None) -> None:
         """Raise UnservedSite if the certificate refuses a service (models.certificate.SERVICES)."""
@@ -225,15 +251,12 @@ class OpenedModel:
 
     def has(self, site: str, layer: int) -> bool:
         """Whether the model has a site in a layer, and serves it."""
-        try:
-            self.require_site(site, layer)
-        except UnservedSite:
-            return False
-        return True
+        return self.why_not(site, layer) is None
 
     def require_direct_effects(self) -> None:
         """Raise UnservedModel unless components reach the logits through one norm and the unembedding."""
         stands = "more than a norm stands between its residual stream and its unembedding"
+        self.follow_changes()
         reason = None if self.anatomy.reads_stream else stands
         for index, layer in enumerate(self.anatomy.layers):
             if layer.carry is None or not layer.complete or (layer.heads and layer.projection is None):
@@ -243,13 +266,18 @@ class OpenedModel:
                 f"cannot compute direct effects in {self.name}: {reason}. Total effects (ablating heads) still work."
             )
 
-    def prompts(self, given: PromptsLike) -> Prompts:
+    def prompts(self, given: PromptsLike, attention_mask: Any = None) -> Prompts:
         """`given` as prompts, checked against the vocabulary and the context of this model.
+
+        Bare token ids that look padded, and come without a mask, are run as they are, with a warning.
 
         Raises:
             PromptError: for empty prompts, ids outside the vocabulary, or prompts beyond the context.
         """
-        prompts = Prompts.of(given)
+        prompts = Prompts.of(given, attention_mask)
+        bare = not isinstance(given, Prompts) and attention_mask is None
+        if bare and not (isinstance(given, Mapping) and given.get("attention_mask") is not None):
+            self._warn_of_padding(prompts)
         low, high = min(map(min, prompts.tokens)), max(map(max, prompts.tokens))
         answers, foils = f"ask {self.name} for the answer", f"ask {self.name} for the foil"
         asked = ((f"run {self.name} on token", (low, high)), (answers, prompts.answers), (foils, prompts.foils))
@@ -259,11 +287,12 @@ class OpenedModel:
                 raise PromptError(
                     f"cannot {doing} {outside[0]}: its vocabulary has {self.vocab_size} tokens, numbered from 0."
                 )
-        if self.hf.training:
+        if any(module.training for module in self.hf.modules()):  # what is put into a model later is in training mode
             raise BadArgument(
                 f"cannot run {self.name} in training mode: dropout would make every run another, and gradient "
                 "checkpointing would recompute without interventions. Call model.hf.eval() first."
             )
+        self.follow_changes()
         if self.context is not None and prompts.longest > self.context:
             raise PromptError(
                 f"cannot run {self.name} on prompts of {prompts.longest} tokens: its context holds "
@@ -271,8 +300,23 @@ class OpenedModel:
             )
         return prompts
 
+    def _warn_of_padding(self, prompts: Prompts) -> None:
+        own = getattr(self.tokenizer, "pad_token_id", None)
+        pad = getattr(self.text_config, "pad_token_id", None) if own is None else own
+        # One such token is padding where a tokenizer has it for nothing else: texts begin and end with marks.
+        single = own is not None and own not in (self.bos_token_id, *end_tokens(self.hf))
+        padded = padded_rows(prompts.tokens, pad, single=single)
+        if padded:
+            warnings.warn(
+                f"example {padded[0]}{' and others' if padded[1:] else ''} of {len(prompts)} begins or ends with the "
+                f"padding token {pad} of {self.name}, which is run as text: pass attention_mask=, or what the "
+                "tokenizer returns as a whole.",
+                stacklevel=4,
+            )
+
     def unembedding_matrix(self) -> Tensor:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
+        self.follow_changes()
         weight = getattr(self.anatomy.unembedding, "weight", None)
         if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
             return weight.detach()
@@ -288,6 +332,7 @@ class OpenedModel:
         return self._projection(layer)[0].reshape(anatomy.heads, anatomy.head_dim, -1)
 
     def _projection(self, layer: int) -> tuple[Tensor, Tensor]:
+        self.follow_changes()
         self.require_site("z", layer)
         anatomy = self.anatomy.layers[layer]
         return self._affine(anatomy.projection, anatomy.heads * anatomy.head_dim)
@@ -296,8 +341,9 @@ class OpenedModel:
         """W [width, out] and b [out] of a module that computes x @ W + b, from what it makes of basis vectors."""
         with torch.no_grad():
             basis = torch.eye(width, dtype=self.dtype, device=self.device)
-            bias = module(torch.zeros_like(basis[:1]))
-            return module(basis) - bias, bias[0]
+            # Hooks of others belong to what enters the module and what leaves it, not to its weights.
+            bias = module.forward(torch.zeros_like(basis[:1]))
+            return module.forward(basis) - bias, bias[0]
 
 
 def _bytes_of(value: Any) -> int:

@@ -36,6 +36,9 @@ class Run:
     def __getitem__(self, key: str | tuple[str, int]) -> Tensor:
         """A captured site: `run["pattern", layer]`, `run["embed"]`, `run["logits"]`.
 
+        `head_out` is what leaves the output projection: where a norm or a scale follows it (Gemma 2 and 3, OLMo 2,
+        Granite), heads do not sum to `attn_out`, and the certificate says so beside `heads_sum`.
+
         Raises:
             UnservedSite: if the site was not captured in that layer.
         """

@@ -92,6 +92,15 @@ class Trial:
 
         return change
 
+    def silenced(self, layer: int) -> Tensor:
+        """Logits with the kernel returning zeros for the head on trial."""
+        zero = self.zero_head(layer)
+
+        def change(call: AttentionCall, layout: Layout) -> None:
+            call.out = zero(call.out, layout)
+
+        return self.model.run(self.prompts, interventions=Single(CallEdit(layer, change))).logits
+
     def redirected(self, layer: int) -> Tensor:
         """Logits with the head on trial redirected to the first token, from query 5 on."""
 

@@ -4,9 +4,11 @@ In: a model and a layer. Out: one matrix per head, in the conventions of Elhage 
 module is shown basis vectors at position 0, where rotary turns by nothing, and what its kernel receives is
 read: fused, split, transposed or grouped storage does not matter. W_O comes from the projection in the same
 way. What cannot be a matrix (norms of queries and keys, values that depend on more than the token) is
-refused. The gain of the norm before attention can be folded in; its bias and the centring are stated.
+withheld, and the rest given. The gain of the norm before attention can be folded in; its bias and the
+centring are stated.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 # Basis vectors are shown this loudly and this many at a time.
 _ROWS_AT_ONCE = 512
 _TOLERANCE = 1e-3
+_MATRICES = {"W_Q": ("q", "queries"), "W_K": ("k", "keys"), "W_V": ("v", "values")}
+_BETWEEN = "a gate or a norm stands between its values and the residual stream"
+
+Show = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,20 +45,49 @@ class HeadWeights:
     `b_o` [model]. `folded` says whether they act on the residual stream divided by its norm's scale (True) or on
     the output of the norm; `centred` whether that norm also subtracts the residual stream's mean. What `w_o` writes
     enters the residual stream times `scale`; `direct` is False where a gate or a norm stands on the way.
+    `withheld` says why a matrix, "W_Q" say, cannot be given: asking for it raises UnservedModel.
     """
 
-    w_q: Float[Tensor, "head model head_dim"]
-    w_k: Float[Tensor, "kv_head model head_dim"]
-    w_v: Float[Tensor, "kv_head model value_dim"]
+    maps: Mapping[str, tuple[Tensor, Tensor]]
     w_o: Float[Tensor, "head value_dim model"]
-    b_q: Float[Tensor, "head head_dim"]
-    b_k: Float[Tensor, "kv_head head_dim"]
-    b_v: Float[Tensor, "kv_head value_dim"]
     b_o: Float[Tensor, " model"]
     folded: bool
     centred: bool
     scale: float
     direct: bool
+    withheld: Mapping[str, str]
+
+    @property
+    def w_q(self) -> Float[Tensor, "head model head_dim"]:
+        return self._map("W_Q")[0]
+
+    @property
+    def w_k(self) -> Float[Tensor, "kv_head model head_dim"]:
+        return self._map("W_K")[0]
+
+    @property
+    def w_v(self) -> Float[Tensor, "kv_head model value_dim"]:
+        return self._map("W_V")[0]
+
+    @property
+    def b_q(self) -> Float[Tensor, "head head_dim"]:
+        return self._map("W_Q")[1]
+
+    @property
+    def b_k(self) -> Float[Tensor, "kv_head head_dim"]:
+        return self._map("W_K")[1]
+
+    @property
+    def b_v(self) -> Float[Tensor, "kv_head value_dim"]:
+        return self._map("W_V")[1]
+
+    def _map(self, name: str) -> tuple[Tensor, Tensor]:
+        if name in self.withheld:
+            raise UnservedModel(
+                f"cannot give {name} of this layer: {self.withheld[name]}. {', '.join([*self.maps, 'W_O'])} can be "
+                "had, and so can scores and patterns."
+            )
+        return self.maps[name]
 
     def qk(self, head: int) -> Float[Tensor, "model model"]:
         """W_Q W_K^T of one head at offset 0: query side first."""
@@ -65,11 +100,8 @@ class HeadWeights:
             UnservedModel: where a gate or norm stands between values and stream, so that it is no matrix.
         """
         if not self.direct:
-            raise UnservedModel(
-                "cannot give the OV matrix of this layer: a gate or a norm stands between its values and the "
-                "residual stream. W_V and W_O are given apart."
-            )
-        return self.scale * self.w_v[head * len(self.w_v) // len(self.w_q)] @ self.w_o[head]
+            raise UnservedModel(f"cannot give the OV matrix of this layer: {_BETWEEN}. W_V and W_O are given apart.")
+        return self.scale * self.w_v[head * len(self.w_v) // len(self.w_o)] @ self.w_o[head]
 
 
 class _Shown(Exception):
@@ -80,47 +112,76 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
     """The weights of every head of a layer.
 
     Raises:
-        UnservedSite: if the layer has no attention, or its factors cannot be told apart.
-        UnservedModel: if queries, keys or values are no affine map of the token's normed residual stream.
+        UnservedSite: if the layer has no attention, or no output projection was found.
     """
-    for site in ("q", "k", "v", "z"):
-        model.require_site(site, layer)
+    model.require_site("z", layer)
     anatomy = model.anatomy.layers[layer]
     width = model.d_model
-    show = _shown_to(model, anatomy, layer)
+    why, show = _withheld(model, layer)
     basis = torch.eye(width, dtype=model.dtype, device=model.device)
-    zero = torch.zeros_like(basis[:1])
-    biases = [made[0] for made in show(zero)]
+    biases = {name: made[0] for name, made in show(torch.zeros_like(basis[:1])).items() if name not in why}
     shown = [show(basis[start : start + _ROWS_AT_ONCE]) for start in range(0, width, _ROWS_AT_ONCE)]
-    matrices = [
-        torch.cat([parts[index] - bias for parts in shown]).movedim(0, -2) for index, bias in enumerate(biases)
-    ]
-    _refuse_unless_affine(model, layer, show, matrices, biases)
+    matrices = {n: torch.cat([each[n] - bias for each in shown]).movedim(0, -2) for n, bias in biases.items()}
     centred, folded = False, False
     if fold_norm and anatomy.input_norm is not None:
         frozen = FrozenNorm.at(anatomy.input_norm, torch.randn(1, width, dtype=model.dtype, device=model.device))
-        biases = [bias + frozen.bias @ matrix for bias, matrix in zip(biases, matrices, strict=True)]
-        matrices = [frozen.gain[:, None] * matrix for matrix in matrices]
+        gain, shift = frozen.gain.to(model.dtype), frozen.bias.to(model.dtype)
+        biases = {name: bias + shift @ matrices[name] for name, bias in biases.items()}
+        matrices = {name: gain[:, None] * matrix for name, matrix in matrices.items()}
         centred, folded = frozen.centred, True
     w_o, b_o = model.output_matrix(layer), model.head_bias(layer)
     term = anatomy.attention_term
-    direct = term is not None and anatomy.projection_is_term and not anatomy.gated
-    scale = 1.0 if term is None else term.scale
-    (w_q, w_k, w_v), (b_q, b_k, b_v) = matrices, biases
-    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o, folded, centred, scale, direct)
+    maps = {name: (matrix, biases[name]) for name, matrix in matrices.items()}
+    return HeadWeights(maps, w_o, b_o, folded, centred, 1.0 if term is None else term.scale, _direct(anatomy), why)
 
 
-def _shown_to(model: "Model", anatomy: Layer, layer: int) -> Any:
-    """A function from rows [row, model] to what the kernel receives of them: q, k, v [row, head, head_dim]."""
-    attention = anatomy.attention
+def withheld_weights(model: "Model") -> dict[tuple[str, str], list[int]]:
+    """What of the weights of heads cannot be given and why, with the layers that it holds for."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for layer in (index for index in model.anatomy.attending if model.has("z", index)):
+        why = _withheld(model, layer)[0]
+        if not _direct(model.anatomy.layers[layer]):
+            why["the OV matrix"] = _BETWEEN
+        for told in why.items():
+            found.setdefault(told, []).append(layer)
+    return found
+
+
+def _direct(layer: Layer) -> bool:
+    """Whether nothing stands between the values and what is added to the residual stream."""
+    return layer.attention_term is not None and layer.projection_is_term and not layer.gated
+
+
+def _withheld(model: "Model", layer: int) -> tuple[dict[str, str], Show]:
+    """Why matrices of a layer cannot be given, by name; and the function that shows rows to its attention."""
+    refused = {name: model.why_not(site, layer) for name, (site, _) in _MATRICES.items()}
+    why = {name: reason for name, reason in refused.items() if reason}
+    show = _shown_to(model, layer, [name for name in _MATRICES if name not in why])
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, model.d_model, generator=generator).to(device=model.device, dtype=model.dtype)
+    # Affine: what is made of a mixture of two rows, weights adding up to 1, is that mixture of what is made of each.
+    for name, (one, other, mixed) in show(torch.cat([rows, 3 * rows[:1] - 2 * rows[1:]])).items():
+        expected = 3 * one - 2 * other
+        tolerance = max(_TOLERANCE, 8 * torch.finfo(model.dtype).eps) * float(expected.abs().max())
+        if not float((mixed - expected).abs().max()) <= tolerance:
+            why[name] = (
+                f"its {_MATRICES[name][1]} are no linear map of the normed residual stream (norms of queries and "
+                "keys, say)"
+            )
+    return why, show
+
+
+def _shown_to(model: "Model", layer: int, names: Sequence[str]) -> Show:
+    """A function from rows [row, model] to what the kernel receives of them, by matrix: [row, head, head_dim]."""
+    attention = model.anatomy.layers[layer].attention
     assert attention is not None
     args, kwargs = _arguments(model, attention)
 
-    def show(rows: Tensor) -> list[Tensor]:
-        kept: list[Tensor] = []
+    def show(rows: Tensor) -> dict[str, Tensor]:
+        kept: dict[str, Tensor] = {}
 
         def read(call: AttentionCall) -> None:
-            kept.extend(tensor[:, :, 0].clone() for tensor in (call.q, call.k, call.v))
+            kept.update((name, getattr(call, _MATRICES[name][0])[:, :, 0].clone()) for name in names)
 
         layout = Layout((1,) * len(rows), {}, device=rows.device)
         layout.advance(1)
@@ -147,17 +208,3 @@ def _arguments(model: "Model", attention: nn.Module) -> tuple[tuple[Any, ...], d
         args, kwargs = shown.args
         return args, kwargs
     raise UnservedModel(f"cannot read the weights of {model.name}: its attention was not called for one token.")
-
-
-def _refuse_unless_affine(
-    model: "Model", layer: int, show: Any, matrices: list[Tensor], biases: list[Tensor]
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(4, model.d_model, generator=generator).to(device=model.device, dtype=model.dtype)
-    for name, made, matrix, bias in zip(("queries", "keys", "values"), show(rows), matrices, biases, strict=True):
-        expected = torch.einsum("rm,hmd->rhd", rows, matrix) + bias
-        if not torch.allclose(made, expected, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
-            raise UnservedModel(
-                f"cannot give matrices for the heads of layer {layer} of {model.name}: its {name} are no linear "
-                "map of the normed residual stream (norms of queries and keys, say). Scores and patterns still work."
-            )

@@ -27,7 +27,7 @@ from headscope.results.record import Record, Values
 from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
 from headscope.sweeps.execute import run
-from headscope.sweeps.naive import CellResult, with_own_position
+from headscope.sweeps.naive import CellResult, require_meaning, with_own_position
 from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Schema, Table
 from headscope.tasks.prompts import Prompts, PromptsLike
@@ -158,6 +158,7 @@ def check(sweep: Sweep) -> None:
         raise BadArgument(
             f"cannot sweep with the measure {_named(sweep.measure)}: give a measure, for example hs.measures.loss()."
         )
+    require_meaning(sweep.model, [sweep.measure])
     # What the measure would raise on these prompts, by the logits of nothing.
     first = slice(0, 1)
     prompts = with_own_position(sweep.prompts.rows(first), sweep.cells[0].position if sweep.cells else None)

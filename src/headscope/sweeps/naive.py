@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.measures.readouts import Measure
+from headscope.models.certificate import NEXT_TOKEN_LOSS
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.sweeps.grid import Cell
@@ -58,6 +59,7 @@ def evaluate(
     model: Model, prompts: Prompts, measures: Sequence[Measure], interventions: Sequence[Edit] = ()
 ) -> list[Tensor]:
     """Several measures of the same forward passes: float64 [example] each, on the CPU."""
+    require_meaning(model, measures)
     # Logits, the read ones among them, their log-probabilities, and as much again for what is on the way.
     bytes_each = 32 * model.vocab_size * prompts.longest
     parts: list[list[Tensor]] = [[] for _ in measures]
@@ -71,6 +73,12 @@ def evaluate(
             own = measure if whole else measure.rows(rows)
             parts[index].append(own(logits, some).double().cpu())
     return [torch.cat(part) for part in parts]
+
+
+def require_meaning(model: Model, measures: Iterable[Measure]) -> None:
+    """Raise UnservedSite where tokens are to be predicted by a model that has seen them."""
+    if any(measure.next_token for measure in measures):
+        model.require_service(NEXT_TOKEN_LOSS)
 
 
 def with_own_position(prompts: Prompts, position: int | None) -> Prompts:

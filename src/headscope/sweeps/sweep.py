@@ -13,7 +13,7 @@ from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
 from headscope.sweeps.calibrate import PARTS
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.naive import OWN, with_own_position
+from headscope.sweeps.naive import OWN, require_meaning, with_own_position
 from headscope.sweeps.plan import Place
 from headscope.tasks.prompts import Prompts
 
@@ -71,6 +71,7 @@ class Setting:
 def prepared(sweep: Sweep) -> tuple[Setting, list[Work]]:
     """What all cells share, and each cell's edits with their places."""
     model, prompts = sweep.model, sweep.prompts
+    require_meaning(model, [sweep.measure])
     with model.batch_rows(sweep.rows or slice(0, len(prompts))):
         _, everywhere = model.prepare(prompts, sweep.base_interventions)
     with model.unedited():

@@ -23,6 +23,8 @@ Role = tuple[tuple[int, ...], ...]
 PER_EXAMPLE = ("tokens", "answers", "foils", "prompt_lengths", "answer_tokens")
 """Fields of prompts with one entry for each example, as each role has; all but the first may be empty."""
 
+_FROM_TOKENIZERS = {"input_ids", "attention_mask", "token_type_ids", "special_tokens_mask", "offset_mapping"}
+
 
 class HasTokens(Protocol):
     """What a task needs to know of a model to write prompts for it; every loaded model is one."""
@@ -71,13 +73,31 @@ class Prompts:
                 )
 
     @classmethod
-    def of(cls, given: "PromptsLike") -> Self:
-        """From prompts, a list of lists of token ids, one list of ids, or an integer tensor.
+    def of(cls, given: "PromptsLike", attention_mask: Any = None) -> Self:
+        """From prompts, lists of token ids, one list of ids, an integer tensor, or what a tokenizer returns.
+
+        What the mask (the argument, or the one beside `input_ids`) marks as padding, on either side, is left out.
+
+        >>> Prompts.of({"input_ids": [[9, 9, 5], [5, 6, 7]], "attention_mask": [[0, 0, 1], [1, 1, 1]]}).tokens
+        ((5,), (5, 6, 7))
 
         Raises:
             PromptError: if there is no example or an example is empty.
-            BadArgument: for anything that is not token ids.
+            BadArgument: for anything that is not token ids, or a mask that is none of padding.
         """
+        if isinstance(given, Mapping):
+            beside = set(given) - _FROM_TOKENIZERS
+            if "input_ids" not in given or beside:
+                raise BadArgument(
+                    f"cannot read prompts from a mapping with {', '.join(map(str, given))}: give 'input_ids' and, "
+                    "where there is padding, 'attention_mask'."
+                )
+            mask = given.get("attention_mask") if attention_mask is None else attention_mask
+            return cls.of(given["input_ids"], mask)
+        if attention_mask is not None:
+            if isinstance(given, cls):
+                raise BadArgument("cannot use attention_mask with prompts: they hold no padding. Leave it away.")
+            return cls(_unpadded(cls.of(given).tokens, attention_mask))
         if isinstance(given, cls):
             return given
         if isinstance(given, Tensor):
@@ -225,6 +245,30 @@ class Prompts:
         return {"kind": "Prompts", **{name: getattr(self, name) for name in names}}
 
 
+def _unpadded(tokens: tuple[tuple[int, ...], ...], mask: Any) -> tuple[tuple[int, ...], ...]:
+    """The tokens that a mask [batch, position] of 0 and 1 keeps, which stand together in every row."""
+    rows = mask.tolist() if hasattr(mask, "tolist") else list(mask)
+    rows = rows if rows and isinstance(rows[0], Iterable) else [rows]
+    spans = [[index for index, mark in enumerate(row) if mark] for row in rows]
+    if (
+        [len(row) for row in rows] != [len(example) for example in tokens]
+        or any(mark not in (0, 1) for row in rows for mark in row)
+        or any(span != list(range(span[0], span[-1] + 1)) for span in spans if span)
+    ):
+        raise BadArgument(
+            "cannot use this attention_mask: give one of the shape of the token ids, 1 at tokens and 0 at padding, "
+            "which stands before or after an example and never within it."
+        )
+    return tuple(tuple(example[index] for index in span) for example, span in zip(tokens, spans, strict=True))
+
+
+def padded_rows(tokens: Sequence[Sequence[int]], pad: int | None, *, single: bool) -> list[int]:
+    """The examples that begin or end in a run of the token `pad`, of one token where `single`, else of two."""
+    run = (pad,) * (1 if single else 2)
+    ends = [(tuple(row[: len(run)]), tuple(row[-len(run) :]), set(row)) for row in tokens]
+    return [index for index, (first, last, all_) in enumerate(ends) if run in (first, last) and all_ != {pad}]
+
+
 def _token(given: Any) -> int:
     """A whole number as an int; text, floats and truth values are none."""
     if isinstance(given, bool | str):
@@ -232,4 +276,4 @@ def _token(given: Any) -> int:
     return operator.index(given)
 
 
-PromptsLike = Prompts | Tensor | Sequence[Sequence[int]] | Sequence[int]
+PromptsLike = Prompts | Tensor | Sequence[Sequence[int]] | Sequence[int] | Mapping[str, Any]
