@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from headscope.cli import heads, main
 from headscope.cli.common import bytes_of
 from headscope.cli.main import VERBS, build
+from headscope.cli.progress import progress_bar
 from headscope.errors import BadArgument
 from tests import tiny
 
@@ -170,3 +172,33 @@ def test_sizes_are_read():
     assert bytes_of("1.5kb") == 1536
     with pytest.raises(BadArgument, match="for example 512MB"):
         bytes_of("-1GB")
+
+
+def test_a_stage_is_told_as_it_begins_and_what_is_left_of_it_by_its_pace(monkeypatch, capsys):
+    # 10 of 30 cells were there before; 2 more take 50 seconds, so the other 18 take 450.
+    clock = [0.0]
+    monkeypatch.setattr("headscope.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("headscope.cli.progress.stderr", Console(stderr=True, force_terminal=False))
+    with progress_bar(False) as tell:
+        for seconds, done in ((0, 10), (1, 10), (25, 10), (30, 11), (50, 12), (51, 13), (500, 30)):
+            clock[0] = float(seconds)
+            tell("cells", done, 30)
+        tell("figures", 0, 1)
+    assert capsys.readouterr().err.splitlines() == [
+        "cells ...",
+        "cells: 10 of 30",
+        "cells: 12 of 30, about 8 min left",
+        "figures ...",
+    ]
+
+
+def test_a_terminal_shows_what_is_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("headscope.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("headscope.cli.progress.stderr", Console(stderr=True, force_terminal=True, width=100))
+    with progress_bar(False) as tell:
+        tell("cells", 0, 4)
+        clock[0] = 20.0
+        tell("cells", 2, 4)
+    assert "2/4" in (shown := capsys.readouterr().err)
+    assert "about 20 s left" in shown

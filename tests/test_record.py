@@ -116,7 +116,7 @@ in_17_parts(out=sys.argv[1], progress=progress)
 
 
 def in_17_parts(**how):
-    """A sweep of 24 cells whose memory holds one prompt at a time, under an edit that differs from prompt to prompt."""
+    """A sweep of 24 cells whose memory holds one prompt at a time, under an edit that differs by prompt."""
     model = tiny.opened("llama")
     model.memory_bytes = 1
     cells = hs.grid(hs.patch("resid_pre", source=tiny.ids(17, 8, seed=2)), layers="all", positions="all")
@@ -136,9 +136,9 @@ def test_a_kill_among_17_parts_of_the_prompts_loses_no_finished_part_of_a_cell(t
     run, again = collect.run_by_part, []
 
     def watched(sweep, done):
-        for result in run(sweep, done):
-            again.append((digest(result.cell), result.rows.start))
-            yield result
+        for rows, result in run(sweep, done):
+            again.append((digest(result.cell), rows.start))
+            yield rows, result
 
     monkeypatch.setattr("headscope.results.collect.run_by_part", watched)
     table = in_17_parts(out=tmp_path)

@@ -5,17 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headscope.cli.common import (
-    Json,
-    Quiet,
-    default_out,
-    opened,
-    opens_model,
-    print_json,
-    progress_bar,
-    stdout,
-    with_fields,
-)
+from headscope.cli.common import Json, Quiet, default_out, opened, opens_model, print_json, stdout, with_fields
+from headscope.cli.progress import progress_bar
 from headscope.results.folder import check_free
 from headscope.results.study import Study, Verdict
 from headscope.studies.context import Plan

@@ -1,8 +1,9 @@
 """Sweeps as tables: runs cells, files each under its coordinates with an interval, and keeps a record if asked.
 
 In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
-bounds. What the folder holds, of cells and of parts of their prompts, is not run again. With a precision, batches of prompts are added until every
-interval is that narrow. Approximate sweeps estimate all cells to first order and run those of the largest effect.
+bounds. What the folder holds, of cells and of parts of their prompts, is not run again. With a precision, batches of
+prompts are added until every interval is that narrow. Approximate sweeps estimate all cells to first order and run
+those of the largest effect.
 """
 
 import itertools
@@ -180,6 +181,7 @@ def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress
     check(sweep)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
+    progress("cells", 0, len(sweep.cells))
     ran: dict[int, CellResult] = {}
     estimates: dict[int, float] = {}
     for result, estimate in verified(sweep, verify_top):
@@ -202,9 +204,8 @@ def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> 
     progress("cells", finished // prompts, len(names))
     left = np.flatnonzero(~known.all(axis=1)).tolist()
     how = [("record", "")] * len(names)
-    for result in run_by_part(sweep.of(left), lambda index, rows: bool(known[left[index], rows].all())):
-        assert result.rows is not None
-        index, rows = left[result.index], result.rows
+    for rows, result in run_by_part(sweep.of(left), lambda index, rows: bool(known[left[index], rows].all())):
+        index = left[result.index]
         finished += int((~known[index, rows]).sum())
         values[index, rows], known[index, rows] = result.values.numpy(), True
         how[index] = result.path, result.note

@@ -25,9 +25,10 @@ def cell_values(
     """The measure under every cell, float64 [cell, example]."""
     values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
     done = 0
-    progress("cells", 0, len(cells))
-    for result in run_by_part(Sweep(model, prompts, cells, measure)):
-        values[result.index, result.rows or slice(None)] = result.values
+    if cells:
+        progress("cells", done, len(cells))
+    for rows, result in run_by_part(Sweep(model, prompts, cells, measure)):
+        values[result.index, rows] = result.values
         done += len(result.values)
         progress("cells", done // len(prompts), len(cells))
     return values

@@ -52,15 +52,15 @@ def execute(
 def run(sweep: Sweep) -> Iterator[CellResult]:
     """Every cell of a sweep, once it is done on all prompts; see `execute`."""
     waiting: dict[int, list[CellResult]] = defaultdict(list)
-    for result in run_by_part(sweep):
+    for _, result in run_by_part(sweep):
         waiting[result.index].append(result)
         if sum(len(part.values) for part in waiting[result.index]) == len(sweep.prompts):
             whole = torch.cat([part.values for part in waiting.pop(result.index)])
-            yield replace(result, values=whole, rows=None)
+            yield replace(result, values=whole)
 
 
-def run_by_part(sweep: Sweep, done: Done = lambda index, rows: False) -> Iterator[CellResult]:
-    """Every cell once per part of the prompts, its `rows`, but for what is `done`.
+def run_by_part(sweep: Sweep, done: Done = lambda index, rows: False) -> Iterator[tuple[slice, CellResult]]:
+    """Every cell once per part of the prompts, with the rows of that part, but for what is `done`.
 
     The parts of a cell come in the order of the prompts; one that is done only in part is run as a whole.
     """
@@ -69,11 +69,11 @@ def run_by_part(sweep: Sweep, done: Done = lambda index, rows: False) -> Iterato
     alone = [i for i, cell in enumerate(sweep.cells) if reason or any(map(recomputes, cell.interventions))]
     yield from _by_full_passes(sweep, alone, reason or _RECOMPUTED, done)
     left = [index for index in range(len(sweep.cells)) if index not in set(alone)]
-    for result in _resumed(sweep.of(left), lambda index, rows: done(left[index], rows)):
-        yield replace(result, index=left[result.index])
+    for rows, result in _resumed(sweep.of(left), lambda index, rows: done(left[index], rows)):
+        yield rows, replace(result, index=left[result.index])
 
 
-def _resumed(sweep: Sweep, done: Done) -> Iterator[CellResult]:
+def _resumed(sweep: Sweep, done: Done) -> Iterator[tuple[slice, CellResult]]:
     """Cells that are prepared once for all of a part of the prompts."""
     choices: list[Choice] = []
     for part in sweep.parts():
@@ -94,7 +94,7 @@ def _resumed(sweep: Sweep, done: Done) -> Iterator[CellResult]:
             engine = Engine(sweep.model, setting, own, path.traits, costs, own_positions=path.own_positions)
             for local, (measured,) in engine.run():
                 index = mine[local]
-                yield CellResult(sweep.cells[index], measured, index, path.name, choices[index].note, part.rows)
+                yield part.rows, CellResult(sweep.cells[index], measured, index, path.name, choices[index].note)
 
 
 def refusal(model: Model) -> str:
@@ -135,7 +135,7 @@ def _choices(sweep: Sweep, setting: Setting, works: Sequence[Work]) -> list[Choi
     return choose(sweep, setting, works, paths, costs_of(sweep.model, traits))
 
 
-def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -> Iterator[CellResult]:
+def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -> Iterator[tuple[slice, CellResult]]:
     model, measure = sweep.model, sweep.measure
     for index in which:
         for rows in chunks(model, sweep.prompts, measure):
@@ -143,8 +143,6 @@ def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -
                 continue
             one = sweep.of([index]).part(rows)
             with model.batch_rows(rows):
-                results = naive.execute(
-                    model, one.prompts, one.cells, one.measure, base_interventions=one.base_interventions
-                )
-                (result,) = results
-            yield replace(result, cell=sweep.cells[index], index=index, note=note, rows=rows)
+                base = one.base_interventions
+                (result,) = naive.execute(model, one.prompts, one.cells, one.measure, base_interventions=base)
+            yield rows, replace(result, cell=sweep.cells[index], index=index, note=note)

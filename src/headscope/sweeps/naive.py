@@ -26,7 +26,7 @@ class CellResult:
     """The measure of every example under one cell's interventions, float64 [example].
 
     `index` is the cell's place among the cells given; `path` says how it was run, `note` why so if a faster
-    way was left. `rows` are the examples that the values are of; None: all.
+    way was left.
     """
 
     cell: Cell
@@ -34,7 +34,6 @@ class CellResult:
     index: int = 0
     path: str = "full pass"
     note: str = ""
-    rows: slice | None = None
 
 
 def execute(
