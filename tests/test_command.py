@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -12,7 +13,8 @@ from headscope.cli import heads, main
 from headscope.cli.common import bytes_of
 from headscope.cli.main import VERBS, build
 from headscope.cli.progress import progress_bar
-from headscope.errors import BadArgument
+from headscope.errors import BadArgument, system_errors
+from headscope.tables import Column, Schema
 from tests import tiny
 
 
@@ -146,6 +148,37 @@ def test_an_interruption_and_a_full_disk_are_no_tracebacks(folder, monkeypatch, 
         main.main()
     assert left.value.code == 130
     assert capsys.readouterr().err == "headscope: interrupted.\n"
+
+
+def test_a_disk_that_fills_up_while_a_study_runs_costs_nothing(folder, monkeypatch, tmp_path):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headscope.results.folder._fill", full)
+    words = ["--model", str(folder), "--quick", "--n", "17", "--out", str(tmp_path / "run"), "--quiet"]
+    result = run("study", "heads", *words, "--json")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("headscope: cannot write")
+    assert result.stderr.count("\n") == 1
+    told = json.loads(result.stdout)
+    assert told["claims"]
+    assert told["report"] is None
+    assert "Report:" not in (shown := run("study", "heads", *words)).stdout
+    assert told["question"] in shown.stdout
+
+
+def test_a_full_disk_is_an_error_of_the_system_whoever_tells_of_it(monkeypatch, tmp_path):
+    def full(self, path):
+        raise pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    table = Schema("numbers", (Column("n", pl.Int64, "a number"),)).table([{"n": 1}])
+    with pytest.raises(OSError, match="No space left") as caught:
+        table.write_parquet(tmp_path / "numbers.parquet")
+    assert caught.value.errno == 28
+    with pytest.raises(pl.exceptions.ComputeError, match="what"), system_errors():
+        raise pl.exceptions.ComputeError("what is not of the system")
 
 
 def test_a_short_text_is_told(tmp_path):

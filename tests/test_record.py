@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -177,11 +178,12 @@ def test_a_full_disk_leaves_what_is_done_and_says_how_to_go_on(llama, tmp_path, 
     monkeypatch.setattr(record, "PART_SECONDS", 0.0)
     write, count = record._write, []
 
-    def full(path, *args):
+    def full(path, fill):
         count.append(path)
-        if path.suffix == ".parquet" and len(count) > 8:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, *args)
+        # In the words of polars, which has no OSError for it.
+        said = pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+        failing = path.suffix == ".parquet" and len(count) > 8
+        return write(path, Mock(side_effect=said) if failing else fill)
 
     monkeypatch.setattr(record, "_write", full)
     with pytest.raises(hs.errors.Partial, match=r"No space left.*run the same command again") as caught:

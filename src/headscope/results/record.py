@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headscope.errors import OutputExists, Partial, Unwritable
+from headscope.errors import OutputExists, Partial, Unwritable, system_errors
 from headscope.results.files import PREFIX, SCHEMA, check_writable, read_mark, write_json, writing
 from headscope.tables import Table
 
@@ -90,10 +90,8 @@ class Record:
         )
         parts = self.folder / PARTS
         number = 1 + max((int(path.stem) for path in parts.glob("[0-9]*.parquet")), default=0)
-        try:
+        with self._going_on():
             _write(parts / f"{number:06d}.parquet", frame.write_parquet)
-        except OSError as error:
-            raise Partial.after(self.folder, error) from error
         self._waiting.clear()
 
     def add_prompts(self, recipe: Mapping[str, Any]) -> None:
@@ -108,15 +106,21 @@ class Record:
             if told["prompts"][self._batches]["hash"] != recipe["hash"]:
                 raise _other(["prompts"], self.folder)
         else:
-            _dump(path, {**told, "prompts": [*told["prompts"], recipe]})
+            with self._going_on():
+                _dump(path, {**told, "prompts": [*told["prompts"], recipe]})
         self._batches += 1
 
     def finish(self, table: Table) -> None:
         """Write the table of all cells that were asked for."""
         self.flush()
-        try:
+        with self._going_on():
             _write(self.folder / "sweep.parquet", table.write_parquet)
             _dump(self.folder / "sweep.json", table.describe())
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Partial.after(self.folder, error) from error
 
@@ -179,6 +183,8 @@ def opened(
 
 @contextmanager
 def _locked(place: Path, named: Path) -> Iterator[None]:
+    with writing(named):
+        (place / LOCK).touch()
     with open(place / LOCK, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -239,7 +245,8 @@ def _write(path: Path, write: Any) -> None:
     """A file that is whole or not there, on the disk before it has its name."""
     beside = path.parent / f"{PREFIX}{path.name}"
     try:
-        write(beside)
+        with system_errors():
+            write(beside)
         with open(beside, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(beside, path)
