@@ -100,7 +100,7 @@ def test_to_bos_equals_a_pattern_edited_by_hand(family):
     values = plain["v", 1].transpose(1, 2)
     values = values.repeat_interleave(model.anatomy.layers[1].heads // values.shape[1], dim=1)
     by_hand = (pattern @ values).transpose(1, 2)
-    cut = model.run(ids, interventions=hs.to_bos(head, positions=rows), capture=["pattern", "z"])
+    cut = model.run(ids, interventions=hs.to_bos(head, positions=rows, beyond_window=True), capture=["pattern", "z"])
     assert_close(cut["z", 1], by_hand, atol=1e-5, rtol=1e-5)
     assert_close(cut["pattern", 1], pattern, atol=1e-6, rtol=1e-5)
     others = [index for index in range(12) if index not in rows]
@@ -168,7 +168,7 @@ def test_generation_follows_no_configuration_that_nobody_named():
 def test_a_dropped_first_token_is_refused_in_windowed_generation():
     model = tiny.opened("mistral")
     with pytest.raises(hs.errors.UnservedSite, match="has dropped it"):
-        model.generate(tiny.ids(1, 8), max_new_tokens=4, interventions=hs.to_bos("1.0"))
+        model.generate(tiny.ids(1, 8), max_new_tokens=4, interventions=hs.to_bos("1.0", beyond_window=True))
 
 
 @families

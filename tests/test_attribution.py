@@ -182,7 +182,7 @@ def test_patterns_are_sites_too():
 def test_what_holds_in_every_cell_is_applied_not_estimated():
     model = hs.load(tiny.build("gpt2").double())
     given = prompts()
-    base_interventions = [hs.to_bos("1.2"), hs.zero(("attn_out", 0), positions=3)]
+    base_interventions = [hs.to_bos("1.2", beyond_window=True), hs.zero(("attn_out", 0), positions=3)]
 
     def cells(strength):
         return [Cell((hs.zero(("z", layer), strength=strength),)) for layer in (0, 2)]

@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 
+import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from headscope.cli import heads, main
 from headscope.cli.common import bytes_of
 from headscope.cli.main import VERBS, build
-from headscope.errors import BadArgument
+from headscope.cli.progress import progress_bar
+from headscope.errors import BadArgument, system_errors
+from headscope.tables import Column, Schema
 from tests import tiny
 
 
@@ -146,6 +150,37 @@ def test_an_interruption_and_a_full_disk_are_no_tracebacks(folder, monkeypatch, 
     assert capsys.readouterr().err == "headscope: interrupted.\n"
 
 
+def test_a_disk_that_fills_up_while_a_study_runs_costs_nothing(folder, monkeypatch, tmp_path):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("headscope.results.folder._fill", full)
+    words = ["--model", str(folder), "--quick", "--n", "17", "--out", str(tmp_path / "run"), "--quiet"]
+    result = run("study", "heads", *words, "--json")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("headscope: cannot write")
+    assert result.stderr.count("\n") == 1
+    told = json.loads(result.stdout)
+    assert told["claims"]
+    assert told["report"] is None
+    assert "Report:" not in (shown := run("study", "heads", *words)).stdout
+    assert told["question"] in shown.stdout
+
+
+def test_a_full_disk_is_an_error_of_the_system_whoever_tells_of_it(monkeypatch, tmp_path):
+    def full(self, path):
+        raise pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    table = Schema("numbers", (Column("n", pl.Int64, "a number"),)).table([{"n": 1}])
+    with pytest.raises(OSError, match="No space left") as caught:
+        table.write_parquet(tmp_path / "numbers.parquet")
+    assert caught.value.errno == 28
+    with pytest.raises(pl.exceptions.ComputeError, match="what"), system_errors():
+        raise pl.exceptions.ComputeError("what is not of the system")
+
+
 def test_a_short_text_is_told(tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("ba be bi bo bu " * 100)
@@ -170,3 +205,33 @@ def test_sizes_are_read():
     assert bytes_of("1.5kb") == 1536
     with pytest.raises(BadArgument, match="for example 512MB"):
         bytes_of("-1GB")
+
+
+def test_a_stage_is_told_as_it_begins_and_what_is_left_of_it_by_its_pace(monkeypatch, capsys):
+    # 10 of 30 cells were there before; 2 more take 50 seconds, so the other 18 take 450.
+    clock = [0.0]
+    monkeypatch.setattr("headscope.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("headscope.cli.progress.stderr", Console(stderr=True, force_terminal=False))
+    with progress_bar(False) as tell:
+        for seconds, done in ((0, 10), (1, 10), (25, 10), (30, 11), (50, 12), (51, 13), (500, 30)):
+            clock[0] = float(seconds)
+            tell("cells", done, 30)
+        tell("figures", 0, 1)
+    assert capsys.readouterr().err.splitlines() == [
+        "cells ...",
+        "cells: 10 of 30",
+        "cells: 12 of 30, about 8 min left",
+        "figures ...",
+    ]
+
+
+def test_a_terminal_shows_what_is_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("headscope.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("headscope.cli.progress.stderr", Console(stderr=True, force_terminal=True, width=100))
+    with progress_bar(False) as tell:
+        tell("cells", 0, 4)
+        clock[0] = 20.0
+        tell("cells", 2, 4)
+    assert "2/4" in (shown := capsys.readouterr().err)
+    assert "about 20 s left" in shown

@@ -54,9 +54,9 @@ def intervention(kind, layer, heads, where, strength, number):
         case "mean":
             return hs.mean(target, over=REFERENCE, **more)
         case "to_bos":
-            return hs.to_bos(target, **more)
+            return hs.to_bos(target, beyond_window=True, **more)
         case "fixed_offset":
-            return hs.fixed_offset(target, number, **more)
+            return hs.fixed_offset(target, number, beyond_window=True, **more)
         case "set_pattern":
             return hs.set_pattern(target, pattern(), **more)
         case "knock_out":

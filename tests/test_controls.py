@@ -155,7 +155,7 @@ def test_a_set_of_several_groups_runs_once(model, prompts, monkeypatch):
     assert len(runs) == 4  # each of the four heads of this layer
     assert found["a"].sets == found["b"].sets == ((hs.Head(1, 2),), (hs.Head(1, 3),))
     assert_close(found["a"].set_damage, found["b"].set_damage)
-    assert told == [("sets of heads", done, 4) for done in range(1, 5)]
+    assert told == [("sets of heads", done, 4) for done in range(5)]
 
 
 def test_refusals(model, prompts):

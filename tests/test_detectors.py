@@ -1,5 +1,6 @@
 """Detectors find what is planted, stay silent on random weights, and agree with hand arithmetic."""
 
+import math
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ import headscope as hs
 from headscope.architectures import ToyConfig
 from headscope.detectors import NAMED_MARGIN, above_null, default_prompts, detect, detector, head_attention, pairs
 from headscope.detectors.copying import COPYING, copying, kinds
+from headscope.detectors.detect import DetectorPrompts
 from headscope.detectors.scores import ABOVE_NULL, LayerMass, rows_of
 from headscope.measures import interval, loss, simultaneous
 from headscope.measures.samples import over_heads
@@ -226,6 +228,23 @@ def test_what_has_no_score_has_a_reason():
     row = hs.detect(model, "previous_token", prompts=alone).rows()[0]
     assert row["score"] != row["score"]
     assert row["reason"] == "0 of 6 prompts have a query to judge; an interval needs 5"
+
+
+def test_keys_outside_a_window_are_not_counted_and_said():
+    # Windows of 5 in layers 0 and 2 of gemma2: of 19 queries that could look at the first token 4 see it.
+    model, shown = tiny.opened("gemma2"), tiny.ids(16, 20)
+    prompts = DetectorPrompts(*[hs.Prompts.of(shown)] * 3)
+    table = hs.detect(model, ["bos", "lookback:4", "lookback:5"], prompts=prompts)
+    patterns = model.run(shown, capture="pattern")
+    for layer, seeing in ((0, slice(1, 5)), (1, slice(1, 20))):
+        (row,) = table.rows(head=f"{layer}.1", detector="bos")
+        assert row["score"] == pytest.approx(float(patterns["pattern", layer][:, 1, seeing, 0].mean()), abs=1e-6)
+        assert row["reason"] == ("" if layer else "for 79% of queries all keys lie outside the window of the layer")
+    for row in table.rows(detector="lookback:5"):
+        assert math.isnan(row["score"]) == (row["layer"] != 1)
+        assert ("for 100% of queries all keys lie outside the window" in row["reason"]) == (row["layer"] != 1)
+        assert not row["named"] or row["layer"] == 1
+    assert not any(math.isnan(row["score"]) for row in table.rows(detector="lookback:4"))
 
 
 def test_special_tokens_of_any_kind_stay_out_of_random_prompts():

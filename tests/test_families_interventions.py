@@ -25,7 +25,7 @@ TRAITS = [
 ]
 # By kind of intervention, the words with which a family may refuse it.
 REFUSALS = {
-    "to_bos by half": "sliding-window cache",
+    "to_bos by half": "sliding-window cache|outside the window",
     "set_pattern": "sliding-window cache",
     "path_patch to a head": "cannot use 'q'|cannot use 'mlp_out'",
 }

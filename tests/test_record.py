@@ -1,5 +1,6 @@
 """A sweep survives what happens to its process: kills, a full disk, a second process, another command."""
 
+import ast
 import contextlib
 import errno
 import json
@@ -9,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 import headscope as hs
-from headscope.results import record
+from headscope.hashing import digest
+from headscope.results import collect, record
 from headscope.results.collect import sweep_batches
 from headscope.results.runs import runs_in
 from headscope.sweeps.sweep import Sweep
@@ -54,7 +57,7 @@ def test_a_finished_sweep_is_not_run_again(llama, tmp_path, monkeypatch):
     first = hs.sweep(*asked(llama), out=tmp_path / "run")
     assert set(first.frame["path"]) == {"resumed"}
     monkeypatch.setattr(
-        "headscope.results.collect.run", lambda sweep: pytest.fail("run again") if sweep.cells else ()
+        "headscope.results.collect.run_by_part", lambda sweep, _: pytest.fail("run again") if sweep.cells else ()
     )
     again = hs.sweep(*asked(llama), out=tmp_path / "run")
     assert set(again.frame["path"]) == {"record"}
@@ -98,6 +101,67 @@ def test_ten_kills_at_random_moments_leave_the_same_table(llama, tmp_path):
     assert not [path for path in folder.rglob(".headscope-*") if path.name != record.LOCK]
 
 
+KILLED = """
+import os, signal, sys
+from headscope.results import record
+from tests.test_record import in_17_parts
+record.PART_SECONDS = 0.0
+told = []
+def progress(*at):
+    told.append(at)
+    if len(told) == 200:
+        print(told, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+in_17_parts(out=sys.argv[1], progress=progress)
+"""
+
+
+def in_17_parts(**how):
+    """A sweep of 24 cells whose memory holds one prompt at a time, under an edit that differs by prompt."""
+    model = tiny.opened("llama")
+    model.memory_bytes = 1
+    cells = hs.grid(hs.patch("resid_pre", source=tiny.ids(17, 8, seed=2)), layers="all", positions="all")
+    with model.editing(hs.patch(("mlp_out", 1), source=tiny.ids(17, 8, seed=3), positions=[2])):
+        return hs.sweep(model, tiny.ids(17, 8), cells, hs.measures.loss(), **how)
+
+
+def test_a_kill_among_17_parts_of_the_prompts_loses_no_finished_part_of_a_cell(tmp_path, monkeypatch):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    told = ast.literal_eval(killed.stdout.decode())
+    assert told[0] == ("cells", 0, 24)
+    assert [done for _, done, _ in told] == [pairs // 17 for pairs in range(200)], "progress stands still"
+    finished = pairs_in(tmp_path)
+    assert len(finished) == 199
+    assert [run.state for run in runs_in(tmp_path)] == ["0 of 24 cells and some prompts of 24 more"]
+    run, again = collect.run_by_part, []
+
+    def watched(sweep, done):
+        for rows, result in run(sweep, done):
+            again.append((digest(result.cell), rows.start))
+            yield rows, result
+
+    monkeypatch.setattr("headscope.results.collect.run_by_part", watched)
+    table = in_17_parts(out=tmp_path)
+    assert len(again) == 24 * 17 - 199
+    assert not finished & set(again), "finished parts of cells are run again"
+    assert len(pairs_in(tmp_path)) == 24 * 17
+    assert_frame_equal(table.frame.drop("path"), in_17_parts().frame.drop("path"), abs_tol=1e-6)
+
+
+def test_parts_of_the_prompts_have_the_values_of_all_of_them_at_once(llama):
+    model, prompts = tiny.opened("llama"), tiny.ids(17, 8)
+    cells = hs.grid(hs.patch("resid_pre", source=tiny.ids(17, 8, seed=2)), layers="all", positions="all")
+    with model.editing(hs.patch(("mlp_out", 1), source=tiny.ids(17, 8, seed=3), positions=[2])):
+        whole = hs.sweep(model, prompts, cells, hs.measures.loss())
+    assert_frame_equal(in_17_parts().frame, whole.frame, abs_tol=1e-6)
+
+
+def pairs_in(folder):
+    parts = pl.concat(map(pl.read_parquet, (folder / "parts").glob("[0-9]*.parquet")))
+    return set(parts.select("cell", "example").rows())
+
+
 def started(folder):
     """A process that sweeps slowly into the folder; leaving the block waits for its end."""
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder)], stdout=subprocess.PIPE)
@@ -114,11 +178,12 @@ def test_a_full_disk_leaves_what_is_done_and_says_how_to_go_on(llama, tmp_path, 
     monkeypatch.setattr(record, "PART_SECONDS", 0.0)
     write, count = record._write, []
 
-    def full(path, *args):
+    def full(path, fill):
         count.append(path)
-        if path.suffix == ".parquet" and len(count) > 8:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, *args)
+        # In the words of polars, which has no OSError for it.
+        said = pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+        failing = path.suffix == ".parquet" and len(count) > 8
+        return write(path, Mock(side_effect=said) if failing else fill)
 
     monkeypatch.setattr(record, "_write", full)
     with pytest.raises(hs.errors.Partial, match=r"No space left.*run the same command again") as caught:

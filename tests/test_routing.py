@@ -207,3 +207,35 @@ def test_bad_routes_are_refused(circuit):
             circuit.run(IDS, interventions=edit)
     assert circuit.run(IDS, interventions=hs.set_pattern("0.1", square, positions=[1])).logits.isfinite().all()
     assert isinstance(hs.knock_out("0.1", "all", "all").at(layer=1, head=2, position=3), KnockOut)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+def test_what_lies_outside_a_window_is_no_key(name):
+    # Windows of 5, in gemma2 in layer 0 alone: position 4 is the last that sees position 0.
+    model, ids = tiny.opened(name), tiny.ids(2, 12)
+    for edit in (hs.to_bos("0.1"), hs.fixed_offset("0.1", 5), hs.to_bos("0.1", positions=[3, 5])):
+        with pytest.raises(hs.errors.UnservedSite, match="at position 5: a query there does not see position 0"):
+            model.run(ids, interventions=edit)
+        with pytest.raises(hs.errors.UnservedSite, match="does not see position 0"):
+            model.generate(ids, max_new_tokens=2, interventions=edit)
+    with pytest.raises(hs.errors.UnservedSite, match="at position 7: a query there does not see position 2"):
+        model.run(ids, interventions=hs.fixed_offset("0.1", 5, positions=[-1, 7]))
+    within = [hs.to_bos("0.1", positions=range(5)), hs.fixed_offset("0.2", 4)]
+    pattern = model.run(ids, interventions=within, capture="pattern")["pattern", 0]
+    assert (pattern[:, 1, :5, 0] == 1).all()
+    assert (pattern[:, 2, 4:].diagonal(dim1=1, dim2=2) == 1).all()
+    if name == "gemma2":  # no window in layer 1
+        model.run(ids, interventions=[hs.to_bos("1.1"), hs.fixed_offset("1.2", 9)])
+    asked = hs.to_bos("0.1", beyond_window=True)
+    assert (model.run(ids, interventions=asked, capture="pattern")["pattern", 0][:, 1, :, 0] == 1).all()
+    assert str(asked) == "to_bos 0.1 beyond its window"
+    assert asked != hs.to_bos("0.1")
+    assert str(hs.fixed_offset("0.1", 7, beyond_window=True)) == "fixed_offset 0.1 7 back beyond its window"
+
+
+def test_padding_does_not_hide_the_first_token():
+    model = tiny.opened("mistral")
+    ragged = [[3, 4, 5], [6, 7, 8, 9, 10]]
+    pattern = model.run(ragged, interventions=hs.to_bos("1.0"), capture="pattern")["pattern", 1]
+    assert (pattern[0, 0, :3, 0] == 1).all()
+    assert (pattern[1, 0, :, 0] == 1).all()

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,34 @@ def test_an_error_on_the_way_leaves_nothing(found, monkeypatch, tmp_path):
     with pytest.raises(hs.errors.Unwritable, match="no space"):
         save(found, tmp_path / "run", lambda study: "page")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_study_is_kept_where_there_is_room(monkeypatch, tmp_path):
+    out, room, fill = tmp_path / "run", tmp_path / "room", folder._fill
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    full = [tmp_path]
+
+    def filling(place, *given):
+        if any(disk in place.parents and room not in place.parents for disk in full) or room in full:
+            raise OSError(28, "No space left on device")
+        fill(place, *given)
+
+    monkeypatch.setattr(folder, "_fill", filling)
+    study = partial(hs.study, "heads", model=planted.induction_circuit(), quick=True, out=out)
+    with pytest.raises(hs.errors.Unkept, match=r"cannot write .*run'.*No space left.*finished and kept in") as caught:
+        study()
+    assert caught.value.exit_code == 2
+    assert caught.value.folder.parent == room
+    assert (caught.value.folder / "report.html").exists()
+    assert caught.value.study.claims
+    full.append(room)
+    with pytest.raises(hs.errors.Unkept, match="only the `study` of this error") as caught:
+        study()
+    assert caught.value.folder is None
+    assert caught.value.study.claims
+    assert len(list(room.iterdir())) == 1
+    assert not out.exists()
 
 
 def test_saving_itself_refuses_a_folder_of_somebody_else(found, tmp_path):

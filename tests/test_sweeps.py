@@ -84,7 +84,7 @@ def test_every_family_resumes_exactly(name):
         assert agree(model, given, cells, logit_difference()) == {("resumed", "")}
     heads = grid(hs.zero("z"), layers=[0, 3], heads=[1], positions=[3, 8, 10]).cells(4, model.heads, LENGTH)
     assert agree(model, given, heads, loss([7, 8, 9, 10])) == {("resumed", "")}
-    bos = grid(hs.to_bos("z"), layers=[0, 1, 3], heads=[1]).cells(4, model.heads, LENGTH)
+    bos = grid(hs.to_bos("z", beyond_window=True), layers=[0, 1, 3], heads=[1]).cells(4, model.heads, LENGTH)
     assert agree(model, given, bos, loss([7, 8, 9, 10])) == {("resumed", "")}
 
 
@@ -104,14 +104,19 @@ def test_every_kind_of_cell_resumes_exactly(name):
         Cell((hs.add(("resid_pre", 1), push, positions=p), hs.zero("2.1", positions=p - 2)), position=p)
         for p in (3, 5, 8)
     ]
-    several += [Cell((hs.to_bos(f"{layer}.0"), hs.add(("attn_out", layer), push, positions=6))) for layer in range(3)]
+    several += [
+        Cell((hs.to_bos(f"{layer}.0", beyond_window=True), hs.add(("attn_out", layer), push, positions=6)))
+        for layer in range(3)
+    ]
     assert agree(model, given, several, logit_difference()) == {("resumed", "")}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mistral"])
 def test_reading_at_the_cells_own_position_takes_one_pass(name):
     model, given = tiny.opened(name), prompts()
-    bos = grid(hs.to_bos("z"), layers=[0, 2], heads=[1], positions=range(11)).cells(3, model.heads, LENGTH)
+    bos = grid(hs.to_bos("z", beyond_window=True), layers=[0, 2], heads=[1], positions=range(11)).cells(
+        3, model.heads, LENGTH
+    )
     assert agree(model, given, bos, next_logit("cell")) == {(SIDE_BY_SIDE, "")}
     push = torch.linspace(-1, 1, model.d_model)
     stream = grid(hs.add("resid_pre", push), layers="all", positions=range(11)).cells(3, [], LENGTH)
@@ -152,7 +157,7 @@ def test_what_holds_in_every_cell_holds_in_resumed_cells_too(name):
     base_interventions = [
         hs.add(("attn_out", 1), push, positions=[3, 6]),
         hs.zero("1.2"),
-        hs.to_bos("2.1"),
+        hs.to_bos("2.1", beyond_window=True),
         hs.add(("resid_post", 0), push),
         hs.add(("resid_pre", 2), -push),
     ]
@@ -385,7 +390,7 @@ def test_iterative_ablation_equals_sweeping_again_with_the_picked_cells_ablated(
     model.memory_bytes = budget  # with little, streams of some cells are not kept
     stream = [Cell((hs.add((site, layer), push),), layer) for layer in range(3) for site in ("resid_pre", "mlp_out")]
     heads = grid(hs.zero("z"), layers="all", heads="all").cells(3, model.heads, LENGTH)
-    bos = grid(hs.to_bos("z"), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
+    bos = grid(hs.to_bos("z", beyond_window=True), layers="all", heads=[0]).cells(3, model.heads, LENGTH)
     places = grid(hs.zero("z"), layers="all", heads=[1, 2], positions=[1, 6, 9]).cells(3, model.heads, LENGTH)
     for cells in (heads[::2] + stream, bos, places):
         base_interventions, left = [], dict(enumerate(cells))

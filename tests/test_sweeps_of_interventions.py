@@ -19,7 +19,7 @@ def templates():
         "mean at a role": hs.mean("z", over=REFERENCE, positions="marked"),
         "resample": hs.resample("z", over=REFERENCE),
         "resample anywhere": hs.resample("z", over=REFERENCE, per_position=False, positions=[3, 7]),
-        "to bos": hs.to_bos("z", positions=[4, -1]),
+        "to bos": hs.to_bos("z", positions=[4, -1], beyond_window=True),
         "fixed offset": hs.fixed_offset("z", 2),
         "fixed offset at one": hs.fixed_offset("z", 2, positions=6, strength=0.3),
         "set pattern": hs.set_pattern("z", pattern(), positions=[3, 5]),

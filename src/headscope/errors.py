@@ -7,8 +7,12 @@ so that a question is always answered in the same way.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Self
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
 
 
 class HeadscopeError(Exception):
@@ -105,6 +109,22 @@ class Unwritable(HeadscopeError):
         )
 
 
+class Unkept(Unwritable):
+    """A finished study that could not be written where it was to be.
+
+    `study` is what it found, `folder` where it is kept instead; None if the temporary folder took it neither.
+    """
+
+    def __init__(self, why: object, study: Any, folder: Path | None) -> None:
+        kept = (
+            "The temporary folder takes it neither: what the study found is now only the `study` of this error."
+            if folder is None
+            else f"The study is finished and kept in {str(folder)!r}: move it to where it is to be."
+        )
+        super().__init__(f"{why} {kept}")
+        self.study, self.folder = study, folder
+
+
 class Partial(HeadscopeError):
     """Work that stopped half-way and goes on when the same command is run again."""
 
@@ -122,6 +142,18 @@ class OutOfMemory(HeadscopeError):
     """The device has too little memory for the smallest piece of this work."""
 
     exit_code = 4
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise as an OSError what polars and safetensors word as errors of their own: a full disk, a lost folder."""
+    try:
+        yield
+    except Exception as error:
+        said = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
 
 
 def _span(lengths: Sequence[int]) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import polars as pl
 
+from headscope.errors import system_errors
+
 
 @dataclass(frozen=True)
 class Column:
@@ -128,4 +130,6 @@ class Table:
         ]
 
     def write_parquet(self, path: Path) -> None:
-        self.frame.write_parquet(path)
+        """Raises OSError where it cannot be written."""
+        with system_errors():
+            self.frame.write_parquet(path)

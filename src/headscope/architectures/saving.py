@@ -9,13 +9,19 @@ from pathlib import Path
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from headscope.errors import system_errors
+
 
 def save_quietly(model: PreTrainedModel, folder: Path) -> None:
-    """`model.save_pretrained(folder)`, with bars off meanwhile and as they were afterwards."""
+    """`model.save_pretrained(folder)`, with bars off meanwhile and as they were afterwards.
+
+    Raises OSError where it cannot be written.
+    """
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model.save_pretrained(folder)
+        with system_errors():
+            model.save_pretrained(folder)
     finally:
         if shows_bars:
             logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""What all verbs share: options, errors as one sentence with an exit code, progress on stderr.
+"""What all verbs share: options, errors as one sentence with an exit code. Progress is in cli.progress.
 
 Results go to stdout, everything else to stderr; with `--json` stdout is one JSON value. Nothing moves on
 the screen where stderr is no terminal.
@@ -10,8 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -20,13 +19,10 @@ import torch
 import transformers
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from headscope.errors import BadArgument, HeadscopeError, OutOfMemory
 from headscope.models.loading import load
 from headscope.models.model import Model
-from headscope.vocabulary import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
@@ -122,28 +118,6 @@ def bytes_of(size: str) -> int:
 def print_json(value: Any) -> None:
     """One JSON value on stdout, without NaN."""
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A callback `(stage, done, of)` that draws one line on a terminal and prints stages elsewhere."""
-    if quiet:
-        yield silent
-        return
-    if not stderr.is_terminal:
-        seen: set[str] = set()
-
-        def say(stage: str, done: int, of: int) -> None:
-            if stage not in seen:
-                seen.add(stage)
-                stderr.print(f"{stage} ...", markup=False)
-
-        yield say
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Bar(*columns, TimeElapsedColumn(), console=stderr, transient=True) as bar:
-        task = bar.add_task("starting", total=1)
-        yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)
 
 
 def with_fields(config: type[Any], into: str = "settings") -> Callable[[Callable[..., None]], Callable[..., None]]:

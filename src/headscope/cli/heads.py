@@ -58,12 +58,12 @@ def run(
             markup=False,
         )
     table = detect(loaded, wanted, prompts=prompts)
-    if out is not None:
-        write_file(out, table.write_parquet if out.suffix == ".parquet" else table.frame.write_csv)
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "heads": table.to_records()})
-        return
-    _show(table, wanted, quiet)
+    else:
+        _show(table, wanted, quiet)
+    if out is not None:  # last: what cannot be written is seen at least
+        write_file(out, table.write_parquet if out.suffix == ".parquet" else table.frame.write_csv)
 
 
 def _show(table: Table, wanted: list[str], quiet: bool) -> None:

@@ -5,17 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from headscope.cli.common import (
-    Json,
-    Quiet,
-    default_out,
-    opened,
-    opens_model,
-    print_json,
-    progress_bar,
-    stdout,
-    with_fields,
-)
+from headscope.cli.common import Json, Quiet, default_out, opened, opens_model, print_json, stdout, with_fields
+from headscope.cli.progress import progress_bar
+from headscope.errors import Unkept
 from headscope.results.folder import check_free
 from headscope.results.study import Study, Verdict
 from headscope.studies.context import Plan
@@ -54,20 +46,27 @@ def verb(name: str, found: Plan[Any], place: Path | None = None) -> Any:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
         found.settings(**settings)  # refuses numbers out of range before the model is opened
-        loaded = opened(model, opening)
+        loaded, unkept = opened(model, opening), None
         with progress_bar(quiet) as progress:
             how = {name: value for name, value in opening.items() if name != "memory"}
-            result = study(name, model=loaded, out=folder, quick=quick, options=how, progress=progress, **settings)
-        show(result, folder, json)
+            try:
+                result = study(
+                    name, model=loaded, out=folder, quick=quick, options=how, progress=progress, **settings
+                )
+            except Unkept as error:
+                result, unkept = error.study, error
+        show(result, folder if unkept is None else unkept.folder, json)
+        if unkept is not None:
+            raise unkept
 
     return run
 
 
-def show(result: Study, folder: Path, as_json: bool) -> None:
-    """The question, its answer, the claims and the path of the report; or everything as JSON."""
-    report = folder / "report.html"
+def show(result: Study, folder: Path | None, as_json: bool) -> None:
+    """The question, its answer, the claims and the path of the report, if there is one; or everything as JSON."""
+    report = None if folder is None else folder / "report.html"
     if as_json:
-        print_json({**result.to_json(), "report": str(report)})
+        print_json({**result.to_json(), "report": None if report is None else str(report)})
         return
     stdout.print(result.question, markup=False, style="bold")
     for paragraph in result.answer:
@@ -79,4 +78,5 @@ def show(result: Study, folder: Path, as_json: bool) -> None:
         stdout.print(claim.statement, markup=False)
         stdout.print(f"{'':14}{claim.because}", markup=False, style="dim")
     stdout.print()
-    stdout.print(f"Report: {report.resolve()}", markup=False)
+    if report is not None:
+        stdout.print(f"Report: {report.resolve()}", markup=False)

@@ -10,17 +10,8 @@ import typer
 from rich.table import Table as RichTable
 
 from headscope.cli import sweep_parts as parts
-from headscope.cli.common import (
-    Json,
-    ModelName,
-    Quiet,
-    opened,
-    opens_model,
-    print_json,
-    progress_bar,
-    stdout,
-    with_fields,
-)
+from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout, with_fields
+from headscope.cli.progress import progress_bar
 from headscope.results.agreement import agreement
 from headscope.results.collect import check, sweep_approximately, sweep_batches
 from headscope.sweeps import forecast

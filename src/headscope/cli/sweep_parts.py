@@ -38,6 +38,7 @@ ABLATIONS: dict[str, Ablation] = {
     "mean": lambda at, other, seed: mean(at, over=other),
     "resample": lambda at, other, seed: resample(at, over=other, seed=seed),
     "to_bos": lambda at, other, seed: to_bos(at),
+    "to_bos_beyond_window": lambda at, other, seed: to_bos(at, beyond_window=True),
     "patch": lambda at, other, seed: patch(at, source=other),
 }
 _FROM_ELSEWHERE = ("mean", "resample", "patch")

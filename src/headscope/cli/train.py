@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from headscope import training
-from headscope.cli.common import Json, Quiet, guarded, print_json, progress_bar, stdout
+from headscope.cli.common import Json, Quiet, guarded, print_json, stdout
+from headscope.cli.progress import progress_bar
 
 Name = Annotated[str, typer.Argument(help="Name of a recipe.", metavar="RECIPE")]
 Out = Annotated[Path | None, typer.Option(help="Folder for checkpoints and the final model.")]

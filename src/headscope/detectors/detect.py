@@ -190,7 +190,12 @@ def head_attention(
             null = matched.mass
         for index, detector in enumerate(group):
             attention[detector.name] = {
-                layer: LayerMass(mass[index], null[layer][index], reading.uniform[layer][index])
+                layer: LayerMass(
+                    mass[index],
+                    null[layer][index],
+                    reading.uniform[layer][index],
+                    float(reading.hidden[layer][index]),
+                )
                 for layer, mass in sorted(reading.mass.items())
             }
     return {detector.name: attention[detector.name] for detector in wanted}

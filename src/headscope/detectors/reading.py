@@ -1,6 +1,7 @@
 """How much attention falls on key sets: the reading behind every detector.
 
-In: attention calls, one layer at a time. Out: for each detector, head and prompt the mean over judged
+In: attention calls, one layer at a time. A query of which no key that counts lies in the window of a layer is not
+judged there, and its share is kept. Out: for each detector, head and prompt the mean over judged
 queries of the mass on the query's key set, with its two references: *uniform* (the same for a head that
 spreads evenly over the keys it may see, windows respected) and *other keys* (the mean mass on equally
 many other visible keys of the same query: all others, or those that the key set names; of several such kinds the
@@ -23,13 +24,15 @@ class MassReading:
     """Mass on several kinds of key sets at once; implements the Reading protocol.
 
     After the run `mass[layer]` and `other[layer]` are [detector, prompt, head], `uniform[layer]`
-    [detector, prompt]; NaN where a prompt has no judged query.
+    [detector, prompt]; NaN where a prompt has no judged query. `hidden[layer]`, float64 [detector], is the share of
+    queries that are not judged because a window hides their keys.
     """
 
     sets: Sequence[KeySets]
     mass: dict[int, Tensor] = field(default_factory=dict)
     other: dict[int, Tensor] = field(default_factory=dict)
     uniform: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
 
     def over_layers(self, index: int) -> tuple[Tensor, Tensor]:
         """`mass` and `other` of one kind of key sets, float64 [prompt, head] over the heads of all layers."""
@@ -48,10 +51,14 @@ class MassReading:
             self.mass[call.layer] = torch.full(shape, float("nan"))
             self.other[call.layer] = torch.full(shape, float("nan"))
             self.uniform[call.layer] = torch.full(shape[:2], float("nan"))
+            self.hidden[call.layer] = torch.zeros(len(self.sets), dtype=torch.float64)
         for index, keys in enumerate(self.sets):
             cells = pattern.shape[2]
             pairs = keys.pairs[rows, :cells, :cells].to(pattern.device) & visible
-            queries = keys.queries[rows, :cells].to(pattern.device)
+            asked = keys.queries[rows, :cells].to(pattern.device)
+            queries = asked & pairs.any(-1)
+            hidden = (asked & ~queries).sum().cpu() / max(1, int(keys.queries.sum()))
+            self.hidden[call.layer][index] += hidden
             others = [each[rows, :cells, :cells].to(pattern.device) for each in keys.others]
             means = _masses(pattern, pairs, queries, visible, others)
             for kept, mean in zip((self.mass, self.other, self.uniform), means, strict=True):

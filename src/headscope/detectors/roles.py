@@ -160,6 +160,7 @@ def role_attention(
                     ]
                 ).amax(0),
                 reading.uniform[layer][index],
+                float(reading.hidden[layer][index]),
             )
             for layer, mass in sorted(reading.mass.items())
         }

@@ -68,18 +68,22 @@ HEADS = Schema(
         ),
         Column("named", pl.Boolean, f"adjusted_low exceeds {NAMED_MARGIN}"),
         Column("prompts", pl.Int64, "prompts behind the score"),
-        Column("reason", pl.String, "why there is no score, interval or adjusted bound; empty if there is all"),
+        Column("reason", pl.String, "why there is no score, interval or adjusted bound, or none for some queries"),
     ),
 )
 
 
 @dataclass(frozen=True)
 class LayerMass:
-    """What one detector read in one layer: mass and null [prompt, head], uniform [prompt]."""
+    """What one detector read in one layer: mass and null [prompt, head], uniform [prompt].
+
+    `hidden` is the share of its queries whose keys lie outside the window of the layer, and which are not judged.
+    """
 
     mass: Tensor
     null: Tensor
     uniform: Tensor
+    hidden: float = 0.0
 
     @property
     def kept(self) -> Tensor:
@@ -132,6 +136,7 @@ def _rows(
     score, above = bounded(read.mass, (0.0, 1.0)), bounded(read.above, (-1.0, 1.0))
     expected = float(read.uniform[kept].mean())
     few = f"{prompts} of {len(kept)} prompts have a query to judge; an interval needs {MIN_UNITS}"
+    window = f"for {read.hidden:.0%} of queries all keys lie outside the window of the layer" if read.hidden else ""
     apart = f"bounds for all heads at once need {MIN_UNITS_TOGETHER} prompts that every layer judges"
     rows = []
     for head in range(read.mass.shape[1]):
@@ -155,7 +160,7 @@ def _rows(
                 "adjusted_p_value": p,
                 "named": low > NAMED_MARGIN,
                 "prompts": prompts,
-                "reason": few if prompts < MIN_UNITS else reason,
+                "reason": "; ".join(filter(None, (few if prompts < MIN_UNITS else reason, window))),
             }
         )
     return rows

@@ -102,24 +102,32 @@ def resample(
     )
 
 
-def to_bos(target: TargetLike, positions: PositionsLike = ALL, *, strength: float = 1.0) -> ToBOS:
-    """Let heads attend to the first token alone; see `ToBOS`.
+def to_bos(
+    target: TargetLike, positions: PositionsLike = ALL, *, strength: float = 1.0, beyond_window: bool = False
+) -> ToBOS:
+    """Let heads attend to the first token alone, `beyond_window` also where a window hides it; see `ToBOS`.
 
     >>> str(to_bos("1.4", positions=[5]))
     'to_bos 1.4 at 5'
     """
-    return ToBOS(targets_of(target), Positions.of(positions), strength=strength)
+    return ToBOS(targets_of(target), Positions.of(positions), strength=strength, beyond_window=beyond_window)
 
 
 def fixed_offset(
-    target: TargetLike, offset: int, positions: PositionsLike = ALL, *, strength: float = 1.0
+    target: TargetLike,
+    offset: int,
+    positions: PositionsLike = ALL,
+    *,
+    strength: float = 1.0,
+    beyond_window: bool = False,
 ) -> FixedOffset:
-    """Let heads attend to the token `offset` back alone; see `FixedOffset`.
+    """Let heads attend to the token `offset` back alone, `beyond_window` also outside a window; see `FixedOffset`.
 
     >>> str(fixed_offset("0.2", 100))
     'fixed_offset 0.2 100 back'
     """
-    return FixedOffset(targets_of(target), Positions.of(positions), offset=offset, strength=strength)
+    where = Positions.of(positions)
+    return FixedOffset(targets_of(target), where, offset=offset, strength=strength, beyond_window=beyond_window)
 
 
 def set_pattern(

@@ -2,8 +2,9 @@
 
 `ToBOS` and `FixedOffset` let a head attend to one key alone, `SetPattern` writes a pattern out, `KnockOut`
 takes chosen keys away from chosen queries. Values are untouched, so that what changes is which of them a
-head moves. In a layer with a sliding window all of them may reach a key that the head itself could not;
-once a cache has dropped it, that is refused.
+head moves. In a layer with a sliding window, what lies outside of it is no key: `ToBOS` and `FixedOffset` refuse to
+send a query there unless asked what would be if it could (`beyond_window`), and even then where a cache has dropped
+it. A pattern that is written out says by itself where it looks.
 """
 
 from abc import abstractmethod
@@ -46,6 +47,12 @@ class _Routing(Intervention):
 class _Redirect(_Routing):
     """Lets heads attend to one key per query; a row with one key needs no pattern, only that key's value."""
 
+    beyond_window: bool = field(default=False, kw_only=True)
+
+    @property
+    def details(self) -> str:
+        return " beyond its window" if self.beyond_window else ""
+
     @abstractmethod
     def key_of(self, queries: Tensor) -> Tensor:
         """The position each query [batch, query] is to look at; negative: it stays as it is."""
@@ -60,10 +67,25 @@ class _Redirect(_Routing):
             wanted = self.key_of(layout.positions(call.queries))
             rows = layout.mask(self.positions, call.queries) & (wanted >= 0)
             cells = layout.key_cells(wanted, call.keys, rows)
+            # Without a mask a kernel sees all earlier keys, and asking the device would make it wait for nothing.
+            if not self.beyond_window and call.mask is not None:
+                self._require_seen(call, rows, cells, layout)
             for head in heads:
                 call.redirect(head, rows, cells, self.strength)
 
         return CallEdit(layer, change)
+
+    def _require_seen(self, call: AttentionCall, rows: Tensor, cells: Tensor, layout: Layout) -> None:
+        seen = call.visible().expand(len(rows), -1, -1).gather(2, cells[:, :, None])[..., 0]
+        if bool((hidden := rows & ~seen).any()):
+            queries = layout.positions(call.queries)
+            query = int(queries[hidden].min())
+            key = int(self.key_of(queries)[hidden & (queries == query)].min())
+            raise UnservedSite(
+                f"cannot {self.verb} in layer {call.layer} at position {query}: a query there does not see position "
+                f"{key}, which lies outside the window of this layer. Name positions= that see it, or ask for what "
+                "would be if they could with beyond_window=True."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +118,7 @@ class FixedOffset(_Redirect):
 
     @property
     def details(self) -> str:
-        return f" {self.offset} back"
+        return f" {self.offset} back{super().details}"
 
     def key_of(self, queries: Tensor) -> Tensor:
         return queries - self.offset

@@ -292,8 +292,7 @@ class Samples(Cells):
 
     def best(self, name: str, *, above: float | None = None) -> Any:
         """The coordinate on this axis of the cell with the largest mean; None if none is defined, or over `above`."""
-        mean = self.mean
-        if np.isnan(mean).all() or (above is not None and not np.nanmax(mean) > above):
+        if not len(self) or np.isnan(mean := self.mean).all() or (above is not None and not np.nanmax(mean) > above):
             return None
         return self.cells[int(np.nanargmax(mean))][self.axis(name)]
 

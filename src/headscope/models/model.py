@@ -174,8 +174,9 @@ class Model(OpenedModel):
         )
 
     def batch_rows(self, rows: slice) -> AbstractContextManager[None]:
-        """What runs in the block is these rows of a larger whole; see `editing`."""
-        return holding(_rows, rows)
+        """What runs in the block is these rows of a larger whole (of the block around, if any); see `editing`."""
+        start = 0 if (around := _rows.get()) is None else around.start
+        return holding(_rows, slice(start + rows.start, start + rows.stop))
 
     @contextmanager
     def unedited(self) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """Sweeps as tables: runs cells, files each under its coordinates with an interval, and keeps a record if asked.
 
 In: model, prompts, cells or a grid, a measure; perhaps a folder. Out: one row per cell: mean over prompts and its
-bounds. Cells that the folder holds are not run again. With a precision, batches of prompts are added until every
-interval is that narrow. Approximate sweeps estimate all cells to first order and run those of the largest effect.
+bounds. What the folder holds, of cells and of parts of their prompts, is not run again. With a precision, batches of
+prompts are added until every interval is that narrow. Approximate sweeps estimate all cells to first order and run
+those of the largest effect.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from headscope.results.provenance import circumstances
 from headscope.results.record import Record, Values
 from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
-from headscope.sweeps.execute import run
+from headscope.sweeps.execute import run_by_part
 from headscope.sweeps.naive import CellResult, require_meaning, with_own_position
 from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Schema, Table
@@ -71,8 +72,9 @@ def sweep(
 ) -> Table:
     """Apply every cell's interventions to the same prompts and measure.
 
-    `base_interventions` hold in every cell, before its own. `out` is a folder that keeps finished cells
-    (results.record): run again, the sweep goes on there. `progress("cells", done, of)` is called after each cell.
+    `base_interventions` hold in every cell, before its own. `out` is a folder that keeps what is finished
+    (results.record): run again, the sweep goes on there. `progress("cells", done, of)` is called before the first
+    cell, and after each on each part of the prompts; `done` counts cells by their share of the prompts.
     `approximate` estimates all cells from one forward and one backward pass and runs the `verify_top` of largest
     mean change; the column `path` says which a row is.
 
@@ -180,6 +182,7 @@ def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress
     check(sweep)
     if verify_top < 0:
         raise BadArgument(f"cannot verify the top {verify_top} cells: give a whole number from 0.")
+    progress("cells", 0, len(sweep.cells))
     ran: dict[int, CellResult] = {}
     estimates: dict[int, float] = {}
     for result, estimate in verified(sweep, verify_top):
@@ -191,22 +194,27 @@ def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress
 
 
 def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[CellResult]:
-    """Every cell of a batch, in order; those in the record are taken from there."""
-    names = digests(sweep.cells)
-    known = {} if kept is None else kept.done.get(number, {})
-    ran = {
-        index: CellResult(sweep.cells[index], torch.tensor(known[name]), index, "record")
-        for index, name in enumerate(names)
-        if name in known
-    }
-    left = [index for index in range(len(names)) if index not in ran]
-    for result in run(sweep.of(left)):
+    """Every cell of a batch, in order; what is in the record is taken from there."""
+    names, prompts = digests(sweep.cells), len(sweep.prompts)
+    values = np.full((len(names), prompts), np.nan)
+    known = np.zeros(values.shape, dtype=bool)
+    if kept is not None:
+        for index, name in enumerate(names):
+            kept.take(number, name, values[index], known[index])
+    finished = int(known.sum())
+    progress("cells", finished // prompts, len(names))
+    left = np.flatnonzero(~known.all(axis=1)).tolist()
+    how = [("record", "")] * len(names)
+    for rows, result in run_by_part(sweep.of(left), lambda index, rows: bool(known[left[index], rows].all())):
         index = left[result.index]
-        ran[index] = result
+        finished += int((~known[index, rows]).sum())
+        values[index, rows], known[index, rows] = result.values.numpy(), True
+        how[index] = result.path, result.note
         if kept is not None:
-            kept.add(number, names[index], result.values.numpy())
-        progress("cells", len(ran), len(names))
-    return [ran[index] for index in range(len(names))]
+            kept.add(number, names[index], rows.start, result.values.numpy())
+        progress("cells", finished // prompts, len(names))
+    own = enumerate(zip(sweep.cells, values, how, strict=True))
+    return [CellResult(cell, torch.from_numpy(row), index, *told) for index, (cell, row, told) in own]
 
 
 def _widest(values: Sequence[Sequence[CellResult]]) -> float:
@@ -273,7 +281,7 @@ def _kept(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record
 
 
 def _recipe(prompts: Prompts) -> Mapping[str, Any]:
-    return {**prompts.made_by, "hash": digest(prompts)}
+    return {**prompts.made_by, "count": len(prompts), "hash": digest(prompts)}
 
 
 def _named(given: object) -> str:

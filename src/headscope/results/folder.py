@@ -12,6 +12,7 @@ nothing half-written. A folder that exists is kept and its content replaced, whi
 folder and a mounted one. Content that is not ours, down to a single file, is never replaced.
 """
 
+import contextlib
 import os
 import re
 import tempfile
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headscope.errors import OutputExists
+from headscope.errors import OutputExists, Unkept, Unwritable
 from headscope.results.evidence import CLAIMS, evidence_table
 from headscope.results.files import PREFIX, SCHEMA, check_writable, read_mark, write_json, writing
 from headscope.results.study import Study
@@ -79,6 +80,27 @@ def save(study: Study, out: Path, render: Callable[[Study], str]) -> Path:
     page = render(study)
     place_folder(out, RUN, lambda folder: _fill(folder, study, page))
     return out / "report.html"
+
+
+def save_somewhere(study: Study, out: Path, render: Callable[[Study], str]) -> None:
+    """As `save`; where that fails, the study is finished all the same, and kept in the temporary folder.
+
+    Raises:
+        Unkept: if it is not in `out`; it says where it is.
+    """
+    try:
+        save(study, out, render)
+    except (Unwritable, OutputExists) as error:
+        kept = None
+        with contextlib.suppress(OSError, Unwritable):
+            place = Path(tempfile.mkdtemp(prefix=f"headscope-{study.name}-"))
+            try:
+                save(study, place, render)
+                kept = place
+            finally:
+                if kept is None:
+                    os.rmdir(place)
+        raise Unkept(error, study, kept) from error
 
 
 def place_folder(out: Path, kind: Kind, fill: Callable[[Path], object]) -> None:

@@ -1,12 +1,13 @@
-"""The record of a sweep: a folder in which finished cells survive whatever happens to the process.
+"""The record of a sweep: a folder in which finished work survives whatever happens to the process.
 
     OUT/manifest.json        model, prompts, measure, versions, command; marks the folder as ours
     OUT/cells.json           what was done in the cells that were asked for last, as JSON of interventions
-    OUT/parts/N.parquet      finished cells: batch of prompts, cell, example, value
+    OUT/parts/N.parquet      what is finished: batch of prompts, cell, example, value
     OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean
 
-Values are kept by the hash of their cell, so that the same command goes on where it stopped, and another grid over
-the same prompts takes what is there. After a kill there are whole parts and perhaps a hidden file that the next
+Values are kept by the hash of their cell and by example, so that the same command goes on where it stopped, within a
+cell too (a sweep of many prompts goes through them part by part), and another grid over the same prompts takes what
+is there. After a kill there are whole parts and perhaps a hidden file that the next
 opening removes. A lock, which the system drops when a process dies, keeps a second one out.
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headscope.errors import OutputExists, Partial, Unwritable
+from headscope.errors import OutputExists, Partial, Unwritable, system_errors
 from headscope.results.files import PREFIX, SCHEMA, check_writable, read_mark, write_json, writing
 from headscope.tables import Table
 
@@ -38,27 +40,34 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 Values = NDArray[np.float64]
+Examples = NDArray[np.int32]
 # What must be the same for values of two runs to stand in one table.
 _SAME = ("identity", "measure", "interventions in every cell", "dtype", "device")
 
 
 class Record:
-    """Finished cells in one folder; made by `opened`.
-
-    `done[batch][cell]` are values per example.
-    """
+    """Finished values in one folder; made by `opened`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.done: dict[int, dict[str, Values]] = {}
-        self._waiting: list[tuple[int, str, Values]] = []
+        self._done: dict[tuple[int, str], list[tuple[Examples, Values]]] = defaultdict(list)
+        self._waiting: list[tuple[int, str, Examples, Values]] = []
         self._last_written = time.monotonic()
         self._batches = 1
 
-    def add(self, batch: int, cell: str, values: Values) -> None:
-        """Keep a finished cell; it is on the disk after the next `flush`, which happens by itself in time."""
-        self.done.setdefault(batch, {})[cell] = values
-        self._waiting.append((batch, cell, values))
+    def take(self, batch: int, cell: str, values: Values, known: NDArray[np.bool_]) -> None:
+        """Put what is there of a cell into `values` [example], and mark it in `known` [example]."""
+        for examples, own in self._done[batch, cell]:
+            values[examples], known[examples] = own, True
+
+    def add(self, batch: int, cell: str, first: int, values: Values) -> None:
+        """Keep values of a cell, from example `first` on.
+
+        They are on the disk after the next `flush`, which happens by itself in time.
+        """
+        examples = np.arange(first, first + len(values), dtype=np.int32)
+        self._done[batch, cell].append((examples, values))
+        self._waiting.append((batch, cell, examples, values))
         if time.monotonic() - self._last_written >= PART_SECONDS:
             self.flush()
 
@@ -73,18 +82,16 @@ class Record:
             return
         frame = pl.DataFrame(
             {
-                "batch": np.concatenate([np.full(len(v), b, dtype=np.int32) for b, _, v in self._waiting]),
-                "cell": [cell for _, cell, values in self._waiting for _ in values],
-                "example": np.concatenate([np.arange(len(v), dtype=np.int32) for _, _, v in self._waiting]),
-                "value": np.concatenate([values for _, _, values in self._waiting]),
+                "batch": np.concatenate([np.full(len(v), b, dtype=np.int32) for b, _, _, v in self._waiting]),
+                "cell": [cell for _, cell, _, values in self._waiting for _ in values],
+                "example": np.concatenate([examples for _, _, examples, _ in self._waiting]),
+                "value": np.concatenate([values for *_, values in self._waiting]),
             }
         )
         parts = self.folder / PARTS
         number = 1 + max((int(path.stem) for path in parts.glob("[0-9]*.parquet")), default=0)
-        try:
+        with self._going_on():
             _write(parts / f"{number:06d}.parquet", frame.write_parquet)
-        except OSError as error:
-            raise Partial.after(self.folder, error) from error
         self._waiting.clear()
 
     def add_prompts(self, recipe: Mapping[str, Any]) -> None:
@@ -99,15 +106,21 @@ class Record:
             if told["prompts"][self._batches]["hash"] != recipe["hash"]:
                 raise _other(["prompts"], self.folder)
         else:
-            _dump(path, {**told, "prompts": [*told["prompts"], recipe]})
+            with self._going_on():
+                _dump(path, {**told, "prompts": [*told["prompts"], recipe]})
         self._batches += 1
 
     def finish(self, table: Table) -> None:
         """Write the table of all cells that were asked for."""
         self.flush()
-        try:
+        with self._going_on():
             _write(self.folder / "sweep.parquet", table.write_parquet)
             _dump(self.folder / "sweep.json", table.describe())
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Partial.after(self.folder, error) from error
 
@@ -121,8 +134,7 @@ class Record:
                     "that file, and its cells are run again."
                 ) from error
             for (batch, cell), rows in frame.group_by("batch", "cell", maintain_order=True):
-                values = rows.sort("example")["value"].to_numpy()
-                self.done.setdefault(int(batch), {})[str(cell)] = values
+                self._done[int(batch), str(cell)].append((rows["example"].to_numpy(), rows["value"].to_numpy()))
 
 
 @contextmanager
@@ -171,6 +183,8 @@ def opened(
 
 @contextmanager
 def _locked(place: Path, named: Path) -> Iterator[None]:
+    with writing(named):
+        (place / LOCK).touch()
     with open(place / LOCK, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,7 +245,8 @@ def _write(path: Path, write: Any) -> None:
     """A file that is whole or not there, on the disk before it has its name."""
     beside = path.parent / f"{PREFIX}{path.name}"
     try:
-        write(beside)
+        with system_errors():
+            write(beside)
         with open(beside, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(beside, path)

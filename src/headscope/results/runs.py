@@ -35,7 +35,7 @@ def runs_in(folder: Path) -> list[Run]:
 
 
 def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
-    """Complete, or how many cells of how many are done."""
+    """Complete, or how many cells of how many are done on all prompts."""
     if manifest["headscope"] != KIND or (folder / "sweep.parquet").exists():
         return "complete"
     parts = sorted((folder / PARTS).glob("[0-9]*.parquet"))
@@ -43,7 +43,10 @@ def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
         return f"0 of {manifest['cells']} cells"
     try:
         done = pl.scan_parquet(parts).filter(pl.col("batch") == 0)
-        count = done.select(pl.col("cell").n_unique()).collect().item()
+        by_cell = done.group_by("cell").agg(pl.col("example").n_unique()).collect()["example"]
     except pl.exceptions.PolarsError:
         return "damaged"
-    return f"{count} of {manifest['cells']} cells"
+    # Records of before had whole cells only, and do not say of how many prompts.
+    whole = int((by_cell == manifest["prompts"][0].get("count", by_cell.max())).sum())
+    begun = f" and some prompts of {len(by_cell) - whole} more" if whole < len(by_cell) else ""
+    return f"{whole} of {manifest['cells']} cells{begun}"

@@ -13,7 +13,7 @@ from headscope.errors import UnknownName
 from headscope.models.loading import load
 from headscope.models.model import Model
 from headscope.report import render
-from headscope.results.folder import check_free, save
+from headscope.results.folder import check_free, save_somewhere
 from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.studies.bayes import plan as bayes
@@ -57,6 +57,8 @@ def study(
 
     Raises:
         UnknownName: for an unknown study or setting.
+        OutputExists, Unwritable: if `out` cannot be written, before anything is run.
+        Unkept: if it cannot be written any more when the study is finished, which is kept elsewhere.
     """
     plan = entry(name)
     known = [field.name for field in dataclasses.fields(plan.settings)]
@@ -72,5 +74,5 @@ def study(
     told = {**result.provenance, "command": command(opened, name, config, options)}
     result = dataclasses.replace(result, provenance=told)
     if out is not None:
-        save(result, Path(out), render)
+        save_somewhere(result, Path(out), render)
     return result

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
-from headscope.sweeps.execute import execute
+from headscope.sweeps.execute import run_by_part
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import evaluate
+from headscope.sweeps.sweep import Sweep
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Progress, silent
 
@@ -23,9 +24,13 @@ def cell_values(
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
     values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
-    for done, result in enumerate(execute(model, prompts, cells, measure)):
-        values[result.index] = result.values
-        progress("cells", done + 1, len(cells))
+    done = 0
+    if cells:
+        progress("cells", done, len(cells))
+    for rows, result in run_by_part(Sweep(model, prompts, cells, measure)):
+        values[result.index, rows] = result.values
+        done += len(result.values)
+        progress("cells", done // len(prompts), len(cells))
     return values
 
 

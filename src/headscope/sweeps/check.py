@@ -87,7 +87,8 @@ def _first_agreeing(
     expected = []
     for cell in (sweep.cells[index] for index in sampled):
         edits = [*sweep.base_interventions, *cell.interventions]
-        expected.append(evaluate(model, with_own_position(sweep.prompts, cell.position), measures, edits))
+        with model.batch_rows(sweep.rows or slice(0, len(sweep.prompts))):
+            expected.append(evaluate(model, with_own_position(sweep.prompts, cell.position), measures, edits))
     tolerance = 10 * TOLERANCE.get(model.dtype, 1.5e-2)
     notes = []
     for path in paths:

@@ -2,15 +2,16 @@
 
 In: a model, prompts, cells, a measure. Out: values per cell and example, with the path that each took. A
 cell costs only the layers and positions that it can change (sweeps.plan); what decides between the paths is
-a comparison with full passes on the model at hand (sweeps.check), never the name of an architecture.
+a comparison with full passes on the model at hand (sweeps.check), never the name of an architecture. Prompts
+whose base run does not fit in the memory at once are run part by part: `run_by_part` yields a cell once per
+part, so that whoever keeps results loses no more than one, and leaves out what is done; `run` joins the parts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
@@ -22,11 +23,14 @@ from headscope.sweeps.engine import Engine
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import CellResult
 from headscope.sweeps.plan import OF_ATTENTION, Traits
-from headscope.sweeps.sweep import Setting, Sweep, Work, prepared, recomputes
+from headscope.sweeps.sweep import Setting, Sweep, Work, chunks, prepared, recomputes
 from headscope.tasks.prompts import Prompts
 
 # All cells prepared at once, each with another run's values, would fill the memory.
 _RECOMPUTED = "its values come from other runs of these tokens, made cell by cell"
+
+# Whether the cell of this index needs no run on these prompts.
+Done = Callable[[int, slice], bool]
 
 
 def execute(
@@ -46,41 +50,51 @@ def execute(
 
 
 def run(sweep: Sweep) -> Iterator[CellResult]:
-    """Every cell of a sweep; see `execute`."""
+    """Every cell of a sweep, once it is done on all prompts; see `execute`."""
+    waiting: dict[int, list[CellResult]] = defaultdict(list)
+    for _, result in run_by_part(sweep):
+        waiting[result.index].append(result)
+        if sum(len(part.values) for part in waiting[result.index]) == len(sweep.prompts):
+            whole = torch.cat([part.values for part in waiting.pop(result.index)])
+            yield replace(result, values=whole)
+
+
+def run_by_part(sweep: Sweep, done: Done = lambda index, rows: False) -> Iterator[tuple[slice, CellResult]]:
+    """Every cell once per part of the prompts, with the rows of that part, but for what is `done`.
+
+    The parts of a cell come in the order of the prompts; one that is done only in part is run as a whole.
+    """
     base = sweep.base_interventions
     reason = refusal(sweep.model) or (_RECOMPUTED if any(map(recomputes, base)) else "")
     alone = [i for i, cell in enumerate(sweep.cells) if reason or any(map(recomputes, cell.interventions))]
-    yield from _by_full_passes(sweep, alone, reason or _RECOMPUTED)
+    yield from _by_full_passes(sweep, alone, reason or _RECOMPUTED, done)
     left = [index for index in range(len(sweep.cells)) if index not in set(alone)]
-    for result in _resumed(sweep.of(left)):
-        yield replace(result, index=left[result.index])
+    for rows, result in _resumed(sweep.of(left), lambda index, rows: done(left[index], rows)):
+        yield rows, replace(result, index=left[result.index])
 
 
-def _resumed(sweep: Sweep) -> Iterator[CellResult]:
-    """Cells that are prepared once for all their prompts."""
-    if not sweep.cells:
-        return
-    costs, parts = costs_of(sweep.model, traits_of(sweep.model)), sweep.parts()
+def _resumed(sweep: Sweep, done: Done) -> Iterator[tuple[slice, CellResult]]:
+    """Cells that are prepared once for all of a part of the prompts."""
     choices: list[Choice] = []
-    values: dict[int, list[Tensor]] = defaultdict(list)
-    for part in parts:
+    for part in sweep.parts():
+        assert part.rows is not None
+        left = [index for index in range(len(sweep.cells)) if not done(index, part.rows)]
+        if not left:
+            continue
         setting, works = prepared(part)
         if not choices:
-            choices = _choices(part, setting, works)
+            costs, choices = costs_of(sweep.model, traits_of(sweep.model)), _choices(part, setting, works)
             for index, choice in enumerate(choices):
                 if choice.path == FULL:
-                    yield from _by_full_passes(sweep, [index], choice.note)
-        for path in dict.fromkeys(choice.path for choice in choices if choice.path != FULL):
-            mine = [index for index, choice in enumerate(choices) if choice.path == path]
+                    yield from _by_full_passes(sweep, [index], choice.note, done)
+        for path in dict.fromkeys(choices[index].path for index in left if choices[index].path != FULL):
+            mine = [index for index in left if choices[index].path == path]
             assert path.traits is not None
             own = [works[index] for index in mine]
             engine = Engine(sweep.model, setting, own, path.traits, costs, own_positions=path.own_positions)
             for local, (measured,) in engine.run():
                 index = mine[local]
-                values[index].append(measured)
-                if part is parts[-1]:
-                    whole = torch.cat(values.pop(index))
-                    yield CellResult(sweep.cells[index], whole, index, path.name, choices[index].note)
+                yield part.rows, CellResult(sweep.cells[index], measured, index, path.name, choices[index].note)
 
 
 def refusal(model: Model) -> str:
@@ -121,8 +135,14 @@ def _choices(sweep: Sweep, setting: Setting, works: Sequence[Work]) -> list[Choi
     return choose(sweep, setting, works, paths, costs_of(sweep.model, traits))
 
 
-def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str) -> Iterator[CellResult]:
-    model, prompts, cells, measure = sweep.model, sweep.prompts, sweep.of(which).cells, sweep.measure
-    results = naive.execute(model, prompts, cells, measure, base_interventions=sweep.base_interventions)
-    for index, result in zip(which, results, strict=True):
-        yield replace(result, index=index, note=note)
+def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -> Iterator[tuple[slice, CellResult]]:
+    model, measure = sweep.model, sweep.measure
+    for index in which:
+        for rows in chunks(model, sweep.prompts, measure):
+            if done(index, rows):
+                continue
+            one = sweep.of([index]).part(rows)
+            with model.batch_rows(rows):
+                base = one.base_interventions
+                (result,) = naive.execute(model, one.prompts, one.cells, one.measure, base_interventions=base)
+            yield rows, replace(result, cell=sweep.cells[index], index=index, note=note)

@@ -165,9 +165,18 @@ def head_game(
     def damages(sets: Sequence[Coalition]) -> list[Array]:
         ablated = [[head for head in players if head in members] for members in sets]
         cells = [Cell(tuple(asked.ablation.at(layer=h.layer, head=h.index) for h in heads)) for heads in ablated]
-        return [measure.damage(clean(), row).numpy() for row in cell_values(model, checked, cells, measure)]
+        before = len(game.known)
+        values = cell_values(
+            model,
+            checked,
+            cells,
+            measure,
+            progress=lambda _, done, of: progress("sets of heads", before + done, most),
+        )
+        return [measure.damage(clean(), row).numpy() for row in values]
 
-    return Game(players, len(checked), damages, asked.most_sets, lambda done: progress("sets of heads", done, most))
+    game = Game(players, len(checked), damages, asked.most_sets)
+    return game
 
 
 def sets_at_most(heads: int, orders: int) -> int:

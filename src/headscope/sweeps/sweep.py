@@ -36,7 +36,7 @@ class Sweep:
     def part(self, rows: slice) -> "Sweep":
         """Only these prompts."""
         if rows == slice(0, len(self.prompts)):
-            return self
+            return replace(self, rows=rows)
         cells = [
             replace(cell, interventions=tuple(edit.rows(rows) for edit in cell.interventions)) for cell in self.cells
         ]

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from headscope.errors import system_errors
+
 STATE_FILE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -39,7 +41,8 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moments}
     unfinished = folder / f"{STATE_FILE}.part"
-    save_file(tensors, unfinished, metadata={"stage": json.dumps(asdict(stage))})
+    with system_errors():
+        save_file(tensors, unfinished, metadata={"stage": json.dumps(asdict(stage))})
     os.replace(unfinished, folder / STATE_FILE)
 
 

@@ -39,7 +39,8 @@ def single_ablations(ctx: Ctx) -> Part:
     )
     note = (
         "Mean ablation puts a head's mean over random tokens without repetition in its place, so that the mean holds "
-        "nothing of the repetition. Zero ablation is farther from anything that the model has seen."
+        "nothing of the repetition. Zero ablation is farther from anything that the model has seen, and so is "
+        "sending a head to the first token where the window of its layer ends before that."
     )
     return Part(tables=[listed], figures=[grid], notes=[note])
 
@@ -48,7 +49,8 @@ def damage_of_each(ctx: Ctx) -> list[tuple[Samples, float]]:
     """Damage [prompt, (ablation, prompts_kind, layer, head)] and clean loss, for each ablation and kind."""
     average, shown, heads = mean_ablation(ctx), prompts(ctx).estimation, ctx.model.heads
     repeated, natural = ("repeated", shown.repeated, PREDICTABLE), ("natural", shown.natural, "all")
-    wanted = [("mean", average, repeated), ("zero", zero("z"), repeated), ("to_bos", to_bos("z"), repeated)]
+    resting = to_bos("z", beyond_window=True)
+    wanted = [("mean", average, repeated), ("zero", zero("z"), repeated), ("to_bos", resting, repeated)]
     measured = []
     for ablation, template, (kind, judged, where) in [*wanted, ("mean", average, natural)]:
         measure, stage = loss(where), ctx.stage(f"ablating heads ({ablation}, {kind})")

@@ -73,7 +73,8 @@ def induction(above: Split[Samples], written: Split[Samples | None], unserved: s
     head with the pattern alone nor one with the sign alone stands for one with both.
     """
     sign = kinds(above.selection, written.selection)
-    may = above.selection.together().at_most > NAMED_MARGIN
+    # No head of a model whose windows are shorter than the repetition: nothing is selected.
+    may = above.selection.together().at_most > NAMED_MARGIN if len(above.selection) else ()
     patterned = [head for (_, head), each in zip(above.selection.cells, may, strict=True) if each]
     strongest = [str(head) for head in named(above.selection)]
     copies = [head for head in strongest if sign[head] == "induction"]
