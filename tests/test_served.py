@@ -15,9 +15,9 @@ import headscope as hs
 from headscope.measures.direct_effect import logit_direction
 from headscope.models import tap as tap_module
 from headscope.models.anatomy import _without_shared
-from headscope.models.checks import certify
 from headscope.models.inline import is_pattern
 from headscope.models.norms import FrozenNorm
+from headscope.models.proofs import Proofs
 from headscope.models.trial import Trial
 from headscope.sweeps.self_repair import direct_effects
 from tests import tiny
@@ -73,7 +73,14 @@ def test_the_certificate_holds(kind):
     failing = {check.name: check for check in model.certificate.checks if check.passed is False}
     assert not failing
     proven = {check.name for check in model.certificate.checks if check.passed}
-    assert {"logits_identical", "z_is_pattern_times_v", "heads_sum", "zero_head", "to_bos", "edits_bite"} <= proven
+    assert {
+        "logits_identical",
+        "z_is_pattern_times_v",
+        "heads_sum",
+        "zero_head",
+        "to_bos",
+        "edits_of_z_bite",
+    } <= proven
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neo", "bloom"])
@@ -254,10 +261,8 @@ def test_the_certificate_notices_a_tap_that_moves_logits(monkeypatch):
         return weights
 
     monkeypatch.setattr(tap_module.AttentionCall, "run_kernel", moved)
-    certificate = certify(model)
-    assert certificate.checks[0].passed is False
     with pytest.raises(hs.errors.UnservedModel, match="un-edited logits are not those of plain transformers"):
-        certificate.require_identical()
+        Proofs.begin(model)
 
 
 def test_certificates_are_kept_and_told(tmp_path, monkeypatch):
@@ -270,7 +275,7 @@ def test_certificates_are_kept_and_told(tmp_path, monkeypatch):
     again = copy.deepcopy(type(first).from_json(first.to_json()))
     assert again == first
     monkeypatch.setattr("headscope.models.certificate._seen", {})
-    monkeypatch.setattr("headscope.models.loading.certify", lambda model: pytest.fail("made again"))
+    monkeypatch.setattr("headscope.models.proofs.Trial", lambda model: pytest.fail("proved again"))
     assert hs.load(folder).certificate == first
 
 
@@ -399,9 +404,9 @@ def test_a_layer_that_writes_nothing_can_be_read_and_its_edits_change_nothing(ki
     (projection,) = [module for name, module in hf.named_modules() if name.endswith(names)]
     projection.weight.data.zero_()
     model = hs.load(hf)
-    (check,) = [check for check in model.certificate.checks if check.name == "edits_bite"]
+    (check,) = [check for check in model.certificate.checks if check.name == "edits_of_z_bite"]
     assert check.passed
-    assert "no effect in layers [1]" in check.detail
+    assert "rightly has no effect in layers [1]" in check.detail
     shown = ids(model)
     pattern = model.run(shown, capture=["pattern"])["pattern", 1]
     torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))
@@ -414,13 +419,16 @@ def test_a_layer_that_writes_nothing_can_be_read_and_its_edits_change_nothing(ki
 
 def test_what_can_be_read_is_read_where_editing_it_does_nothing(monkeypatch):
     # Edits that are lost on their way in layer 1: a fault, which refuses edits there and nothing else.
-    def lost(trial, site, layer, change):
-        return trial.base if layer == 1 and site in ("q", "v", "pattern") else edited(trial, site, layer, change)
+    def lost(trial, site, layer):
+        return not (layer == 1 and site in ("q", "v", "pattern")) and is_moved(trial, site, layer)
 
-    edited = Trial.edited
-    monkeypatch.setattr(Trial, "edited", lost)
+    is_moved = Trial.is_moved
+    monkeypatch.setattr(Trial, "is_moved", lost)
     opened = hs.load(build("llama"))
-    opened.refusals = certify(opened).refusals()
+    Proofs.begin(opened)
+    assert {check.name for check in opened.certificate.checks if check.passed is False} == {
+        f"edits_of_{site}_bite" for site in ("q", "v", "pattern")
+    }
     monkeypatch.undo()
     assert opened.run(ids(opened), capture=["pattern"])["pattern", 1].shape[-1] == 12
     for edit in (
@@ -428,5 +436,5 @@ def test_what_can_be_read_is_read_where_editing_it_does_nothing(monkeypatch):
         hs.add(("v", 1), torch.ones(16)),
         hs.set_pattern("1.0", torch.eye(12)),
     ):
-        with pytest.raises(hs.errors.UnservedSite, match="edits_bite fails"):
+        with pytest.raises(hs.errors.UnservedSite, match=r"edits_of_\w+_bite fails"):
             opened.run(ids(opened), interventions=[edit])

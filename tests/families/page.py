@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from headscope.models.certificate import SERVICES
+from headscope.models.checks import PROPERTIES
 from headscope.vocabulary import SITES
 
 Record = Mapping[str, Any]
@@ -23,7 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "z": ("z_is_pattern_times_v", "z_enters_projection"),
     "head_out": ("heads_sum",),
     "residual": ("residual_chain", "resid_mid"),
-    "edits": ("edits_bite",),
+    "edits": tuple(each.name for each in PROPERTIES if each.name.startswith("edits_of")),
     "zeroed head": ("zero_head",),
     "to_bos": ("to_bos",),
     "generation": ("generation",),

@@ -142,8 +142,9 @@ def _blank() -> dict[str, Any]:
 def _absent(opened: headscope.Model) -> list[dict[str, Any]]:
     """Sites that some layers do not have, beside those that a failed check refuses."""
     reasons: dict[tuple[str, str], list[int]] = {}
+    refused = opened.certificate.refusals()
     for site, layer in product([name for name, site in SITES.items() if site.per_layer], range(opened.n_layers)):
-        if {(site, layer), (site, None)}.isdisjoint(opened.refusals):
+        if {(site, layer), (site, None)}.isdisjoint(refused):
             try:
                 opened.require_site(site, layer)
             except UnservedSite as error:

@@ -6,8 +6,8 @@ from rich.table import Table
 
 from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
 from headscope.errors import UnservedModel
-from headscope.models.checks import certify
 from headscope.models.model import Model
+from headscope.models.proofs import Proofs
 from headscope.models.weights import withheld_weights
 
 _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]does not apply[/dim]"}
@@ -17,17 +17,18 @@ _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]d
 def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
     loaded = opened(model, opening)
-    loaded.refusals = {}
-    certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
-    loaded.refusals = certificate.refusals()
+    Proofs.begin(loaded)  # anew: who asks for a check does not want what was kept
+    certificate = loaded.certificate
     refused = certificate.to_json()["refused"] + _refused_besides(loaded)
     if json:
         print_json({**certificate.to_json(), "refused": refused})
         return
-    table = Table("property", "", "error", "tolerance", "", box=None, pad_edge=False)
+    table = Table("property", "", "error", "tolerance", "CPU s", "", box=None, pad_edge=False)
     for check in certificate.checks:
         word = _WORDS[check.passed] if check.made else "[yellow]not made[/yellow]"
-        table.add_row(check.name, word, _number(check.worst), _number(check.tolerance), check.detail)
+        table.add_row(
+            check.name, word, _number(check.worst), _number(check.tolerance), f"{check.cpu_seconds:.1f}", check.detail
+        )
     stdout.print(table)
     if not quiet:
         stdout.print()

@@ -9,10 +9,11 @@ refused; nothing is approximated.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from headscope.errors import UnservedModel
 from headscope.models.probe import Attended, Event, Probe
 
 # How closely sums must agree, by the precision in which the model computes.
+_ROUGH = 1e-4  # what is farther off by inner products is not solved exactly
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
 
 
@@ -217,11 +219,16 @@ def _solve(
 ) -> tuple[float, list[tuple[Event, float]]] | None:
     """out = carry * in + sum of scale_i * output_i with as few terms as close the sum, or None."""
     target = stream_out.double().flatten()
+    columns = [column.double().flatten() for column in (stream_in, *(event.outputs[0] for event in candidates))]
+    rough = _rough_errors(torch.stack([*columns, target]))
     for count in (1, 2, 3):
         closing = []
-        for chosen in itertools.combinations(candidates, count):
-            columns = [stream_in, *(event.outputs[0] for event in chosen)]
-            matrix = torch.stack([column.double().flatten() for column in columns], dim=1)
+        for indices in itertools.combinations(range(len(candidates)), count):
+            used = (0, *(1 + index for index in indices))
+            if rough(used) > max(_ROUGH, 2 * tolerance):
+                continue
+            chosen = [candidates[index] for index in indices]
+            matrix = torch.stack([columns[index] for index in used], dim=1)
             scales = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
             error = float((matrix @ scales - target).norm() / target.norm())
             # A module that adds the residual stream inside itself would close the sum with a carry of 0: its parts,
@@ -237,6 +244,22 @@ def _solve(
             ordered = sorted(zip(events, rounded[1:], strict=True), key=lambda term: term[0].start)
             return rounded[0], ordered
     return None
+
+
+def _rough_errors(rows: Tensor) -> Callable[[Sequence[int]], float]:
+    """How far the last of these rows [row, value] is, relatively, from what some of the others span.
+
+    From their inner products alone, in which an error below 1e-7 or so is lost: a few numbers per set of rows, where
+    least squares on all values took the longest of everything that opening a model does.
+    """
+    products = (rows @ rows.T).cpu().numpy()
+
+    def error(used: Sequence[int]) -> float:
+        among, target = products[np.ix_(used, used)], products[list(used), -1]
+        explained = target @ np.linalg.lstsq(among, target, rcond=None)[0]
+        return float(np.sqrt(max(0.0, 1 - explained / products[-1, -1])))
+
+    return error
 
 
 def _assign(

@@ -1,14 +1,14 @@
-"""The certificate: what was proven on this very model when it was opened, and what is refused because of it.
+"""The certificate: what was proven on this very model, and what is refused because of it.
 
-In: an opened model. Out: one record per property, with the worst error seen and its tolerance, and the
-sites and services that are refused where a property fails. A model whose un-edited logits are not those of
-plain transformers is not served at all. Certificates are cached by the model's identity and by the versions
-of the libraries, so the second opening costs nothing. The properties themselves are in models.checks.
+One record per property, with the worst error seen and its tolerance, and the sites and services that are refused
+where it fails. A model whose un-edited logits are not those of plain transformers is not served at all. Certificates
+are cached by the model's identity and by the versions of the libraries, so that nothing is proven twice. The
+properties themselves are in models.checks; models.proofs proves them when something first rests on them.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,10 +43,8 @@ def writing(site: str) -> str:
 class Check:
     """One property: `passed` is None where it does not apply, or where the check could not be made (`made` is False).
 
-    `layers` are those that fail.
-
-    `worst` is the largest error seen (relative to the largest value, unless `detail` says otherwise) and
-    `refuses` the sites or services that depend on the property.
+    `layers` are those that fail, `worst` is the largest error seen (relative to the largest value, unless `detail`
+    says otherwise), `refuses` are the sites or services that depend on the property, `cpu_seconds` is what it took.
     """
 
     name: str
@@ -57,11 +55,12 @@ class Check:
     refuses: tuple[str, ...] = ()
     detail: str = ""
     made: bool = True
+    cpu_seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """All checks of one model."""
+    """The checks of one model that were made."""
 
     model: str
     identity: str

@@ -1,23 +1,23 @@
-"""The properties that a model is held to when it is opened, each by a few small forward passes.
+"""The properties that a model is held to, each by a few small forward passes.
 
-In: an opened model. Out: checks (models.certificate). Every property compares two independent ways to the
-same number: kernel against pattern times values, hook against zeroed weights, cached against recomputed.
-An error raised by the model itself is a failed check with its words, never a crash. An error raised by what the model
-is only compared with (weights that cannot be copied or written to) says nothing of it: that check is not made.
+In: a model on trial (models.trial). Out: checks (models.certificate), which models.proofs names and keeps. Every
+property compares two independent ways to the same number: kernel against pattern times values, hook against zeroed
+weights, cached against recomputed. What the model itself raises passes through (a property that fails); an error
+raised by what the model is only compared with (weights that cannot be copied or written to) says nothing of it: that
+check is not made.
 """
 
 import copy
-import itertools
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headscope.errors import HeadscopeError
 from headscope.models.attention import AttentionCall
-from headscope.models.certificate import NEXT_TOKEN_LOSS, Certificate, Check, writing
+from headscope.models.certificate import NEXT_TOKEN_LOSS, Check, writing
 from headscope.models.devices import is_offloaded
 from headscope.models.generation import end_tokens
 from headscope.models.protocols import SiteEdit
@@ -25,39 +25,22 @@ from headscope.models.replay import replaced
 from headscope.models.trial import HEAD_SITES, SITES, Single, Trial, relative_error
 from headscope.tasks.prompts import Prompts
 
-if TYPE_CHECKING:
-    from headscope.models.model import Model
 
-# Above this a copy of the model, for the eager reference, is not made.
-COPIED_PARAMETERS = 20_000_000
+@dataclass(frozen=True)
+class Property:
+    """What a model is held to.
 
+    `refuses` are the sites and services that rest on it, refused where it fails unless its check says which;
+    `leans_on` are sites that its check uses, whose own properties are proved first.
+    """
 
-def certify(model: "Model") -> Certificate:
-    """Run every check on this model."""
-    trial = Trial(model)
-    checks = [_guarded(_logits_identical, ("everything",), trial)]
-    if checks[0].passed:
-        for check, refuses in _CHECKS.items():
-            checks.append(_guarded(check, refuses, trial))
-            # What one check refuses the next must not lean on.
-            model.refusals = Certificate(model.name, "", tuple(checks)).refusals()
-    return Certificate(model.name, model.identity, tuple(checks))
+    name: str
+    check: Callable[[Trial], Check]
+    refuses: tuple[str, ...]
+    leans_on: tuple[str, ...] = ()
 
 
-def _guarded(check: Callable[[Trial], Check], refuses: tuple[str, ...], trial: Trial) -> Check:
-    """The outcome of a check, named after it; `refuses` is what it refuses unless it says so itself."""
-    name = check.__name__.strip("_")
-    try:
-        made = check(trial)
-        return replace(made, name=name, refuses=made.refuses or (() if made.passed is None else refuses))
-    except HeadscopeError as error:
-        detail = str(error)
-    except Exception as error:  # whatever a model file raises is a finding about that model
-        detail = _said(error)
-    return Check(name, False, refuses=refuses, detail=detail)
-
-
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """The first line of an error, with its type."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
 
@@ -107,16 +90,16 @@ def _pattern_eager(trial: Trial) -> Check:
     model = trial.model
     if is_offloaded(model.hf):
         return _not_made("the model is offloaded and cannot be copied")
-    if sum(weight.numel() for weight in model.hf.parameters()) > COPIED_PARAMETERS:
-        return _not_made("the model is too large to be copied")
     try:
-        eager: Any = copy.deepcopy(model.hf)
+        # Its modules and its configuration are copied, its weights are the same tensors.
+        shared = {id(weight): weight for weight in (*model.hf.parameters(), *model.hf.buffers())}
+        eager: Any = copy.deepcopy(model.hf, shared)
         if hasattr(eager, "set_attn_implementation"):
             eager.set_attn_implementation("eager")
         with torch.inference_mode():
             result = eager(trial.ids, use_cache=False, output_attentions=True)
     except Exception as error:  # the copy's, not the model's
-        return _not_made(f"a copy with eager attention does not run: {_said(error)}")
+        return _not_made(f"a copy with eager attention does not run: {said(error)}")
     if not relative_error(result.logits, trial.base.logits) <= 10 * trial.tolerance:
         return _not_made("its own eager attention gives other logits")
     shown = [seen for seen in result.attentions or () if isinstance(seen, Tensor) and seen.ndim == 4]
@@ -185,11 +168,11 @@ def _zero_head(trial: Trial) -> Check:
         try:
             expected.append(_without_columns(trial, layer))
         except Exception as error:  # of the changed copy, not of the model
-            unread = f"no columns to zero in a {type(anatomy.projection).__name__}: {_said(error)}"
+            unread = f"no columns to zero in a {type(anatomy.projection).__name__}: {said(error)}"
         if not expected:
             return _not_made(unread)
-        ablated = trial.edited("z", layer, trial.zero_head(layer)).logits
-        errors[layer] = max(relative_error(ablated, logits) for logits in expected)
+        ablated = trial.edited(Single(SiteEdit("z", layer, trial.zero_head(layer))))
+        errors[layer] = max(relative_error(ablated, ending) for ending in expected)
     return trial.verdict(errors, detail=unread)
 
 
@@ -223,45 +206,40 @@ def _resid_mid(trial: Trial) -> Check:
     errors = {}
     for layer in trial.sampled("resid_mid"):
         noise = trial.noise_like(trial.base["resid_mid", layer])
-        run = trial.edited("resid_mid", layer, lambda value, _, noise=noise: noise.to(value))  # type: ignore[misc]
-        expected = run["resid_mid", layer] + run["mlp_out", layer]
-        errors[layer] = max(
-            relative_error(run["resid_mid", layer], noise), relative_error(run["resid_post", layer], expected)
-        )
+        edit = SiteEdit("resid_mid", layer, lambda value, _, noise=noise: noise.to(value))  # type: ignore[misc]
+        around = [(site, layer) for site in ("resid_mid", "mlp_out", "resid_post")]
+        made = trial.model.activations(trial.prompts, around, interventions=Single(edit))
+        middle, added, after = (made[place] for place in around)
+        errors[layer] = max(relative_error(middle, noise), relative_error(after, middle + added))
     return trial.verdict(errors) if errors else _skipped("no layer has a residual stream between attention and MLP")
 
 
-def _edits_bite(trial: Trial) -> Check:
-    """Writing back what is there changes nothing; writing something else changes the logits.
+def _edits_bite(site: str, trial: Trial) -> Check:
+    """Writing back what is there changes nothing; writing something else changes what leaves the layer.
 
     Only writing depends on it: what is read there is held to properties of its own. Where the projection ignores the
     heads (its weights are 0), that nothing changes is right, and no fault.
     """
-    everywhere = [(site, layer) for site in SITES for layer in trial.layers(site)]
-    back = [Single(SiteEdit(site, layer, lambda value, _: value.clone())) for site, layer in everywhere]
-    worst = relative_error(trial.model.run(trial.prompts, interventions=back).logits, trial.base.logits)
-    dull: dict[str, list[int]] = {}
-    mute = [layer for layer in trial.sampled("z") if _ignores_heads(trial, layer)]
-    for site, layer in [(name, layer) for name in SITES for layer in trial.sampled(name)]:
-        if site in HEAD_SITES and layer in mute:
-            continue
-        moved = trial.edited(site, layer, lambda value, _: value * 0.5 + trial.noise_like(value).to(value))
-        if not relative_error(moved.logits, trial.base.logits) > 0:
-            dull.setdefault(site, []).append(layer)
-    found = [f"{site} has no effect in layers {layers}" for site, layers in dull.items()]
-    found += (
-        [f"edits of heads rightly have no effect in layers {mute}, whose projection ignores them"] if mute else []
-    )
+    layers = trial.layers(site)
+    if not layers:
+        return _skipped("no layer has it")
+    back = [Single(SiteEdit(site, layer, lambda value, _: value.clone())) for layer in layers]
+    worst = relative_error(trial.edited(back), trial.ending)
+    sampled = trial.sampled(site)
+    mute = [layer for layer in sampled if site in HEAD_SITES and _ignores_heads(trial, layer)]
+    dull = [layer for layer in sampled if layer not in mute and not trial.is_moved(site, layer)]
+    found = [f"it has no effect in layers {dull}"] if dull else []
+    found += [f"it rightly has no effect in layers {mute}, whose projection ignores the heads"] if mute else []
     passed = not dull and worst <= trial.tolerance
-    failing = tuple(sorted(set(itertools.chain(*dull.values()))))
-    refused = tuple(writing(site) for site in dull)
-    return Check("", passed, worst, trial.tolerance, failing, refused, "; ".join(found))
+    return Check("", passed, worst, trial.tolerance, tuple(dull), detail="; ".join(found))
 
 
 def _ignores_heads(trial: Trial, layer: int) -> bool:
     """Whether what a layer's output projection gives does not depend on what it is given."""
-    projection, z = trial.model.anatomy.layers[layer].projection, trial.base["z", layer]
-    assert projection is not None
+    projection = trial.model.anatomy.layers[layer].projection
+    if projection is None or layer not in trial.layers("z"):
+        return False
+    z = trial.base["z", layer]
     with torch.inference_mode():
         return torch.equal(projection(z.flatten(2)), projection(trial.noise_like(z).to(z).flatten(2)))
 
@@ -303,7 +281,7 @@ def _generation(trial: Trial) -> Check:
 
 
 def _without_columns(trial: Trial, layer: int) -> Tensor:
-    """Logits with a copy of the output projection to which the head on trial contributes nothing.
+    """The ending with a copy of the output projection to which the head on trial contributes nothing.
 
     Raises:
         TypeError: if the projection is not known to keep columns; or whatever a copy of its weights raises.
@@ -323,23 +301,24 @@ def _without_columns(trial: Trial, layer: int) -> Tensor:
             raise TypeError("it is neither a Linear nor a Conv1D")
     assert anatomy.projection is not None
     with torch.inference_mode(), replaced(model.hf, [(anatomy.projection, copied)]):
-        return model.hf(trial.ids, use_cache=False).logits  # type: ignore[no-any-return]
+        return trial.run_body()
 
 
-# What each check refuses where it fails or raises, unless it says so itself.
-_CHECKS: dict[Callable[[Trial], Check], tuple[str, ...]] = {
-    _is_causal: (NEXT_TOKEN_LOSS, "generation"),
-    _pattern_rows: ("pattern", "to_bos"),
-    _pattern_eager: (),
-    _z_is_pattern_times_v: ("pattern", "to_bos"),
-    _z_enters_projection: ("z", "head_out"),
-    _heads_sum: ("head_out",),
-    _zero_head: ("z", "head_out"),
-    _to_bos: ("to_bos",),
-    _residual_chain: ("attn_out", "mlp_out", "resid_mid"),
-    _resid_mid: ("resid_mid",),
-    _edits_bite: (),
-    _padding_right: ("prompts of unequal length",),
-    _padding_left: ("generation in batches of unequal length",),
-    _generation: ("generation",),
-}
+# In the order in which they are proved: what one refuses the next must not lean on.
+PROPERTIES = (
+    Property("logits_identical", _logits_identical, ("everything",)),
+    Property("is_causal", _is_causal, (NEXT_TOKEN_LOSS, "generation")),
+    Property("pattern_rows", _pattern_rows, ("pattern", "to_bos")),
+    Property("pattern_eager", _pattern_eager, ("pattern",)),
+    Property("z_is_pattern_times_v", _z_is_pattern_times_v, ("pattern", "to_bos")),
+    Property("z_enters_projection", _z_enters_projection, ("z", "head_out")),
+    Property("heads_sum", _heads_sum, ("head_out",), ("z",)),
+    Property("zero_head", _zero_head, ("z", "head_out")),
+    Property("to_bos", _to_bos, ("to_bos",), ("pattern",)),
+    Property("residual_chain", _residual_chain, ("attn_out", "mlp_out", "resid_mid")),
+    Property("resid_mid", _resid_mid, ("resid_mid",)),
+    *(Property(f"edits_of_{site}_bite", partial(_edits_bite, site), (writing(site),), (site,)) for site in SITES),
+    Property("padding_right", _padding_right, ("prompts of unequal length",)),
+    Property("padding_left", _padding_left, ("generation in batches of unequal length",)),
+    Property("generation", _generation, ("generation",), ("z", writing("z"))),
+)

@@ -4,7 +4,8 @@ accelerate keeps offloaded weights on the meta device outside a module's forward
 called. Compiled modules do not see hooks that come later.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import psutil
@@ -13,6 +14,7 @@ from torch import nn
 
 _SHARE = 4  # of what is free, a batch may take one part in so many
 _CPU_MOST_BYTES = 2**30  # larger batches gain nothing on a CPU
+_SMALL_PARAMETERS = 10**9
 
 
 def device_of(hf: nn.Module) -> torch.device:
@@ -41,6 +43,25 @@ def default_memory_bytes(device: torch.device) -> int:
 def is_offloaded(hf: nn.Module) -> bool:
     """Whether some weights are elsewhere until their module runs."""
     return any(weight.is_meta for weight in hf.parameters())
+
+
+@contextmanager
+def on_one_thread(hf: nn.Module) -> Iterator[None]:
+    """A block in which a small model on a CPU computes on one thread.
+
+    Passes over a few tokens gain little from more, and cost several times their CPU time in threads that wait for
+    each other where others use the cores as well.
+    """
+    before = torch.get_num_threads()
+    small = sum(weight.numel() for weight in hf.parameters()) < _SMALL_PARAMETERS
+    if before == 1 or not small or device_of(hf).type != "cpu":
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def uncompiled(hf: nn.Module) -> AbstractContextManager[Any]:

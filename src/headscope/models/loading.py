@@ -19,10 +19,11 @@ import headscope.architectures  # noqa: F401 - registers our own models with tra
 from headscope import zoo
 from headscope.errors import BadArgument, BrokenWeights, HeadscopeError, ModelNotFound, UnsafeWeights, UnservedModel
 from headscope.models.anatomy import Anatomy, dissect
-from headscope.models.certificate import Certificate, cached, key_of, remember
-from headscope.models.checks import certify
+from headscope.models.certificate import key_of
+from headscope.models.devices import on_one_thread
 from headscope.models.model import Model
 from headscope.models.probe import probe
+from headscope.models.proofs import Proofs
 from headscope.models.tap import aside
 from headscope.tasks.language import LANGUAGES
 
@@ -100,7 +101,9 @@ def _open(
             "Pass a model of a ...ForCausalLM class."
         )
     model = Model(hf, _anatomy(hf, name), name=name, tokenizer=tokenizer, language=language, commit=commit)
-    _prove(model, files)
+    # Hashing the weights of a large model takes as long as reading them: its files stand for them.
+    key = key_of(model, model.identity if files is None else _signature(files))
+    Proofs.begin(model, key, on_disk=files is not None or commit is not None)
     model.prove = _prove_again
     return model
 
@@ -111,7 +114,8 @@ def _anatomy(hf: nn.Module, name: str) -> Anatomy:
     try:
         text: Any = hf.config.get_text_config()  # type: ignore[operator,union-attr]
         context = getattr(text, "max_position_embeddings", None) or 2**31
-        return dissect(hf, probe(hf, text.vocab_size, context))
+        with on_one_thread(hf):
+            return dissect(hf, probe(hf, text.vocab_size, context))
     except HeadscopeError:
         raise
     except Exception as error:  # whatever a model file raises on twelve plain tokens
@@ -121,29 +125,11 @@ def _anatomy(hf: nn.Module, name: str) -> Anatomy:
         ) from error
 
 
-def _prove(model: Model, files: Path | None) -> None:
-    model.certificate = _certificate(model, files)
-    model.certificate.require_identical()
-    model.refusals = model.certificate.refusals()
-
-
 def _prove_again(model: Model) -> None:
-    """The anatomy and the certificate of a model whose modules were exchanged: its files say nothing of it now."""
-    model.refusals = {}
+    """The anatomy of a model whose modules were exchanged, and proofs anew: its files say nothing of it now."""
     with aside(), model.unedited():
         model.anatomy = _anatomy(model.hf, model.name)
-        _prove(model, None)
-
-
-def _certificate(model: Model, files: Path | None) -> Certificate:
-    """The certificate of this model, made now or at an earlier opening."""
-    # Hashing the weights of a large model takes as long as reading them: its files stand for them.
-    key = key_of(model, model.identity if files is None else _signature(files))
-    certificate = cached(key)
-    if certificate is None:
-        certificate = certify(model)
-    remember(certificate, key, on_disk=files is not None or model.commit is not None)
-    return certificate
+    Proofs.begin(model, key_of(model, model.identity))
 
 
 def _signature(folder: Path) -> str:

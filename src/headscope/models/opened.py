@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from headscope.models.devices import default_memory_bytes, device_of
 from headscope.models.generation import end_tokens
 from headscope.tasks.prompts import Prompts, PromptsLike, padded_rows
 from headscope.vocabulary import Head, site_named
+
+if TYPE_CHECKING:
+    from headscope.models.proofs import Proofs
 
 
 class OpenedModel:
@@ -44,16 +47,15 @@ class OpenedModel:
         self.language, self.commit = language, commit
         # How much intermediate results may take together; what is too large is done in batches.
         self.memory_bytes = default_memory_bytes(device_of(hf))
-        # What the certificate found; set when it has been made (models.loading).
-        self.certificate: Certificate | None = None
-        self.refusals: dict[tuple[str, int | None], str] = {}
+        # What was proved on it; set when it is opened (models.loading).
+        self.proofs: Proofs | None = None
         self._cache: dict[str, Any] = {}
-        self._weights_state = 0
+        self.weights_state = 0
         # Proves the model anew once its modules are not those that were proved; set when opened (models.loading).
         self.prove: Callable[[Any], None] | None = None
         self._modules = tuple(hf.modules())
         self.follow_changes()
-        self._loaded_state = self._weights_state
+        self._loaded_state = self.weights_state
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.n_layers} layers, {len(self.heads)} heads, {self.dtype}, {self.device}>"
@@ -154,8 +156,8 @@ class OpenedModel:
         # What offloading moves in inference mode has no version.
         versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
         state = hash((modules, *versions))
-        if state != self._weights_state:
-            self._weights_state = state
+        if state != self.weights_state:
+            self.weights_state = state
             self.clear_cache()
         if modules != self._modules and self.prove is not None:
             proved, self._modules = self._modules, modules
@@ -172,7 +174,7 @@ class OpenedModel:
         A commit stands for the weights only as long as they are those that were loaded.
         """
         self.follow_changes()
-        if self.commit is not None and self._weights_state == self._loaded_state:
+        if self.commit is not None and self.weights_state == self._loaded_state:
             return self.commit
         return str(self.cached("identity", self._content_hash))
 
@@ -192,6 +194,18 @@ class OpenedModel:
                 continue
             sha.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return "sha256:" + sha.hexdigest()[:16]
+
+    @property
+    def certificate(self) -> Certificate:
+        """Every property of it, those that nothing rested on so far proved now.
+
+        Raises:
+            UnservedModel: for a model that was not opened by `headscope.load`.
+        """
+        self.follow_changes()
+        if self.proofs is None:
+            raise UnservedModel(f"cannot certify {self.name}: open it with headscope.load, which begins to prove.")
+        return self.proofs.whole()
 
     def layer(self, index: int, doing: str = "use a layer") -> Layer:
         """The anatomy of one layer.
@@ -239,12 +253,15 @@ class OpenedModel:
         elif site == "logits":
             reason = "logits are not a site of a layer"
         for what in (site, writing(site)) if edited else (site,):
-            reason = reason or self.refusals.get((what, layer)) or self.refusals.get((what, None))
+            reason = reason or self._refusal(what, layer)
         return reason
+
+    def _refusal(self, what: str, layer: int | None) -> str | None:
+        return None if self.proofs is None else self.proofs.refusal(what, layer)
 
     def require_service(self, service: str, layer: int | None = None) -> None:
         """Raise UnservedSite if the certificate refuses a service (models.certificate.SERVICES)."""
-        reason = self.refusals.get((service, layer)) or self.refusals.get((service, None))
+        reason = self._refusal(service, layer)
         if reason:
             where = "" if layer is None else f" in layer {layer}"
             raise UnservedSite(f"cannot serve {service}{where} on {self.name}: {reason}.")

@@ -3,16 +3,18 @@
 The edits are written here: `interventions` rely on what is proven here.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headscope.models.attention import AttentionCall
 from headscope.models.certificate import Check
+from headscope.models.execution import edited
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Edit, Footprint, SiteChange, SiteEdit
 from headscope.models.run import Run
@@ -27,7 +29,11 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 1e-2, torc
 HEAD_SITES = ("q", "k", "v", "pattern", "z")
 SITES = (*HEAD_SITES, "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _FIRST_REDIRECTED = 5
-_MOST_LAYERS = 8
+_MOST_LAYERS = 6
+
+
+class _Enough(Exception):
+    """Stops a forward pass once what enters the next layer is known."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Trial:
         drawn = torch.randint(low, model.vocab_size, (2, length), generator=generator)
         self.prompts = Prompts.of(drawn)
         self.ids = drawn.to(model.device)
+        self._body: nn.Module = model.hf.base_model  # type: ignore[assignment]
         self.tolerance = TOLERANCE.get(model.dtype, 6e-2)
 
     @cached_property
@@ -71,19 +78,60 @@ class Trial:
         return [layer for layer in range(self.model.n_layers) if self.model.has(site, layer)]
 
     def sampled(self, site: str) -> list[int]:
-        """The same, at most eight of them spread over the depth of a deep model."""
-        layers = self.layers(site)
-        return layers[:: max(1, -(-len(layers) // _MOST_LAYERS))]
+        """The same; of a deep model the first and last of each kind of layer, and up to six spread over the depth."""
+        kinds: dict[object, list[int]] = defaultdict(list)
+        for layer in self.layers(site):
+            kinds[self._kind(layer)].append(layer)
+        each = max(2, _MOST_LAYERS // max(1, len(kinds)))
+        return sorted(layer for layers in kinds.values() for layer in _spread(layers, each))
+
+    def _kind(self, layer: int) -> object:
+        """What tells a layer from one that is built in another way: its modules, its heads, its window."""
+        found, types = self.model.anatomy.layers[layer], getattr(self.model.text_config, "layer_types", None)
+        modules = tuple(type(part) for part in (found.module, found.attention, found.projection, found.input_norm))
+        told = (found.heads, found.head_dim, found.inline, found.fused, found.gated, found.carry, found.has_mid)
+        return modules, told, types[layer] if types and layer < len(types) else None
 
     def head(self, layer: int) -> int:
         """The head on trial in a layer: the second, where there is one."""
         return 1 % max(1, self.model.anatomy.layers[layer].heads)
 
-    def edited(self, site: str, layer: int, change: SiteChange) -> Run:
-        """A run with one site edited, and the sites around it captured."""
-        around = ("resid_mid", "mlp_out", "resid_post")
-        capture = [(name, layer) for name in around if self.model.has(name, layer)]
-        return self.model.run(self.prompts, interventions=Single(SiteEdit(site, layer, change)), capture=capture)
+    @cached_property
+    def ending(self) -> Tensor:
+        """What the unembedding is given in a run without edits."""
+        return self.edited(())
+
+    def edited(self, edits: Edit | Sequence[Edit]) -> Tensor:
+        """The same with edits; the unembedding, half of a pass in models with many tokens, is not computed."""
+        model = self.model
+        changes, _ = model.prepare(self.prompts, edits)
+        layout = Layout.of(self.prompts, model.device)
+        with torch.no_grad(), edited(self._body, model.anatomy, layout, edits=changes):
+            return self.run_body()
+
+    def run_body(self) -> Tensor:
+        """A plain pass over the prompts up to the unembedding (or the logits, where its model shows nothing else)."""
+        result = self._body(self.ids, use_cache=False)
+        ending: Tensor = result.last_hidden_state if hasattr(result, "last_hidden_state") else result.logits
+        return ending
+
+    def is_moved(self, site: str, layer: int) -> bool:
+        """Whether another value of a site changes what enters the next layer, or else what leaves the last."""
+        edit = Single(SiteEdit(site, layer, lambda value, _: value * 0.5 + self.noise_like(value).to(value)))
+        following = layer + 1
+        if following < self.model.n_layers and self.model.has("resid_pre", following):
+
+            def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                raise _Enough(args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()))))
+
+            try:
+                with self.model.anatomy.layers[following].module.register_forward_pre_hook(stop, with_kwargs=True):
+                    self.edited(edit)
+            except _Enough as enough:
+                # An effect that comes by another way (keys that later layers share) is looked for at the end.
+                if relative_error(enough.args[0], self.base["resid_pre", following]) > 0:
+                    return True
+        return relative_error(self.edited(edit), self.ending) > 0
 
     def zero_head(self, layer: int) -> SiteChange:
         def change(value: Tensor, _: Layout) -> Tensor:
@@ -93,26 +141,26 @@ class Trial:
         return change
 
     def silenced(self, layer: int) -> Tensor:
-        """Logits with the kernel returning zeros for the head on trial."""
+        """The ending with the kernel returning zeros for the head on trial."""
         zero = self.zero_head(layer)
 
         def change(call: AttentionCall, layout: Layout) -> None:
             call.out = zero(call.out, layout)
 
-        return self.model.run(self.prompts, interventions=Single(CallEdit(layer, change))).logits
+        return self.edited(Single(CallEdit(layer, change)))
 
     def redirected(self, layer: int) -> Tensor:
-        """Logits with the head on trial redirected to the first token, from query 5 on."""
+        """The ending with the head on trial redirected to the first token, from query 5 on."""
 
         def change(call: AttentionCall, layout: Layout) -> None:
             rows = layout.positions(call.queries) >= _FIRST_REDIRECTED
             first = layout.key_cells(torch.zeros_like(rows, dtype=torch.long), call.keys, rows)
             call.redirect(self.head(layer), rows, first)
 
-        return self.model.run(self.prompts, interventions=Single(CallEdit(layer, change))).logits
+        return self.edited(Single(CallEdit(layer, change)))
 
     def rewritten(self, layer: int) -> Tensor:
-        """Logits with the same head's pattern rows rewritten."""
+        """The ending with the same head's pattern rows rewritten."""
 
         def change(value: Tensor, layout: Layout) -> Tensor:
             value = value.clone()
@@ -120,7 +168,7 @@ class Trial:
             value[:, _FIRST_REDIRECTED:, self.head(layer), 0] = 1
             return value
 
-        return self.model.run(self.prompts, interventions=Single(SiteEdit("pattern", layer, change))).logits
+        return self.edited(Single(SiteEdit("pattern", layer, change)))
 
     def noise_like(self, value: Tensor) -> Tensor:
         """Fixed noise of a value's own size."""
@@ -147,6 +195,12 @@ class Trial:
         failing = tuple(layer for layer, error in errors.items() if not error <= self.tolerance)
         worst = max(errors.values(), key=lambda error: float("inf") if error != error else error)
         return Check("", not failing, float(worst), self.tolerance, failing, refuses, detail)
+
+
+def _spread(layers: Sequence[int], most: int) -> list[int]:
+    """At most so many of the layers, evenly spread, the first and last among them."""
+    count = min(most, len(layers))
+    return [layers[round(step * (len(layers) - 1) / max(1, count - 1))] for step in range(count)]
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

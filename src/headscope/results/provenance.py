@@ -11,6 +11,7 @@ from typing import Any
 
 from headscope.hashing import digest
 from headscope.models.certificate import versions
+from headscope.models.checks import PROPERTIES
 from headscope.models.model import Model
 from headscope.tasks.prompts import Prompts
 
@@ -52,13 +53,14 @@ def _tokenizer(tokenizer: Any) -> str:
 
 
 def _certified(model: Model) -> dict[str, Any]:
-    """The certificate in short: which properties hold, which fail, what is refused."""
-    if model.certificate is None:
+    """The certificate in short: which properties hold, fail, or were not asked for so far; what is refused."""
+    if model.proofs is None:
         return {"made": False}
-    told = model.certificate.to_json()
+    told = model.proofs.made.to_json()
     words = {True: "holds", False: "fails", None: "does not apply"}
+    proved = {check["name"]: words[check["passed"]] for check in told["checks"]}
     return {
-        "properties": {check["name"].replace("_", " "): words[check["passed"]] for check in told["checks"]},
+        "properties": {each.name.replace("_", " "): proved.get(each.name, "not asked for") for each in PROPERTIES},
         "refused": [f"{refusal['site']} {refusal['layers']}: {refusal['reason']}" for refusal in told["refused"]]
         or "nothing",
     }
