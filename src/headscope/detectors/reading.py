@@ -65,6 +65,16 @@ class MassReading:
                 kept[call.layer][index, rows] = mean.cpu()
 
 
+@dataclass
+class Sight:
+    """Which keys a query sees in each layer, bool [query, key], by the first prompt; implements Reading."""
+
+    visible: dict[int, Tensor] = field(default_factory=dict)
+
+    def read(self, call: AttentionCall, rows: slice) -> None:
+        self.visible.setdefault(call.layer, call.visible()[0].cpu())
+
+
 def _masses(
     pattern: Tensor, pairs: Tensor, queries: Tensor, visible: Tensor, others: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:

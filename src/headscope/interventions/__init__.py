@@ -136,10 +136,12 @@ def set_pattern(
     positions: PositionsLike = ALL,
     *,
     strength: float = 1.0,
+    beyond_window: bool = False,
 ) -> SetPattern:
     """Give heads a pattern written out, [query, key], [head, query, key] or with a batch axis; see `SetPattern`."""
     given = pattern if isinstance(pattern, Tensor) else torch.tensor(pattern, dtype=torch.float32)
-    return SetPattern(targets_of(target), Positions.of(positions), pattern=given, strength=strength)
+    where = Positions.of(positions)
+    return SetPattern(targets_of(target), where, pattern=given, strength=strength, beyond_window=beyond_window)
 
 
 def knock_out(
@@ -240,6 +242,7 @@ def patch(
     source: Run | PromptsLike,
     positions: PositionsLike | Mapping[int, int] = ALL,
     strength: float = 1.0,
+    beyond_window: bool = False,
 ) -> Patch:
     """Put what `source` had at heads or a site into this run; see `Patch`.
 
@@ -251,7 +254,9 @@ def patch(
         mapped = tuple((int(a), int(b)) for a, b in positions.items())
     else:
         where = Positions.of(positions)
-    return Patch(targets_of(target), where, source=origin, position_map=mapped, strength=strength)
+    return Patch(
+        targets_of(target), where, source=origin, position_map=mapped, strength=strength, beyond_window=beyond_window
+    )
 
 
 def add(
