@@ -20,7 +20,7 @@ import transformers
 import typer
 from rich.console import Console
 
-from headscope.errors import BadArgument, HeadscopeError, OutOfMemory
+from headscope.errors import FULL, BadArgument, HeadscopeError, OutOfMemory
 from headscope.models.loading import load
 from headscope.models.model import Model
 
@@ -83,7 +83,9 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             # A disk that fills up, a folder that is taken away: nothing that we could have known before.
             where = f" {str(error.filename)!r}" if error.filename else ""
-            said, code = f"cannot go on with the file{where}: {error.strerror or error}.", HeadscopeError.exit_code
+            again = " Make room and run the same command again." if error.errno in FULL else ""
+            said = f"cannot go on with the file{where}: {error.strerror or error}.{again}"
+            code = HeadscopeError.exit_code
         stderr.print(f"headscope: {said}", markup=False, soft_wrap=True)
         raise typer.Exit(code)
 
