@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
+from headscope.cli.progress import progress_bar
 from headscope.errors import UnservedModel
 from headscope.models.checks import certify
 from headscope.models.model import Model
@@ -16,9 +17,11 @@ _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]d
 @opens_model
 def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
-    loaded = opened(model, opening)
-    loaded.refusals = {}
-    certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
+    with progress_bar(quiet) as progress:
+        loaded = opened(model, opening, progress)
+        progress(f"checking {loaded.name}", 0, 1)
+        loaded.refusals = {}
+        certificate = certify(loaded)  # made anew: who asks for a check does not want a cached one
     loaded.refusals = certificate.refusals()
     refused = certificate.to_json()["refused"] + _refused_besides(loaded)
     if json:

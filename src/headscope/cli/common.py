@@ -23,6 +23,7 @@ from rich.console import Console
 from headscope.errors import FULL, BadArgument, HeadscopeError, OutOfMemory
 from headscope.models.loading import load
 from headscope.models.model import Model
+from headscope.vocabulary import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
@@ -92,8 +93,9 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def opened(source: str, opening: dict[str, Any]) -> Model:
+def opened(source: str, opening: dict[str, Any], progress: Progress = silent) -> Model:
     """The model that a command line names; `opening` has the fields of `Opening`, which are those of `load`."""
+    progress(f"opening {source}", 0, 1)
     how = dict(opening)
     memory = how.pop("memory")
     budget = None if memory is None else bytes_of(memory)

@@ -32,6 +32,7 @@ from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Progress, silent
 
 COPYING = Quantity(
     "copying",
@@ -46,6 +47,7 @@ NOTHING_READ: dict[str, float | str] = {
     "copying_high": math.nan,
     "kind": SIGN_UNCLEAR,
 }
+_STAGE = "reading what heads write"
 _ALL = "95% bound of it, two-sided, for all heads at once"
 COLUMNS = (
     Column("copying", pl.Float64, f"{COPYING.meaning}; of the detector induction alone", COPYING.unit),
@@ -60,7 +62,9 @@ COLUMNS = (
 )
 
 
-def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Sequence[Edit] = ()) -> Samples:
+def copying(
+    model: Model, shown: Prompts, keys: KeySets, *, interventions: Sequence[Edit] = (), progress: Progress = silent
+) -> Samples:
     """Signed raise of heads [prompt, (layer, head)], over queries whose keys all hold one token.
 
     Keys outside the window of a layer do not count there. Layers that judge too few prompts for bounds are left out
@@ -70,6 +74,7 @@ def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Seque
         UnservedModel: if something stands between residual stream and unembedding that is no norm.
     """
     model.require_direct_effects()
+    progress(_STAGE, 0, len(shown))
     tokens = attended_tokens(shown, keys.pairs)
     judged = _judged(model, shown, keys, tokens)
     each = 8 * shown.longest * model.d_model * (model.n_layers + 4)
@@ -79,6 +84,7 @@ def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Seque
         rows = shown.rows(chosen)
         some = {layer: queries[chosen, : rows.longest] for layer, queries in judged.items()}
         parts.append(_raises(model, rows, tokens[chosen, : rows.longest], some, edits))
+        progress(_STAGE, chosen.stop, len(shown))
     enough = [layer for layer, queries in judged.items() if int(queries.any(1).sum()) >= MIN_UNITS_TOGETHER]
     layers = enough or list(judged)
     heads = [head for head in model.heads if head.layer in layers]
