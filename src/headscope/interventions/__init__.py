@@ -82,7 +82,7 @@ def mean(
     strength: float = 1.0,
 ) -> Mean:
     """Put the mean over the reference prompts `over` in place of heads or a site; see `Mean`."""
-    reference, where = Prompts.of(over), Positions.of(positions)
+    reference, where = Prompts.given(over), Positions.of(positions)
     return Mean(targets_of(target), where, over=reference, per_position=per_position, strength=strength)
 
 
@@ -96,7 +96,7 @@ def resample(
     strength: float = 1.0,
 ) -> Resample:
     """Put what heads or a site had on another prompt, drawn from `over`, in their place; see `Resample`."""
-    reference, where = Prompts.of(over), Positions.of(positions)
+    reference, where = Prompts.given(over), Positions.of(positions)
     return Resample(
         targets_of(target), where, over=reference, seed=seed, per_position=per_position, strength=strength
     )
@@ -248,7 +248,7 @@ def patch(
 
     `positions={source: target}` says which position goes where between prompts of unequal length.
     """
-    origin = source if isinstance(source, Run) else Prompts.of(source)
+    origin = source if isinstance(source, Run) else Prompts.given(source)
     mapped, where = None, ALL
     if isinstance(positions, Mapping):
         mapped = tuple((int(a), int(b)) for a, b in positions.items())
