@@ -335,6 +335,13 @@ def test_the_signed_raise_agrees_with_a_direct_computation(family):
             )
 
 
+def test_detectors_never_compute_logits():
+    model, asked = tiny.opened("llama"), []
+    model.hf.lm_head.register_forward_pre_hook(lambda module, given: asked.append(given))
+    hs.detect(model, n=16)
+    assert asked == []
+
+
 def test_one_pattern_is_three_kinds_by_what_is_written():
     # Three heads attend alike; the second writes the negative, the third next to nothing. What they write differs
     # from token to token, so that no bound is that of a constant.

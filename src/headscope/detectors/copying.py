@@ -30,6 +30,7 @@ from headscope.models.direct_paths import DirectPaths, sites
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
+from headscope.models.run import Run
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Progress, silent
@@ -151,7 +152,9 @@ def _raises(
     model: Model, shown: Prompts, tokens: Tensor, judged: Mapping[int, Tensor], edits: Sequence[Edit]
 ) -> Tensor:
     """[prompt, head]; NaN where no query is judged in the layer of the head."""
-    run = model.run(shown, interventions=edits, capture=sites(model, mlps=False))
+    # Logits are not asked for: in a small model with a large vocabulary they cost more than all else.
+    captured = model.activations(shown, sites(model, mlps=False), interventions=edits)
+    run = Run(model, shown, tuple(edits), torch.empty(0), captured)
     towards = partial(_copy_direction, unembedding=model.unembedding_matrix(), shown=shown, tokens=tokens)
     paths, columns = DirectPaths.of(run, towards), []
     with torch.inference_mode():
