@@ -67,6 +67,8 @@ def test_heads_tells_each_stage_on_stderr_alone(folder):
     ]
     assert result.stderr.splitlines() == stages
     assert run(*words).stdout.startswith("head")
+    narrow = run(*words, "--json", env={"COLUMNS": "20"})
+    assert narrow.stderr.splitlines() == stages  # a line of a log is a line
     assert run(*words, "--quiet", "--json").stderr == ""
     check = run("check", str(folder), "--json")
     assert check.stderr.splitlines() == [f"opening {folder} ...", f"checking {folder} ..."]

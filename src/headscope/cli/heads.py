@@ -81,7 +81,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     stdout.print(grid)
     if not quiet:
         unnamed = len(heads) - grid.row_count
-        left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
+        left_out = f" Not shown: {unnamed} of {len(heads)} heads, named by nothing." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
             " Beside it: its kind, where what it writes makes it another. ?: could not be tested."
