@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import headscope as hs
 from headscope.cli import heads, main
 from headscope.cli.common import bytes_of
 from headscope.cli.main import VERBS, build
@@ -50,6 +51,41 @@ def test_heads_prints_the_table_of_any_folder(folder, tmp_path):
     assert len(rows) == 24
     assert {row["detector"] for row in rows} == {"induction", "lookback:2"}
     assert len(out.read_text().splitlines()) == 25
+
+
+def test_heads_tells_each_stage_on_stderr_alone(folder):
+    words = ["heads", str(folder), "--n", "16", "--detector", "induction,bos"]
+    result = run(*words, "--json")
+    assert json.loads(result.stdout)["heads"]
+    stages = [
+        f"opening {folder} ...",
+        "reading attention on natural prompts ...",
+        "reading attention on repeated prompts ...",
+        "reading attention on prompts in which nothing repeats ...",
+        "reading what heads write ...",
+        "bounding scores ...",
+    ]
+    assert result.stderr.splitlines() == stages
+    assert run(*words).stdout.startswith("head")
+    narrow = run(*words, "--json", env={"COLUMNS": "20"})
+    assert narrow.stderr.splitlines() == stages  # a line of a log is a line
+    assert run(*words, "--quiet", "--json").stderr == ""
+    check = run("check", str(folder), "--json")
+    assert check.stderr.splitlines() == [f"opening {folder} ...", f"checking {folder} ..."]
+    assert json.loads(check.stdout)["passed"]
+
+
+def test_what_is_left_of_a_stage_of_heads_is_estimated(folder):
+    heard = []
+    model = hs.load(folder)
+    hs.detect(model, "bos", n=16, progress=lambda *said: heard.append(said))
+    read = [said for said in heard if said[0] == "reading attention on natural prompts"]
+    assert [done for _, done, _ in read] == [0, 16, 32, 48]  # three layers of 16 prompts
+    assert {of for *_, of in read} == {48}
+    model.memory_bytes = 1
+    heard.clear()
+    hs.detect(model, "bos", n=16, progress=lambda *said: heard.append(said))
+    assert [done for stage, done, _ in heard if "natural" in stage] == list(range(49))
 
 
 def test_check_tells_what_holds_and_what_is_refused(folder):

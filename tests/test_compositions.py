@@ -58,7 +58,7 @@ def intervention(kind, layer, heads, where, strength, number):
         case "fixed_offset":
             return hs.fixed_offset(target, number, beyond_window=True, **more)
         case "set_pattern":
-            return hs.set_pattern(target, pattern(), **more)
+            return hs.set_pattern(target, pattern(), beyond_window=True, **more)
         case "knock_out":
             keys = [0, number] if number else "all"
             return hs.knock_out(target, positions, keys, renormalise=number != 2, strength=strength)
@@ -109,7 +109,7 @@ def every_kind() -> dict[str, list[hs.interventions.Intervention]]:
         "frozen at the prompt's end": [zero, freeze_pattern(positions=-1)],
         "fixed offset": [hs.fixed_offset("1.2", 3)],
         "fixed offset by half": [hs.fixed_offset("1.2", 2, strength=0.5)],
-        "pattern of the prompt": [hs.set_pattern(1, pattern(), positions=[3, 5, 7])],
+        "pattern of the prompt": [hs.set_pattern(1, pattern(), positions=[3, 5, 7], beyond_window=True)],
         "knock out": [hs.knock_out(1, "all", [2, 3])],
         "knock out some edges": [hs.knock_out([0, 1], "all", "all", edges=2)],
         "knock out, not renormalised": [hs.knock_out("0.0", "all", "all", edges=1, renormalise=False)],

@@ -1,5 +1,8 @@
 """Modules exchanged after opening: the model is proved as it is now, or refused; nothing is read off what it was."""
 
+import copy
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch.testing import assert_close
 
 import headscope as hs
 from headscope.errors import BadArgument, UnservedModel
+from headscope.models.replay import replaced
 from tests import tiny
 
 
@@ -122,3 +126,64 @@ def test_a_module_in_training_mode_is_noticed(model):
         model.run(tiny.ids())
     model.hf.eval()
     model.run(tiny.ids())
+
+
+def patched(hf: nn.Module) -> None:
+    projection = hf.model.layers[1].self_attn.o_proj
+    projection.forward = MethodType(lambda self, given: nn.Linear.forward(self, given).flip(-1), projection)
+
+
+def patched_class(hf: nn.Module, monkeypatch) -> None:
+    kind = type(hf.model.layers[1].self_attn)
+    own = kind.forward
+
+    def forward(self, *args, **kwargs):
+        out, *rest = own(self, *args, **kwargs)
+        return (2 * out, *rest)
+
+    monkeypatch.setattr(kind, "forward", forward)
+
+
+@pytest.mark.parametrize("change", [patched, patched_class], ids=["module", "class"])
+def test_a_forward_that_is_assigned_later_is_what_is_proved(model, change, monkeypatch):
+    before, proofs, prove = model.identity, [], model.prove
+    model.prove = lambda own: (proofs.append(own), prove(own))
+    change(model.hf, monkeypatch) if change is patched_class else change(model.hf)
+    asked = {"capture": ["z", "attn_out"], "interventions": hs.zero("1.0")}
+    now = model.run(tiny.ids(), **asked)
+    assert len(proofs) == 1
+    fresh = hs.load(model.hf)
+    expected = fresh.run(tiny.ids(), **asked)
+    assert torch.equal(now.logits, expected.logits)
+    assert torch.equal(model.output_matrix(1), fresh.output_matrix(1))
+    assert (model.identity != before) == (change is patched)
+    model.run(tiny.ids())
+    assert len(proofs) == 1
+
+
+def test_what_moves_weights_or_compiles_is_no_change(model, monkeypatch):
+    proofs = []
+    accelerate = pytest.importorskip("accelerate")
+    moved = hs.load(accelerate.cpu_offload(copy.deepcopy(model.hf), "cpu"))
+    compiled = hs.load(copy.deepcopy(model.hf))
+    compiled.hf.compile(backend="eager")
+    for each in (model, moved, compiled):
+        monkeypatch.setattr(each, "prove", proofs.append)
+        before = each.identity
+        each.run(tiny.ids(), interventions=hs.zero("1.0"))
+        each.generate(tiny.ids(), max_new_tokens=2)
+        cells = hs.grid(hs.zero("z"), layers="all", heads="all")
+        hs.sweep(each, tiny.ids(), cells, hs.measures.loss())
+        assert each.identity == before
+    assert proofs == []
+
+
+def test_a_replay_in_another_thread_is_no_change(model, monkeypatch):
+    monkeypatch.setattr(model, "prove", lambda _: pytest.fail("proved again"))
+    before = model.identity
+    with replaced(model.hf, [(model.hf.model.layers[0], None), (model.hf.lm_head, None)]):
+        model.follow_changes()
+        with replaced(model.hf, [(model.hf.lm_head, None)]):
+            model.follow_changes()
+    assert model.identity == before
+    assert "forward" not in vars(model.hf.lm_head)

@@ -53,6 +53,27 @@ def test_ids_that_look_padded_warn(model):
     model.run([[0, PAD, 5], [PAD]])
 
 
+def test_ids_that_look_padded_warn_where_interventions_take_them(model):
+    padded, masked = [LEFT, LONG], {"input_ids": [LEFT, LONG], "attention_mask": [[0, 0, 1, 1, 1, 1], [1] * 6]}
+    makers = [
+        lambda given: hs.mean("0.1", over=given),
+        lambda given: hs.resample("0.1", over=given),
+        lambda given: hs.resample("0.1", over=given, per_position=False),
+        lambda given: hs.patch("0.1", source=given),
+        lambda given: hs.path_patch("0.1", "1.1", source=given),
+    ]
+    for make in makers:
+        for given in (padded, torch.tensor(padded), {"input_ids": padded}):
+            model.clear_cache()
+            with pytest.warns(UserWarning, match=r"example 0 of 2 begins or ends with the padding token 94 .*mask"):
+                model.run([LONG[::-1], LONG], interventions=make(given))
+        model.clear_cache()
+        model.run([LONG[::-1], LONG], interventions=make(hs.Prompts.of(padded)))
+        assert make(padded) == make(hs.Prompts.of(padded))
+    for edit in (hs.mean("0.1", over=masked), hs.patch("0.1", source=masked)):
+        model.run([SHORT, LONG], interventions=edit)
+
+
 def test_one_token_is_padding_only_where_a_tokenizer_has_it_for_nothing_else():
     hf = tiny.build("llama")
     hs.load(hf).run([[0, 5, PAD]])

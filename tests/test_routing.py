@@ -120,7 +120,7 @@ def test_each_query_draws_its_own_edges(circuit):
 
 def test_a_row_that_needs_a_dropped_key_is_refused_in_generation():
     model, even = tiny.opened("mistral"), torch.ones(20, 20).tril()
-    edit = hs.set_pattern("1.0", even / even.sum(-1, keepdim=True))
+    edit = hs.set_pattern("1.0", even / even.sum(-1, keepdim=True), beyond_window=True)
     with pytest.raises(hs.errors.UnservedSite, match="has dropped it"):
         model.generate(tiny.ids(1, 8), max_new_tokens=4, interventions=edit)
     within = hs.set_pattern("1.0", torch.eye(20))

@@ -22,7 +22,7 @@ def templates():
         "to bos": hs.to_bos("z", positions=[4, -1], beyond_window=True),
         "fixed offset": hs.fixed_offset("z", 2),
         "fixed offset at one": hs.fixed_offset("z", 2, positions=6, strength=0.3),
-        "set pattern": hs.set_pattern("z", pattern(), positions=[3, 5]),
+        "set pattern": hs.set_pattern("z", pattern(), positions=[3, 5], beyond_window=True),
         "knock out": hs.knock_out("z", "all", [1, 2]),
         "knock out some": hs.knock_out("z", "marked", "all", edges=2),
         "patch": hs.patch("z", source=source, positions=[2, 5]),

@@ -7,12 +7,16 @@ so that a question is always answered in the same way.
 """
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+# A full disk, a quota that is used up, a file larger than is allowed.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HeadscopeError(Exception):
@@ -103,9 +107,13 @@ class Unwritable(HeadscopeError):
     """A place where nothing can be written."""
 
     @classmethod
-    def because(cls, path: object, error: OSError) -> Self:
+    def because(cls, path: object, error: OSError, kept: str = "") -> Self:
+        """`kept` is a sentence about what is not lost."""
+        full = error.errno in FULL
+        again = "Make room there and run again, or name" if full else "Name"
         return cls(
-            f"cannot write {str(path)!r}: {error.strerror or error}. Name another place with --out, or free this one."
+            f"cannot write {str(path)!r}: {error.strerror or error}. {again} another place with --out."
+            f"{kept and ' ' + kept}"
         )
 
 
@@ -150,7 +158,8 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        numbered = isinstance(error, OSError) and error.errno is not None
+        said = None if numbered else re.search(r"\(os error (\d+)\)", str(error))
         if said is None:
             raise
         raise OSError(int(said[1]), os.strerror(int(said[1]))) from error

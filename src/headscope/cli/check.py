@@ -1,10 +1,12 @@
 """`headscope check MODEL`: the certificate, what was proven on this very model and what is refused."""
 
+from functools import partial
 from typing import Any
 
 from rich.table import Table
 
 from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout
+from headscope.cli.progress import progress_bar
 from headscope.errors import UnservedModel
 from headscope.models.model import Model
 from headscope.models.proofs import Proofs
@@ -16,10 +18,12 @@ _WORDS = {True: "[green]holds[/green]", False: "[red]fails[/red]", None: "[dim]d
 @opens_model
 def run(model: ModelName, json: Json = False, quiet: Quiet = False, *, opening: dict[str, Any]) -> None:
     """Prove on this model that reading changes nothing, that edits bite, and that sums close."""
-    loaded = opened(model, opening)
-    Proofs.begin(loaded)  # anew: who asks for a check does not want what was kept
-    certificate = loaded.certificate
-    refused = certificate.to_json()["refused"] + _refused_besides(loaded)
+    with progress_bar(quiet) as progress:
+        loaded = opened(model, opening, progress)
+        Proofs.begin(loaded)  # anew: who asks for a check does not want what was kept
+        assert loaded.proofs is not None
+        certificate = loaded.proofs.whole(partial(progress, f"checking {loaded.name}"))
+        refused = certificate.to_json()["refused"] + _refused_besides(loaded)
     if json:
         print_json({**certificate.to_json(), "refused": refused})
         return

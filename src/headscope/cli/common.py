@@ -20,9 +20,10 @@ import transformers
 import typer
 from rich.console import Console
 
-from headscope.errors import BadArgument, HeadscopeError, OutOfMemory
+from headscope.errors import FULL, BadArgument, HeadscopeError, OutOfMemory
 from headscope.models.loading import load
 from headscope.models.model import Model
+from headscope.vocabulary import Progress, silent
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
@@ -83,15 +84,18 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             # A disk that fills up, a folder that is taken away: nothing that we could have known before.
             where = f" {str(error.filename)!r}" if error.filename else ""
-            said, code = f"cannot go on with the file{where}: {error.strerror or error}.", HeadscopeError.exit_code
+            again = " Make room and run the same command again." if error.errno in FULL else ""
+            said = f"cannot go on with the file{where}: {error.strerror or error}.{again}"
+            code = HeadscopeError.exit_code
         stderr.print(f"headscope: {said}", markup=False, soft_wrap=True)
         raise typer.Exit(code)
 
     return run
 
 
-def opened(source: str, opening: dict[str, Any]) -> Model:
+def opened(source: str, opening: dict[str, Any], progress: Progress = silent) -> Model:
     """The model that a command line names; `opening` has the fields of `Opening`, which are those of `load`."""
+    progress(f"opening {source}", 0, 1)
     how = dict(opening)
     memory = how.pop("memory")
     budget = None if memory is None else bytes_of(memory)

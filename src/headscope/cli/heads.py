@@ -8,6 +8,7 @@ import typer
 from rich.table import Table as RichTable
 
 from headscope.cli.common import Json, ModelName, Quiet, Seed, opened, opens_model, print_json, stderr, stdout
+from headscope.cli.progress import progress_bar
 from headscope.detectors import DEFAULT, NAMING_UNITS, check_sizes, default_prompts, detect, detectors, reach_of
 from headscope.errors import BadArgument
 from headscope.results.files import check_file, write_file
@@ -48,16 +49,15 @@ def run(
     if gap < 0:
         raise BadArgument(f"cannot detect heads with gap {gap}: it must be at least 0.")
     source = None if text is None else read_text(text)
-    loaded = opened(model, opening)
     named = "a given text" if text is None else text.name
     reach = reach_of(detectors(wanted))
-    prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap), reach=reach)
-    if len(prompts.natural) < n and not quiet:
-        stderr.print(
-            f"The text gives {len(prompts.natural)} natural prompts of {prompts.natural.longest} tokens, not {n}.",
-            markup=False,
-        )
-    table = detect(loaded, wanted, prompts=prompts)
+    with progress_bar(quiet) as progress:
+        loaded = opened(model, opening, progress)
+        prompts = default_prompts(loaded, n=n, seed=seed, text=source, named=named, gaps=(0, gap), reach=reach)
+        if len(prompts.natural) < n and not quiet:
+            given = f"{len(prompts.natural)} natural prompts of {prompts.natural.longest} tokens"
+            stderr.print(f"The text gives {given}, not {n}.", markup=False)
+        table = detect(loaded, wanted, prompts=prompts, progress=progress)
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "heads": table.to_records()})
     else:
@@ -81,7 +81,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
     stdout.print(grid)
     if not quiet:
         unnamed = len(heads) - grid.row_count
-        left_out = f" {unnamed} heads that nothing names are left out." if unnamed else ""
+        left_out = f" Not shown: {unnamed} of {len(heads)} heads, named by nothing." if unnamed else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
             " Beside it: its kind, where what it writes makes it another. ?: could not be tested."

@@ -50,9 +50,9 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
             left = pace.left(stage, done, of)
             if stage not in seen:
                 seen.add(stage)
-                stderr.print(f"{stage} ...", markup=False)
+                stderr.print(f"{stage} ...", markup=False, soft_wrap=True)
             elif time.monotonic() - said >= SAID_SECONDS and done < of:
-                stderr.print(f"{stage}: {done} of {of}{left and ', ' + left}", markup=False)
+                stderr.print(f"{stage}: {done} of {of}{left and ', ' + left}", markup=False, soft_wrap=True)
             else:
                 return
             said = time.monotonic()

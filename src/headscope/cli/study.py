@@ -46,8 +46,9 @@ def verb(name: str, found: Plan[Any], place: Path | None = None) -> Any:
         folder = out if out is not None else default_out(name, model)
         check_free(folder)
         found.settings(**settings)  # refuses numbers out of range before the model is opened
-        loaded, unkept = opened(model, opening), None
+        unkept = None
         with progress_bar(quiet) as progress:
+            loaded = opened(model, opening, progress)
             how = {name: value for name, value in opening.items() if name != "memory"}
             try:
                 result = study(

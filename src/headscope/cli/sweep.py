@@ -48,20 +48,21 @@ def run(
     """Apply an intervention in every cell of a grid to the same prompts, and measure."""
     parts.check_approximate(approximate, verify_top, {"--precision": precision, "--dry-run": dry_run, "--out": out})
     options = parts.SweepOptions(**settings)
-    loaded = opened(model, opening)
-    batches = parts.batches(loaded, options)
-    if dry_run:
-        first = batches(0)
-        check(first)
-        told = forecast(loaded, first.prompts, first.cells, first.measure)
-        print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
-        return
     with progress_bar(quiet) as bar:
-        if approximate:
+        loaded = opened(model, opening, bar)
+        batches = parts.batches(loaded, options)
+        if dry_run:
+            first = batches(0)
+            check(first)
+            told = forecast(loaded, first.prompts, first.cells, first.measure)
+        elif approximate:
             table = sweep_approximately(batches(0), verify_top=verify_top, progress=bar)
         else:
             command = shlex.join(["headscope", *sys.argv[1:]])
             table = sweep_batches(batches, precision=precision, out=out, command=command, progress=bar)
+    if dry_run:
+        print_json(dataclasses.asdict(told)) if json else stdout.print(told.sentence, markup=False)
+        return
     if json:
         print_json({"model": loaded.name, "identity": loaded.identity, "sweep": table.to_records()})
         return

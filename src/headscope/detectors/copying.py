@@ -12,7 +12,7 @@ attends. Not done here: attention (detectors.reading), what ablating the head co
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -21,16 +21,19 @@ import torch
 from torch import Tensor
 
 from headscope.detectors.pairs import KeySets
-from headscope.detectors.reading import mean_where
+from headscope.detectors.reading import Sight, mean_where
 from headscope.detectors.scores import NAMED_MARGIN
 from headscope.measures.direct_effect import effect_of_heads_logits
 from headscope.measures.samples import Samples, over_heads
+from headscope.measures.simultaneous import MIN_UNITS_TOGETHER
 from headscope.models.direct_paths import DirectPaths, sites
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
+from headscope.models.run import Run
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Progress, silent
 
 COPYING = Quantity(
     "copying",
@@ -45,6 +48,7 @@ NOTHING_READ: dict[str, float | str] = {
     "copying_high": math.nan,
     "kind": SIGN_UNCLEAR,
 }
+_STAGE = "reading what heads write"
 _ALL = "95% bound of it, two-sided, for all heads at once"
 COLUMNS = (
     Column("copying", pl.Float64, f"{COPYING.meaning}; of the detector induction alone", COPYING.unit),
@@ -59,24 +63,35 @@ COLUMNS = (
 )
 
 
-def copying(model: Model, shown: Prompts, keys: KeySets, *, interventions: Sequence[Edit] = ()) -> Samples:
-    """Signed raise of every head [prompt, (layer, head)], over queries whose keys all hold one token.
+def copying(
+    model: Model, shown: Prompts, keys: KeySets, *, interventions: Sequence[Edit] = (), progress: Progress = silent
+) -> Samples:
+    """Signed raise of heads [prompt, (layer, head)], over queries whose keys all hold one token.
 
-    Prompts without such a query are left out.
+    Keys outside the window of a layer do not count there. Layers that judge too few prompts for bounds are left out
+    where others judge enough, then prompts without such a query in one of the others.
 
     Raises:
         UnservedModel: if something stands between residual stream and unembedding that is no norm.
     """
     model.require_direct_effects()
-    tokens, judged = attended_tokens(shown, keys)
+    progress(_STAGE, 0, len(shown))
+    tokens = attended_tokens(shown, keys.pairs)
+    judged = _judged(model, shown, keys, tokens)
     each = 8 * shown.longest * model.d_model * (model.n_layers + 4)
     parts = []
     for chosen in model.batches(len(shown), bytes_each=each):
         edits = [edit.rows(chosen) for edit in interventions]
-        parts.append(_raises(model, shown.rows(chosen), tokens[chosen], judged[chosen], edits))
-    values = torch.cat(parts).double().numpy()
+        rows = shown.rows(chosen)
+        some = {layer: queries[chosen, : rows.longest] for layer, queries in judged.items()}
+        parts.append(_raises(model, rows, tokens[chosen, : rows.longest], some, edits))
+        progress(_STAGE, chosen.stop, len(shown))
+    enough = [layer for layer, queries in judged.items() if int(queries.any(1).sum()) >= MIN_UNITS_TOGETHER]
+    layers = enough or list(judged)
+    heads = [head for head in model.heads if head.layer in layers]
+    values = torch.cat(parts).double().numpy()[:, [head.layer in layers for head in model.heads]]
     kept = ~np.isnan(values).any(1)
-    return over_heads(COPYING, model.heads, values[kept], units=tuple(np.flatnonzero(kept).tolist()))
+    return over_heads(COPYING, heads, values[kept], units=tuple(np.flatnonzero(kept).tolist()))
 
 
 def kinds(above: Samples, raised: Samples | None) -> dict[str, str]:
@@ -109,26 +124,45 @@ def _kind(low: float, high: float) -> str:
     return PATTERN_ONLY if low > -COPYING_MARGIN and high < COPYING_MARGIN else SIGN_UNCLEAR
 
 
-def attended_tokens(shown: Prompts, keys: KeySets) -> tuple[Tensor, Tensor]:
-    """The token at each query's keys [batch, query], and for which queries all of its keys hold that one."""
-    places = torch.arange(shown.longest)
-    latest = torch.where(keys.pairs, places, 0).amax(-1)
-    tokens = shown.ids.gather(1, latest)
-    alike = ((shown.ids[:, None] == tokens[..., None]) | ~keys.pairs).all(-1)
-    return tokens, keys.queries & alike
+def attended_tokens(shown: Prompts, pairs: Tensor) -> Tensor:
+    """The token at each query's last key, [batch, query]: a window that leaves any of the keys leaves that one."""
+    latest = torch.where(pairs, torch.arange(shown.longest), 0).amax(-1)
+    return shown.ids.gather(1, latest)
 
 
-def _raises(model: Model, shown: Prompts, tokens: Tensor, judged: Tensor, edits: Sequence[Edit]) -> Tensor:
-    """[prompt, head]; NaN where no query is judged."""
-    run = model.run(shown, interventions=edits, capture=sites(model, mlps=False))
+def _judged(model: Model, shown: Prompts, keys: KeySets, tokens: Tensor) -> dict[int, Tensor]:
+    """By layer, the queries [batch, query] that see some of their keys, all of which hold their token."""
+    sight = Sight()
+    longest = shown.lengths.index(shown.longest)  # causality and windows are those of every prompt
+    model.read(shown.rows([longest]), [sight])
+    other = shown.ids[:, None] != tokens[..., None]
+    seen = {index: sight.visible[index] for index, each in enumerate(model.anatomy.layers) if each.heads}
+    judged: dict[int, Tensor] = {}
+    for layer, visible in seen.items():
+        alike = next((past for past in judged if torch.equal(seen[past], visible)), None)
+        if alike is None:
+            pairs = keys.pairs & visible
+            judged[layer] = keys.queries & pairs.any(-1) & ~(pairs & other).any(-1)
+        else:
+            judged[layer] = judged[alike]
+    return judged
+
+
+def _raises(
+    model: Model, shown: Prompts, tokens: Tensor, judged: Mapping[int, Tensor], edits: Sequence[Edit]
+) -> Tensor:
+    """[prompt, head]; NaN where no query is judged in the layer of the head."""
+    # Logits are not asked for: in a small model with a large vocabulary they cost more than all else.
+    captured = model.activations(shown, sites(model, mlps=False), interventions=edits)
+    run = Run(model, shown, tuple(edits), torch.empty(0), captured)
     towards = partial(_copy_direction, unembedding=model.unembedding_matrix(), shown=shown, tokens=tokens)
     paths, columns = DirectPaths.of(run, towards), []
     with torch.inference_mode():
-        for layer in (index for index, each in enumerate(model.anatomy.layers) if each.heads):
+        for layer, queries in judged.items():
             z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
-            columns.append(effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)))
-        raised = torch.cat(columns, -1).movedim(-1, 1).double().cpu()
-        return mean_where(raised, judged[:, None].expand_as(raised))
+            raised = effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)).movedim(-1, 1).double().cpu()
+            columns.append(mean_where(raised, queries[:, None].expand_as(raised)))
+    return torch.cat(columns, 1)
 
 
 def _copy_direction(final: FrozenNorm, unembedding: Tensor, shown: Prompts, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from headscope.detectors.catalogue import DEFAULT, Detector, detectors
 from headscope.detectors.catalogue import detector as detector_named
 from headscope.detectors.copying import COLUMNS, NOTHING_READ, copying, written
-from headscope.detectors.reading import MassReading
+from headscope.detectors.reading import MassReading, Ticks
 from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError, UnservedModel
 from headscope.measures.intervals import MIN_UNITS
@@ -23,6 +23,7 @@ from headscope.tasks.natural import natural
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.repeated import repeated_tokens, without_repeats
 from headscope.tasks.vocabulary import ordinary_tokens
+from headscope.vocabulary import Progress, silent
 
 LARGEST_SEED = 2**63 - 1
 NAMING_UNITS = 16  # an exact sign flip with Holm over 270 heads can name none on fewer than 14
@@ -122,11 +123,12 @@ def detect(
     n: int = 50,
     seed: int = 0,
     text: str | None = None,
+    progress: Progress = silent,
 ) -> Table:
     """Score every head on every named detector.
 
     `prompts` fixes the prompts (else `default_prompts` with `n`, `seed`, `text`); `interventions` are in
-    force while heads are read, to see what others do when one is ablated.
+    force while heads are read, to see what others do when one is ablated; `progress` hears of each stage.
 
     >>> hs.detect(model, ["induction", "lookback:3"]).rows(named=True)     # doctest: +SKIP
 
@@ -139,20 +141,21 @@ def detect(
         require_patterns(model)
         check_sizes("detect heads", n=n, seed=seed, fewest=NAMING_UNITS)
         prompts = default_prompts(model, n=n, seed=seed, text=text, reach=reach_of(wanted))
-    attention = head_attention(model, [each.name for each in wanted], prompts=prompts, interventions=interventions)
+    names = [each.name for each in wanted]
+    attention = head_attention(model, names, prompts=prompts, interventions=interventions, progress=progress)
     raised, why = None, ""
     if SIGNED in attention:
-        raised, why = signed_raise(model, prompts, interventions=interventions)
-    return heads_table(attention, raised=raised, unserved=why)
+        raised, why = signed_raise(model, prompts, interventions=interventions, progress=progress)
+    return heads_table(attention, raised=raised, unserved=why, progress=progress)
 
 
 def signed_raise(
-    model: Model, prompts: DetectorPrompts, *, interventions: Sequence[Edit] = ()
+    model: Model, prompts: DetectorPrompts, *, interventions: Sequence[Edit] = (), progress: Progress = silent
 ) -> tuple[Samples | None, str]:
     """What every head writes on the token that an induction head attends to; None with a reason where not served."""
     try:
         keys = detector_named(SIGNED).key_sets(prompts.repeated)
-        return copying(model, prompts.repeated, keys, interventions=interventions), ""
+        return copying(model, prompts.repeated, keys, interventions=interventions, progress=progress), ""
     except UnservedModel as error:
         return None, str(error)
 
@@ -163,6 +166,7 @@ def head_attention(
     *,
     prompts: DetectorPrompts,
     interventions: Sequence[Edit] = (),
+    progress: Progress = silent,
 ) -> dict[str, dict[int, LayerMass]]:
     """What `detect` bounds: by detector, every layer's attention on its keys and its null, prompt by prompt."""
     wanted = detectors(names)
@@ -175,6 +179,11 @@ def head_attention(
             f"cannot look {reach} tokens back: the natural prompts have {prompts.natural.longest} tokens. "
             "Give longer ones."
         )
+
+    def read(stage: str, shown: Prompts, reading: MassReading) -> None:
+        ticks = Ticks(progress, f"reading attention on {stage}", len(shown), model.anatomy.attending)
+        model.read(shown, [reading, ticks], interventions=interventions)
+
     attention: dict[str, dict[int, LayerMass]] = {}
     for kind in ("natural", "repeated"):
         group = [detector for detector in wanted if detector.prompts == kind]
@@ -182,11 +191,11 @@ def head_attention(
             continue
         shown = prompts.natural if kind == "natural" else prompts.repeated
         reading = MassReading([detector.key_sets(shown) for detector in group])
-        model.read(shown, [reading], interventions=interventions)
+        read(f"{kind} prompts", shown, reading)
         null = reading.other
         if kind == "repeated":
             matched = MassReading(reading.sets)
-            model.read(prompts.unrepeated, [matched], interventions=interventions)
+            read("prompts in which nothing repeats", prompts.unrepeated, matched)
             null = matched.mass
         for index, detector in enumerate(group):
             attention[detector.name] = {
@@ -207,10 +216,12 @@ def heads_table(
     *,
     raised: Samples | None = None,
     unserved: str = "",
+    progress: Progress = silent,
 ) -> Table:
     """The detector table: a row for each head of each detector, with the signed raise where the sign decides."""
     rows = []
-    for detector, layers in attention.items():
+    for done, (detector, layers) in enumerate(attention.items()):
+        progress("bounding scores", done, len(attention))
         signed = detector == SIGNED
         columns = written(raised) if signed else {}
         for row in rows_of(detector_named(detector), layers):

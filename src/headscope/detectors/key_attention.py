@@ -26,10 +26,14 @@ BEYOND_NULL = Quantity("beyond_null", "the same minus that on the null's keys", 
 
 @dataclass(frozen=True, eq=False)
 class KeyAttention:
-    """Attention on key sets and its excess over the null, both [prompt, head]."""
+    """Attention on key sets and its excess over the null, both [prompt, head].
+
+    `left_out` says which prompts and queries are not in it, and why; empty where all are.
+    """
 
     attention: Samples
     beyond_null: Samples
+    left_out: str = ""
 
     @classmethod
     def of(cls, model: Model, layers: Mapping[int, LayerMass]) -> "KeyAttention":
@@ -40,8 +44,9 @@ class KeyAttention:
         """
         read = [layers[layer] for layer in sorted(layers)]
         kept = torch.stack([each.kept for each in read]).all(0)
+        left_out = _left_out(layers, int(kept.sum()), len(kept))
         if not bool(kept.any()):
-            raise PromptError("cannot read attention: no prompt has a query to judge in every layer.")
+            raise PromptError(f"cannot read attention: no prompt has a query to judge in every layer{left_out}.")
         attention, excess = (
             over_heads(quantity, model.heads, torch.cat(values, dim=1)[kept].double().numpy())
             for quantity, values in (
@@ -49,7 +54,20 @@ class KeyAttention:
                 (BEYOND_NULL, [each.above for each in read]),
             )
         )
-        return cls(attention, excess)
+        return cls(attention, excess, left_out.removeprefix("; "))
+
+
+def _left_out(layers: Mapping[int, LayerMass], kept: int, prompts: int) -> str:
+    """What is not counted, as the end of a sentence; empty where all is."""
+    few = f"; {kept} of {prompts} prompts have a query to judge in every layer" if 0 < kept < prompts else ""
+    hidden = {layer: read.hidden for layer, read in layers.items() if read.hidden}
+    if not hidden:
+        return few
+    worst, many = max(hidden.values()), ", ".join(map(str, sorted(hidden)))
+    return (
+        f"{few}; in layer{'s' if len(hidden) > 1 else ''} {many} all keys of {'up to ' if len(hidden) > 1 else ''}"
+        f"{worst:.0%} of queries lie outside the window"
+    )
 
 
 def key_attention(
@@ -70,7 +88,7 @@ def key_attention(
     return KeyAttention.of(
         model,
         {
-            layer: LayerMass(mass[0], null[layer][0], reading.uniform[layer][0])
+            layer: LayerMass(mass[0], null[layer][0], reading.uniform[layer][0], float(reading.hidden[layer][0]))
             for layer, mass in reading.mass.items()
         },
     )

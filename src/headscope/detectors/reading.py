@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headscope.detectors.pairs import KeySets
 from headscope.models.attention import AttentionCall
+from headscope.vocabulary import Progress
 
 
 @dataclass
@@ -63,6 +64,34 @@ class MassReading:
             means = _masses(pattern, pairs, queries, visible, others)
             for kept, mean in zip((self.mass, self.other, self.uniform), means, strict=True):
                 kept[call.layer][index, rows] = mean.cpu()
+
+
+@dataclass
+class Ticks:
+    """Tells how far a reading is, in layers of prompts; implements Reading."""
+
+    progress: Progress
+    stage: str
+    prompts: int
+    layers: Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.progress(self.stage, 0, self.prompts * len(self.layers))
+
+    def read(self, call: AttentionCall, rows: slice) -> None:
+        before, now = rows.start * len(self.layers), rows.stop - rows.start
+        done = before + now * (self.layers.index(call.layer) + 1)
+        self.progress(self.stage, done, self.prompts * len(self.layers))
+
+
+@dataclass
+class Sight:
+    """Which keys a query sees in each layer, bool [query, key], by the first prompt; implements Reading."""
+
+    visible: dict[int, Tensor] = field(default_factory=dict)
+
+    def read(self, call: AttentionCall, rows: slice) -> None:
+        self.visible.setdefault(call.layer, call.visible()[0].cpu())
 
 
 def _masses(

@@ -82,7 +82,7 @@ def mean(
     strength: float = 1.0,
 ) -> Mean:
     """Put the mean over the reference prompts `over` in place of heads or a site; see `Mean`."""
-    reference, where = Prompts.of(over), Positions.of(positions)
+    reference, where = Prompts.given(over), Positions.of(positions)
     return Mean(targets_of(target), where, over=reference, per_position=per_position, strength=strength)
 
 
@@ -96,7 +96,7 @@ def resample(
     strength: float = 1.0,
 ) -> Resample:
     """Put what heads or a site had on another prompt, drawn from `over`, in their place; see `Resample`."""
-    reference, where = Prompts.of(over), Positions.of(positions)
+    reference, where = Prompts.given(over), Positions.of(positions)
     return Resample(
         targets_of(target), where, over=reference, seed=seed, per_position=per_position, strength=strength
     )
@@ -136,10 +136,12 @@ def set_pattern(
     positions: PositionsLike = ALL,
     *,
     strength: float = 1.0,
+    beyond_window: bool = False,
 ) -> SetPattern:
     """Give heads a pattern written out, [query, key], [head, query, key] or with a batch axis; see `SetPattern`."""
     given = pattern if isinstance(pattern, Tensor) else torch.tensor(pattern, dtype=torch.float32)
-    return SetPattern(targets_of(target), Positions.of(positions), pattern=given, strength=strength)
+    where = Positions.of(positions)
+    return SetPattern(targets_of(target), where, pattern=given, strength=strength, beyond_window=beyond_window)
 
 
 def knock_out(
@@ -240,18 +242,21 @@ def patch(
     source: Run | PromptsLike,
     positions: PositionsLike | Mapping[int, int] = ALL,
     strength: float = 1.0,
+    beyond_window: bool = False,
 ) -> Patch:
     """Put what `source` had at heads or a site into this run; see `Patch`.
 
     `positions={source: target}` says which position goes where between prompts of unequal length.
     """
-    origin = source if isinstance(source, Run) else Prompts.of(source)
+    origin = source if isinstance(source, Run) else Prompts.given(source)
     mapped, where = None, ALL
     if isinstance(positions, Mapping):
         mapped = tuple((int(a), int(b)) for a, b in positions.items())
     else:
         where = Positions.of(positions)
-    return Patch(targets_of(target), where, source=origin, position_map=mapped, strength=strength)
+    return Patch(
+        targets_of(target), where, source=origin, position_map=mapped, strength=strength, beyond_window=beyond_window
+    )
 
 
 def add(

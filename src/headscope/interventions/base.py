@@ -110,10 +110,11 @@ class Intervention(ABC):
         """The edit of one target, already checked against the model; unless all are prepared from one run."""
         raise NotImplementedError
 
-    def site_edit(self, target: Target, replacement: Replacement) -> SiteEdit:
+    def site_edit(self, target: Target, replacement: Replacement, *, within_window: bool = False) -> SiteEdit:
         """An edit that puts `replacement(value, layout)` at the positions and heads of a target.
 
-        The replacement may be any shape that broadcasts to the value, [batch, cell, (head,) ...].
+        The replacement may be any shape that broadcasts to the value, [batch, cell, (head,) ...]. A pattern that it
+        puts is refused, with `within_window`, where it looks outside the window of its layer.
         """
         positions, strength = self._reached(), self.strength
 
@@ -129,7 +130,7 @@ class Intervention(ABC):
                 put = torch.lerp(value, put.expand_as(value), strength)
             return torch.where(where, put, value)
 
-        return SiteEdit(*target.place, change)
+        return SiteEdit(*target.place, change, self.verb if within_window else "")
 
     def _reached(self) -> Positions:
         """The positions whose values change."""

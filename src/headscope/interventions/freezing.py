@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Freeze(Intervention):
     """Force what sites had in another run of these very tokens: the clean one, or one `under` interventions.
 
-    Blocks of `model.editing` around the run do not edit that other run.
+    Blocks of `model.editing` around the run do not edit that other run. A pattern looks outside the window of its
+    layer only where one of those interventions was asked to.
     """
 
     under: tuple[Intervention, ...] = field(default=(), kw_only=True)

@@ -30,11 +30,12 @@ def values_at(
     """Sites of a run of these prompts under interventions: [batch, position, ...], padding arbitrary.
 
     Patterns come with their queries second, [batch, query, head, key], as they are edited. `keep` remembers
-    them with the model.
+    them with the model. Bare ids that look padded warn, as where they are run.
     """
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
-        captured = model.activations(prompts, sites, interventions=under)
+        given = model.prompts(prompts.tokens) if prompts.bare else prompts
+        captured = model.activations(given, sites, interventions=under)
         return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:

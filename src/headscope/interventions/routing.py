@@ -2,9 +2,8 @@
 
 `ToBOS` and `FixedOffset` let a head attend to one key alone, `SetPattern` writes a pattern out, `KnockOut`
 takes chosen keys away from chosen queries. Values are untouched, so that what changes is which of them a
-head moves. In a layer with a sliding window, what lies outside of it is no key: `ToBOS` and `FixedOffset` refuse to
-send a query there unless asked what would be if it could (`beyond_window`), and even then where a cache has dropped
-it. A pattern that is written out says by itself where it looks.
+head moves. In a layer with a sliding window, what lies outside of it is no key: no query is sent there, not in part
+either, unless one asks what would be if it could (`beyond_window`), and even then not where a cache has dropped it.
 """
 
 from abc import abstractmethod
@@ -67,25 +66,13 @@ class _Redirect(_Routing):
             wanted = self.key_of(layout.positions(call.queries))
             rows = layout.mask(self.positions, call.queries) & (wanted >= 0)
             cells = layout.key_cells(wanted, call.keys, rows)
-            # Without a mask a kernel sees all earlier keys, and asking the device would make it wait for nothing.
-            if not self.beyond_window and call.mask is not None:
-                self._require_seen(call, rows, cells, layout)
+            if not self.beyond_window and call.hides:
+                looking = torch.zeros(len(rows), *rows.shape[1:], call.keys, dtype=torch.bool, device=rows.device)
+                call.require_seen(looking.scatter(2, cells[:, :, None], rows[:, :, None]), layout, self.verb)
             for head in heads:
                 call.redirect(head, rows, cells, self.strength)
 
         return CallEdit(layer, change)
-
-    def _require_seen(self, call: AttentionCall, rows: Tensor, cells: Tensor, layout: Layout) -> None:
-        seen = call.visible().expand(len(rows), -1, -1).gather(2, cells[:, :, None])[..., 0]
-        if bool((hidden := rows & ~seen).any()):
-            queries = layout.positions(call.queries)
-            query = int(queries[hidden].min())
-            key = int(self.key_of(queries)[hidden & (queries == query)].min())
-            raise UnservedSite(
-                f"cannot {self.verb} in layer {call.layer} at position {query}: a query there does not see position "
-                f"{key}, which lies outside the window of this layer. Name positions= that see it, or ask for what "
-                "would be if they could with beyond_window=True."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +116,15 @@ class SetPattern(_Routing):
     """Give heads a pattern written out: probabilities [query, key], [head, query, key] or with a batch axis.
 
     The head axis runs over the heads of each target in their order. Rows may sum to less than 1 (the rest
-    goes nowhere), not to more, and no query may look ahead.
+    goes nowhere), not to more, and no query may look ahead, nor, without `beyond_window`, outside a window.
     """
 
     pattern: Tensor = field(kw_only=True)
+    beyond_window: bool = field(default=False, kw_only=True)
+
+    @property
+    def details(self) -> str:
+        return " beyond its window" if self.beyond_window else ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +171,7 @@ class SetPattern(_Routing):
             rows = torch.where(wanted[:, :, None, None], by_query[batch, queries.clamp(0, known - 1)], 0)
             return onto_keys(rows, layout, value.shape[3])
 
-        return self.site_edit(replace(target, site="pattern"), replacement)
+        return self.site_edit(replace(target, site="pattern"), replacement, within_window=not self.beyond_window)
 
     def _too_short(self, known: int) -> PromptError:
         return PromptError(

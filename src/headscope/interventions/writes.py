@@ -34,11 +34,17 @@ class Patch(Intervention):
     `source` is a run that captured the site, or prompts to be run for it (unedited); it has one example
     for each example here, or one for all; a run of another model of the same shape is taken as it is, for
     patching between checkpoints. `position_map` pairs source and target positions, negative
-    ones counted from the end of each example; without it both have equal lengths and `positions` apply.
+    ones counted from the end of each example; without it both have equal lengths and `positions` apply. A pattern
+    that looks outside the window of its layer (one made by `ToBOS`, or by another model) needs `beyond_window`.
     """
 
     source: Run | Prompts = field(kw_only=True)
     position_map: PositionMap | None = field(default=None, kw_only=True)
+    beyond_window: bool = field(default=False, kw_only=True)
+
+    @property
+    def details(self) -> str:
+        return " beyond its window" if self.beyond_window else ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +99,7 @@ class Patch(Intervention):
                 taken = onto_keys(torch.where(known & wanted, taken, 0), layout, current.shape[3])
             return torch.where(known, taken.to(current), current)
 
-        return self.site_edit(target, replacement)
+        return self.site_edit(target, replacement, within_window=target.site == "pattern" and not self.beyond_window)
 
     def _reached(self) -> Positions:
         if self.position_map is None:

@@ -83,9 +83,7 @@ class AttentionCall:
             part.mask = self.mask[of_rows, :, queries, keys]
         elif queries != slice(None):
             # Without a mask a kernel aligns queries with the first keys: here they are the last ones.
-            count, stop = part.q.shape[2], part.k.shape[2]
-            seen = torch.ones(count, stop, dtype=torch.bool, device=part.q.device).tril(stop - count)
-            part.mask = seen[None, None]
+            part.mask = part._before()[None, None]
         if self._pattern is not None:
             part._pattern = self._pattern[rows, :, queries, keys]
         return part
@@ -133,12 +131,41 @@ class AttentionCall:
             self._joined.clear()
         return self._pattern
 
+    @property
+    def window(self) -> int | None:
+        """How many keys back its kernel is told to look; None: as far as the mask goes, if there is one."""
+        told = self.options.get("sliding_window")
+        return told if isinstance(told, int) and 0 < told < self.keys else None
+
+    @property
+    def hides(self) -> bool:
+        """Whether an earlier key may be hidden from a query; asks nothing of the device."""
+        return self.mask is not None or self.window is not None
+
     def visible(self) -> Tensor:
         """Which keys each query may see, bool [batch or 1, query, key]: causality, windows, padding."""
+        if self.mask is None and self.window is not None:
+            return self._before()[None]
+        if self.mask is not None and self.mask.ndim == 2:  # flash: which keys are tokens
+            return self._before()[None] & self.mask[:, None, -self.keys :].bool()
         mask = additive_mask(self.mask, self.q, self.k, causal=self._is_causal())
         if mask is None:
             return torch.ones(1, self.q.shape[2], self.k.shape[2], dtype=torch.bool, device=self.q.device)
         return mask[:, 0] > torch.finfo(mask.dtype).min / 2
+
+    def require_seen(self, wanted: Tensor, layout: Layout, doing: str) -> None:
+        """Raise UnservedSite if a query is to look, `wanted` [batch, query, key], at a key outside its window."""
+        hidden = wanted & ~self.visible()
+        if not bool(hidden.any()):
+            return
+        queries, keys = layout.positions(self.queries), layout.positions(self.keys)
+        query = int(queries[hidden.any(2)].min())
+        key = int(keys[(hidden & (queries == query)[:, :, None]).any(1)].min())
+        raise UnservedSite(
+            f"cannot {doing} in layer {self.layer} at position {query}: a query there does not see position {key}, "
+            "which lies outside the window of this layer. Name positions= that see it, or ask for what would be if "
+            "they could with beyond_window=True."
+        )
 
     def write_pattern(self, pattern: Tensor) -> None:
         """Replace the pattern, and with it what the heads return in the rows that it changes.
@@ -166,6 +193,12 @@ class AttentionCall:
         replaced = torch.where(rows[:, :, None], moved, own)
         self.out = torch.cat([self.out[:, :, :head], replaced[:, :, None], self.out[:, :, head + 1 :]], dim=2)
         self._redirects.append((head, rows, cells, strength))
+
+    def _before(self) -> Tensor:
+        """Which keys stand before a query and in its window, bool [query, key]; the last query has the last key."""
+        ends = self.keys - self.queries
+        seen = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.q.device).tril(ends)
+        return seen if self.window is None else seen.triu(ends - self.window + 1)
 
     def _is_causal(self) -> bool:
         given = self.options.get("is_causal")

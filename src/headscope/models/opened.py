@@ -53,7 +53,7 @@ class OpenedModel:
         self.weights_state = 0
         # Proves the model anew once its modules are not those that were proved; set when opened (models.loading).
         self.prove: Callable[[Any], None] | None = None
-        self._modules = tuple(hf.modules())
+        self._modules = _built(hf)
         self.follow_changes()
         self._loaded_state = self.weights_state
 
@@ -146,16 +146,17 @@ class OpenedModel:
     def follow_changes(self) -> None:
         """Forget what was computed from other weights; where modules were exchanged, prove the model anew.
 
-        An adapter put around a projection, or two layers swapped, leave an anatomy whose hooks nobody comes by.
+        An adapter put around a projection, two layers swapped, or a forward that is assigned on a module or its class
+        leave an anatomy whose hooks nobody comes by.
 
         Raises:
             UnservedModel: if the model, as it is now, is not served.
         """
         tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
-        modules = tuple(self.hf.modules())
+        modules = _built(self.hf)
         # What offloading moves in inference mode has no version.
         versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
-        state = hash((modules, *versions))
+        state = hash((*map(id, modules), *versions))
         if state != self.weights_state:
             self.weights_state = state
             self.clear_cache()
@@ -185,6 +186,7 @@ class OpenedModel:
         for module in self.hf.modules():
             plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
             sha.update(repr(sorted(plain.items())).encode())
+            sha.update(_patched(module))
         # Buffers that are not saved (rotary frequencies) decide what a model computes as well.
         tensors = {**dict(self.hf.named_parameters()), **dict(self.hf.named_buffers())}
         for name, weights in sorted(tensors.items()):
@@ -361,6 +363,31 @@ class OpenedModel:
             # Hooks of others belong to what enters the module and what leaves it, not to its weights.
             bias = module.forward(torch.zeros_like(basis[:1]))
             return module.forward(basis) - bias, bias[0]
+
+
+def _built(hf: nn.Module) -> tuple[Any, ...]:
+    """Every module, each followed by what it computes."""
+    return tuple(part for module in hf.modules() for part in (module, _forward_of(module)))
+
+
+def _forward_of(module: nn.Module) -> Any:
+    """The forward of a module's class, or one that was assigned on the module itself."""
+    own: Any = vars(module).get("forward")
+    while hasattr(own, "stands_for"):  # a replay of ours is under way, perhaps in another thread
+        own = own.stands_for
+    if own is None or (getattr(own, "__self__", None) is module and own.__func__ is type(module).forward):
+        return type(module).forward
+    return own
+
+
+def _patched(module: nn.Module) -> bytes:
+    """What tells a forward that was assigned on a module from that of its class; nothing of accelerate's, which moves
+    weights and computes the same."""
+    own = _forward_of(module)
+    if own is type(module).forward or getattr(getattr(own, "func", None), "__module__", "") == "accelerate.hooks":
+        return b""
+    code = getattr(own, "__code__", None)
+    return f"{own!r}".split(" at 0x")[0].encode() + (b"" if code is None else code.co_code)
 
 
 def _bytes_of(value: Any) -> int:

@@ -7,7 +7,7 @@ proofs about generation. What was proved is kept (models.certificate), so that n
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -61,13 +61,15 @@ class Proofs:
                     self._settled.add(what)
         return self._refused.get((what, layer)) or self._refused.get((what, None))
 
-    def whole(self) -> Certificate:
-        """All properties, proved now where they were not."""
+    def whole(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Certificate:
+        """All properties, proved now where they were not; `progress` is told how many of how many are."""
         with self._lock:
-            self._prove(PROPERTIES)
+            self._prove(PROPERTIES, progress)
         return self.made
 
-    def _prove(self, properties: Iterable[Property]) -> None:
+    def _prove(
+        self, properties: Iterable[Property], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
         missing = [each for each in properties if each.name not in self._checks]
         if not missing:
             return
@@ -75,7 +77,8 @@ class Proofs:
         try:
             with aside(), self._model.unedited(), on_one_thread(self._model.hf):
                 trial = Trial(self._model)
-                for each in missing:
+                for count, each in enumerate(missing):
+                    progress(count, len(missing))
                     # Logits that headscope moves prove nothing of anything else.
                     if self.made.checks and self.made.checks[0].passed is False:
                         break

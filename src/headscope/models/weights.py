@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headscope.errors import UnservedModel
 from headscope.models.anatomy import Layer
 from headscope.models.attention import AttentionCall
+from headscope.models.devices import on_one_thread
 from headscope.models.inline import watching
 from headscope.models.layout import Layout
 from headscope.models.norms import FrozenNorm
@@ -138,12 +139,13 @@ def head_weights(model: "Model", layer: int, *, fold_norm: bool = True) -> HeadW
 def withheld_weights(model: "Model") -> dict[tuple[str, str], list[int]]:
     """What of the weights of heads cannot be given and why, with the layers that it holds for."""
     found: dict[tuple[str, str], list[int]] = {}
-    for layer in (index for index in model.anatomy.attending if model.has("z", index)):
-        why = _withheld(model, layer)[0]
-        if not _direct(model.anatomy.layers[layer]):
-            why["the OV matrix"] = _BETWEEN
-        for told in why.items():
-            found.setdefault(told, []).append(layer)
+    with on_one_thread(model.hf):
+        for layer in (index for index in model.anatomy.attending if model.has("z", index)):
+            why = _withheld(model, layer)[0]
+            if not _direct(model.anatomy.layers[layer]):
+                why["the OV matrix"] = _BETWEEN
+            for told in why.items():
+                found.setdefault(told, []).append(layer)
     return found
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import OutputExists, Unwritable
+from headscope.errors import OutputExists, Unwritable, system_errors
 
 # The form of what a run folder holds, in every manifest.json and study.json. It goes up whenever a key or a file is
 # renamed, removed or changes its meaning; a key that is added does not change it.
@@ -24,13 +24,14 @@ PREFIX = ".headscope-"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a place into one sentence.
+    """Turn what the system says about a place into one sentence, libraries that word it as their own included.
 
     Raises:
         Unwritable: instead of an OSError.
     """
     try:
-        yield
+        with system_errors():
+            yield
     except OSError as error:
         raise Unwritable.because(path, error) from error
 

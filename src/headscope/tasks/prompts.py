@@ -46,7 +46,9 @@ class Prompts:
     `roles` maps a role to the positions that carry it, one tuple per example. `answers` and `foils` are
     one token id per example (or empty); where whole answers are several tokens, `answer_tokens` has all of
     them and `answers` the first (see `answered`). `made_by` is the recipe: task, parameters, seed. `prompt_lengths`
-    is set where tokens were generated after the prompts (see `grown`): negative positions count from there.
+    is set where tokens were generated after the prompts (see `grown`): negative positions count from there. `bare`
+    ones are whatever ids somebody gave, without a mask: a model that they look padded to says so. It is no part of
+    what they are.
 
     >>> prompts = Prompts.of([[5, 6, 7], [5, 6]])
     >>> prompts.lengths
@@ -62,6 +64,7 @@ class Prompts:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     prompt_lengths: tuple[int, ...] = ()
     answer_tokens: tuple[tuple[int, ...], ...] = ()
+    bare: bool = False
 
     def __post_init__(self) -> None:
         if not self.tokens or not all(self.tokens):
@@ -119,6 +122,16 @@ class Prompts:
                 f"cannot read prompts from {str(given)[:60]!r}: give token ids, or text through hs.tasks.text."
             ) from error
         return cls(tokens)
+
+    @classmethod
+    def given(cls, given: "PromptsLike") -> Self:
+        """As `of`, for what is run later: ids without a mask stay known as `bare`.
+
+        >>> Prompts.given([[5, 6]]).bare, Prompts.given(Prompts.of([[5, 6]])).bare
+        (True, False)
+        """
+        masked = isinstance(given, Mapping) and given.get("attention_mask") is not None
+        return cls.of(given) if masked or isinstance(given, Prompts) else replace(cls.of(given), bare=True)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.architectures.saving import save_quietly
-from headscope.errors import OutputExists
+from headscope.errors import OutputExists, Partial, Unwritable, system_errors
 from headscope.tasks.functions import Ints
 from headscope.tasks.pairs import PairLanguage
 from headscope.training.carrying import carried_loss_nats, entering
@@ -32,7 +32,7 @@ from headscope.training.initialising import initialise
 from headscope.training.milestone import Milestone
 from headscope.training.schedule import learning_rate
 from headscope.training.sparing import head_norms
-from headscope.training.state import Stage, load_state, save_state, saved_stage
+from headscope.training.state import Stage, load_state, save_state, saved_stage, write_whole
 from headscope.training.tokenizer import word_tokenizer
 from headscope.training.watches import watch
 
@@ -49,10 +49,12 @@ def train(
 
     Raises:
         OutputExists: if the folder holds anything else.
+        Unwritable: if nothing can be written there.
+        Partial: if the disk is full half-way; the same call goes on from the last milestone.
     """
     folder = Path(out)
     _claim(folder, recipe, resume)
-    with _threads(recipe.threads):
+    with _threads(recipe.threads), _going_on(folder):
         model = untrained(recipe)
         optimizer = _optimizer(recipe, model)
         stage = saved_stage(folder)
@@ -80,7 +82,9 @@ def history(folder: str | Path) -> list[Milestone]:
     if not log.exists():
         return []
     row = watch(recipe_in(Path(folder)).data).row
-    return [row(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+    # A line without its end is one that a full disk or a stop cut off.
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1]
+    return [row(**json.loads(line)) for line in lines]
 
 
 def recipe_in(folder: Path) -> Recipe:
@@ -186,14 +190,28 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
                 f"{held.name!r} (recipe {held.digest()}). Pass another folder, or resume=True to go on "
                 "with the same recipe."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_whole(path, json.dumps(recipe.to_json(), indent=2) + "\n")
+    except OSError as error:
+        raise Unwritable.because(folder, error) from error
 
 
 def _keep_log_until(folder: Path, step: int) -> None:
     """Drop lines of milestones that the saved state does not know yet."""
     kept = [json.dumps(asdict(row)) + "\n" for row in history(folder) if row.step <= step]
-    (folder / LOG_FILE).write_text("".join(kept), encoding="utf-8")
+    write_whole(folder / LOG_FILE, "".join(kept))
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """Say of a write that fails what is kept, and how to go on."""
+    try:
+        with system_errors():
+            yield
+    except OSError as error:
+        raise Partial.after(folder, error) from error
 
 
 @contextmanager

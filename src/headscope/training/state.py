@@ -10,6 +10,8 @@ drawn from a generator seeded with (seed, s), and nothing else is random once th
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,10 +42,25 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         tensors[f"weight.{name}"] = parameter.detach()
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in _MOMENTS if moments}
-    unfinished = folder / f"{STATE_FILE}.part"
-    with system_errors():
+    with system_errors(), _beside(folder / STATE_FILE) as unfinished:
         save_file(tensors, unfinished, metadata={"stage": json.dumps(asdict(stage))})
-    os.replace(unfinished, folder / STATE_FILE)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of text, replacing an earlier one in a single move; an error leaves that one as it was."""
+    with _beside(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A file beside a place that moves there once it is written; what is unfinished does not stay on a full disk."""
+    unfinished = path.parent / f"{path.name}.part"
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def saved_stage(folder: Path) -> Stage | None:

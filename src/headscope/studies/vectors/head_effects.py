@@ -75,7 +75,16 @@ def head_effects(ctx: Ctx) -> Part:
         name="indirect-effect",
     )
     judged = _BY_EXAMPLES if top.judged == EXAMPLES else _BY_PREFIX
-    return Part(tables=[listed, *induction_tables(ctx)], figures=[figure], notes=[judged])
+    return Part(tables=[listed, *induction_tables(ctx)], figures=[figure], notes=[judged, *_left_out(ctx)])
+
+
+def _left_out(ctx: Ctx) -> list[str]:
+    """Which prompts and queries the induction scores are not over, as notes."""
+    scores = [
+        (kind, half) for kind, score in ctx.once(induction).items() if isinstance(score, Split) for half in score
+    ]
+    said = (f"Not all is counted in {kind}: {half.left_out}." for kind, half in scores if half.left_out)
+    return list(dict.fromkeys(said))
 
 
 def indirect_effects(ctx: Ctx) -> Split[Samples]:
