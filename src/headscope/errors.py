@@ -156,6 +156,11 @@ def system_errors() -> Iterator[None]:
         raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
 
 
+def first_line(error: Exception) -> str:
+    """What another library says of an error, as one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+
+
 def _span(lengths: Sequence[int]) -> str:
     low, high = min(lengths), max(lengths)
     return str(low) if low == high else f"{low} to {high}"

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from headscope.errors import BadArgument, OutOfRange, PromptError, UnservedModel, UnservedSite
+from headscope.models.adapters import switches
 from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate, writing
 from headscope.models.devices import default_memory_bytes, device_of
 from headscope.models.generation import end_tokens
+from headscope.models.quantized import scales
 from headscope.tasks.prompts import Prompts, PromptsLike, padded_rows
 from headscope.vocabulary import Head, site_named
 
@@ -153,7 +155,7 @@ class OpenedModel:
         modules = tuple(self.hf.modules())
         # What offloading moves in inference mode has no version.
         versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
-        state = hash((modules, *versions))
+        state = hash((modules, switches(modules), *versions))
         if state != self._weights_state:
             self._weights_state = state
             self.clear_cache()
@@ -183,8 +185,11 @@ class OpenedModel:
         for module in self.hf.modules():
             plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
             sha.update(repr(sorted(plain.items())).encode())
+        sha.update("".join(switches(self.hf.modules())).encode())
         # Buffers that are not saved (rotary frequencies) decide what a model computes as well.
         tensors = {**dict(self.hf.named_parameters()), **dict(self.hf.named_buffers())}
+        for path, module in self.hf.named_modules():
+            tensors |= {f"{path} scale {index}": each for index, each in enumerate(scales(module))}
         for name, weights in sorted(tensors.items()):
             sha.update(name.encode())
             if weights.is_meta:  # offloaded: its bytes are elsewhere
@@ -318,7 +323,9 @@ class OpenedModel:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
         self.follow_changes()
         weight = getattr(self.anatomy.unembedding, "weight", None)
-        if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
+        # Layers with adapters, and quantised ones, have weights that are not what they multiply by.
+        plain = type(self.anatomy.unembedding).forward is nn.Linear.forward and type(weight) is nn.Parameter
+        if isinstance(weight, Tensor) and plain and not weight.is_meta and weight.is_floating_point():
             return weight.detach()
         return self._affine(self.anatomy.unembedding, self.d_model)[0].T
 
