@@ -157,8 +157,14 @@ def system_errors() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What another library says of an error, as one sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+    """What another library says of an error, as one sentence.
+
+    >>> first_line(ValueError("does not fit:\\n  2 rows, 3 expected\\nand more"))
+    'does not fit: 2 rows, 3 expected.'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+    return said.rstrip(".") + "."
 
 
 def _span(lengths: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ Which adapters are on and how strongly is kept beside the weights: `switches` te
 """
 
 import json
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -45,9 +46,12 @@ def model_within(wrapper: nn.Module, name: str) -> nn.Module:
     compiled = getattr(wrapper, "_orig_mod", wrapper)
     if not (hasattr(compiled, "get_base_model") and hasattr(compiled, "peft_config")):
         return compiled  # type: ignore[no-any-return]
-    _refuse_prompts_of_its_own(compiled.peft_config.values(), name)  # type: ignore[operator,union-attr]
+    configs: list[Any] = list(compiled.peft_config.values())  # type: ignore[operator,union-attr]
+    _refuse_prompts_of_its_own(configs, name)
     inner: nn.Module = compiled.get_base_model()  # type: ignore[operator]
-    ids = torch.tensor([[0, 1]], device=device_of(inner))
+    # Some act only once the prompt holds tokens that invoke them.
+    invoking = [getattr(each, "alora_invocation_tokens", None) or [] for each in configs]
+    ids = torch.tensor([[0, *sum(invoking, [1])]], device=device_of(inner))
     compiled.eval()
     with torch.no_grad():
         same = torch.equal(compiled(input_ids=ids).logits, inner(input_ids=ids).logits)
@@ -94,16 +98,17 @@ def with_adapter(hf: Any, folder: Path, name: str) -> Any:
         config = peft.PeftConfig.from_pretrained(str(folder))
         _refuse_prompts_of_its_own([config], name)
         _resize(hf, folder)
-        wrapped = peft.PeftModel(hf, config)
-        told = wrapped.load_adapter(str(folder), "default", torch_device=str(device_of(hf)))
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of peft about transformers
+            wrapped = peft.PeftModel(hf, config)
+            told = wrapped.load_adapter(str(folder), "default", torch_device=str(device_of(hf)))
     except HeadscopeError:
         raise
     except Exception as error:  # whatever peft says of files that do not fit
         raise BrokenWeights(f"cannot put the adapter {name!r} on its base model: {first_line(error)}") from error
-    for keys, what in (
-        (told.missing_keys, "have no weights for"),
-        (told.unexpected_keys, "hold what its base has not:"),
-    ):
+    # Of resized embeddings peft writes copies under these names beside the one that it reads.
+    beside = (".modules_to_save.", ".original_module.")
+    unknown = [key for key in told.unexpected_keys if not any(name in key for name in beside)]
+    for keys, what in ((told.missing_keys, "have no weights for"), (unknown, "hold what its base has not:")):
         if keys:
             more = " and others" if len(keys) > 1 else ""
             raise BrokenWeights(

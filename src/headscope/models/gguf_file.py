@@ -70,8 +70,8 @@ def read_model(file: Path, name: str, config: Any, dtype: torch.dtype | str) -> 
         getattr(config, "rope_parameters", "")
     ):
         raise UnservedModel(
-            f"cannot open {name!r}: it scales rotary positions by a factor that transformers does not read from GGUF, "
-            "so that this would be another model. Open the model's safetensors instead."
+            f"cannot open {name!r}: it scales rotary positions by a factor that transformers does not read from "
+            "GGUF, so that this would be another model. Open the model's safetensors instead."
         )
     over = sum(held.values()) - sum(weight.numel() for weight in hf.parameters())
     if over:
