@@ -123,7 +123,7 @@ def _raises(model: Model, shown: Prompts, tokens: Tensor, judged: Tensor, edits:
     run = model.run(shown, interventions=edits, capture=sites(model, mlps=False))
     towards = partial(_copy_direction, unembedding=model.unembedding_matrix(), shown=shown, tokens=tokens)
     paths, columns = DirectPaths.of(run, towards), []
-    with torch.inference_mode():
+    with torch.no_grad():
         for layer in (index for index, each in enumerate(model.anatomy.layers) if each.heads):
             z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
             columns.append(effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)))
