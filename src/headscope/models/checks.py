@@ -75,7 +75,7 @@ def _not_made(why: str) -> Check:
 def _logits_identical(trial: Trial) -> Check:
     """Plain forward, forward beside an inert wrapper, forward with everything captured: the same bits."""
     model = trial.model
-    with torch.inference_mode():
+    with torch.no_grad():
         plain = model.hf(trial.ids, use_cache=False).logits
     same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
     return Check("", same, relative_error(trial.base.logits, plain), 0.0)
@@ -86,7 +86,7 @@ def _is_causal(trial: Trial) -> Check:
     before = trial.prompts.longest // 2
     other = trial.ids.clone()
     other[:, before:] = other[:, before:].flip(0)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = trial.model.hf(other, use_cache=False).logits
     error = relative_error(logits[:, :before], trial.base.logits[:, :before])
     detail = "" if error <= trial.tolerance else "it sees the tokens that it is to predict"
@@ -113,7 +113,7 @@ def _pattern_eager(trial: Trial) -> Check:
         eager: Any = copy.deepcopy(model.hf)
         if hasattr(eager, "set_attn_implementation"):
             eager.set_attn_implementation("eager")
-        with torch.inference_mode():
+        with torch.no_grad():
             result = eager(trial.ids, use_cache=False, output_attentions=True)
     except Exception as error:  # the copy's, not the model's
         return _not_made(f"a copy with eager attention does not run: {_said(error)}")
@@ -163,7 +163,7 @@ def _heads_sum(trial: Trial) -> Check:
         projection = trial.model.anatomy.layers[layer].projection
         assert projection is not None
         z = trial.base["z", layer]
-        with torch.inference_mode():
+        with torch.no_grad():
             whole = projection(z.flatten(2))
             bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
         errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
@@ -262,7 +262,7 @@ def _ignores_heads(trial: Trial, layer: int) -> bool:
     """Whether what a layer's output projection gives does not depend on what it is given."""
     projection, z = trial.model.anatomy.layers[layer].projection, trial.base["z", layer]
     assert projection is not None
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.equal(projection(z.flatten(2)), projection(trial.noise_like(z).to(z).flatten(2)))
 
 
@@ -322,7 +322,7 @@ def _without_columns(trial: Trial, layer: int) -> Tensor:
         else:
             raise TypeError("it is neither a Linear nor a Conv1D")
     assert anatomy.projection is not None
-    with torch.inference_mode(), replaced(model.hf, [(anatomy.projection, copied)]):
+    with torch.no_grad(), replaced(model.hf, [(anatomy.projection, copied)]):
         return model.hf(trial.ids, use_cache=False).logits  # type: ignore[no-any-return]
 
 
