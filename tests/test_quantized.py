@@ -5,6 +5,8 @@ The references are plain hooks on the same object, and weights unpacked by the p
 
 import logging
 import sys
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +43,10 @@ def by_bitsandbytes(plain, **options):
 
 def by_quanto(plain, kind):
     quanto = pytest.importorskip("optimum.quanto", reason="needs the package optimum-quanto")
+    # What it compiles for a minute at the first use of 4 bits, in torch.
+    import_module("optimum.quanto.library.extensions.cpp").ext._lib = SimpleNamespace(
+        unpack=lambda packed, bits: torch.cat([packed >> start & 2**bits - 1 for start in range(0, 8, bits)])
+    )
     hf = AutoModelForCausalLM.from_pretrained(plain)
     quanto.quantize(hf, weights=getattr(quanto, kind))
     quanto.freeze(hf)
