@@ -28,7 +28,6 @@ LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=[*PROJECTIONS, *MLP], t
 KINDS = {
     "lora": LORA,
     "dora": peft.LoraConfig(r=4, target_modules=PROJECTIONS, use_dora=True),
-    "rank-stabilised": peft.LoraConfig(r=4, target_modules=PROJECTIONS, use_rslora=True),
     "ia3": peft.IA3Config(target_modules=["k_proj", "v_proj", "o_proj"], feedforward_modules=["o_proj"]),
     "loha": peft.LoHaConfig(r=4, target_modules=PROJECTIONS),
     "ends": peft.LoraConfig(r=4, target_modules=[*PROJECTIONS, "lm_head", "embed_tokens"]),
@@ -158,7 +157,7 @@ def saved(base, place, kind="lora", **options):
     return wrapped
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "ends kept whole"])
+@pytest.mark.parametrize("kind", ["lora", "ends kept whole"])
 def test_a_folder_opens_with_its_base_and_its_tokenizer(base, tmp_path, kind):
     wrapped = saved(base, tmp_path, kind)
     model = hs.load(tmp_path)
