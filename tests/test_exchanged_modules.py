@@ -133,6 +133,12 @@ def patched(hf: nn.Module) -> None:
     projection.forward = MethodType(lambda self, given: nn.Linear.forward(self, given).flip(-1), projection)
 
 
+def wrapped(hf: nn.Module) -> None:
+    projection = hf.model.layers[1].self_attn.o_proj
+    own = projection.forward  # a copy of the module would go on calling this one
+    projection.forward = lambda given: own(given).flip(-1)
+
+
 def patched_class(hf: nn.Module, monkeypatch) -> None:
     kind = type(hf.model.layers[1].self_attn)
     own = kind.forward
@@ -144,7 +150,7 @@ def patched_class(hf: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(kind, "forward", forward)
 
 
-@pytest.mark.parametrize("change", [patched, patched_class], ids=["module", "class"])
+@pytest.mark.parametrize("change", [patched, wrapped, patched_class], ids=["module", "closure", "class"])
 def test_a_forward_that_is_assigned_later_is_what_is_proved(model, change, monkeypatch):
     before, proofs, prove = model.identity, [], model.prove
     model.prove = lambda own: (proofs.append(own), prove(own))
@@ -156,7 +162,7 @@ def test_a_forward_that_is_assigned_later_is_what_is_proved(model, change, monke
     expected = fresh.run(tiny.ids(), **asked)
     assert torch.equal(now.logits, expected.logits)
     assert torch.equal(model.output_matrix(1), fresh.output_matrix(1))
-    assert (model.identity != before) == (change is patched)
+    assert (model.identity != before) == (change is not patched_class)
     model.run(tiny.ids())
     assert len(proofs) == 1
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast, XLMConfig
 
 import headscope as hs
-from headscope.models import loading
+from headscope.models import sources
 from tests import tiny
 
 
@@ -62,16 +62,16 @@ def test_identity_follows_the_weights(folder):
 
 def test_a_hub_id_passes_its_revision_on(monkeypatch, folder):
     asked = []
-    real = loading.AutoModelForCausalLM.from_pretrained
+    real = sources.AutoModelForCausalLM.from_pretrained
 
     def stands_for_the_hub(name, **options):
         asked.append((name, options["revision"], options["use_safetensors"], options["trust_remote_code"]))
         return real(folder, dtype=options["dtype"], output_loading_info=True)
 
-    real_config = loading.AutoConfig.from_pretrained
-    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda name, **k: real_config(folder, **k))
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", stands_for_the_hub)
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *a, **k: word_tokenizer())
+    real_config = sources.AutoConfig.from_pretrained
+    monkeypatch.setattr(sources.AutoConfig, "from_pretrained", lambda name, **k: real_config(folder, **k))
+    monkeypatch.setattr(sources.AutoModelForCausalLM, "from_pretrained", stands_for_the_hub)
+    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", lambda *a, **k: word_tokenizer())
     model = hs.load("someone/some-model", revision="step1000")
     assert asked == [("someone/some-model", "step1000", True, False)]
     assert model.name == "someone/some-model"

@@ -165,6 +165,17 @@ def system_errors() -> Iterator[None]:
         raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
 
 
+def first_line(error: Exception) -> str:
+    """What another library says of an error, as one sentence.
+
+    >>> first_line(ValueError("does not fit:\\n  2 rows, 3 expected\\nand more"))
+    'does not fit: 2 rows, 3 expected.'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1]))
+    return said.rstrip(".") + "."
+
+
 def _span(lengths: Sequence[int]) -> str:
     low, high = min(lengths), max(lengths)
     return str(low) if low == high else f"{low} to {high}"

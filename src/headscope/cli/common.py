@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from headscope.vocabulary import Progress, silent
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
 
-ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hub id.", metavar="MODEL")]
+ModelName = Annotated[str, typer.Argument(help="zoo:NAME, a folder, a GGUF file, or a Hub id.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and warnings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -67,6 +68,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every product
         try:
             verb(*args, **kwargs)
             return

@@ -15,7 +15,7 @@ from headscope.studies.registry import STUDIES, study
 
 Out = Annotated[Path | None, typer.Option(help="Folder for tables, figures and report.html.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller, for a first look.")]
-ModelName = Annotated[str, typer.Option(help="zoo:NAME, a folder, or a Hub id.")]
+ModelName = Annotated[str, typer.Option(help="zoo:NAME, a folder, a GGUF file, or a Hub id.")]
 
 _COLOUR = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNDETERMINED: "yellow"}
 

@@ -157,7 +157,7 @@ def _raises(
     run = Run(model, shown, tuple(edits), torch.empty(0), captured)
     towards = partial(_copy_direction, unembedding=model.unembedding_matrix(), shown=shown, tokens=tokens)
     paths, columns = DirectPaths.of(run, towards), []
-    with torch.inference_mode():
+    with torch.no_grad():
         for layer, queries in judged.items():
             z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
             raised = effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)).movedim(-1, 1).double().cpu()

@@ -58,7 +58,7 @@ def _not_made(why: str) -> Check:
 def _logits_identical(trial: Trial) -> Check:
     """Plain forward, forward beside an inert wrapper, forward with everything captured: the same bits."""
     model = trial.model
-    with torch.inference_mode():
+    with torch.no_grad():
         plain = model.hf(trial.ids, use_cache=False).logits
     same = torch.equal(plain, trial.base.logits) and torch.equal(plain, model.run(trial.prompts).logits)
     return Check("", same, relative_error(trial.base.logits, plain), 0.0)
@@ -69,10 +69,10 @@ def _is_causal(trial: Trial) -> Check:
     before = trial.prompts.longest // 2
     other = trial.ids.clone()
     other[:, before:] = other[:, before:].flip(0)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = trial.model.hf(other, use_cache=False).logits
     error = relative_error(logits[:, :before], trial.base.logits[:, :before])
-    detail = "" if error <= trial.tolerance else "it sees the tokens that it is to predict"
+    detail = "" if error <= trial.tolerance else "what it says of earlier tokens depends on later ones"
     return Check("", not detail, error, trial.tolerance, detail=detail)
 
 
@@ -96,7 +96,7 @@ def _pattern_eager(trial: Trial) -> Check:
         eager: Any = copy.deepcopy(model.hf, shared)
         if hasattr(eager, "set_attn_implementation"):
             eager.set_attn_implementation("eager")
-        with torch.inference_mode():
+        with torch.no_grad():
             result = eager(trial.ids, use_cache=False, output_attentions=True)
     except Exception as error:  # the copy's, not the model's
         return _not_made(f"a copy with eager attention does not run: {said(error)}")
@@ -146,7 +146,7 @@ def _heads_sum(trial: Trial) -> Check:
         projection = trial.model.anatomy.layers[layer].projection
         assert projection is not None
         z = trial.base["z", layer]
-        with torch.inference_mode():
+        with torch.no_grad():
             whole = projection(z.flatten(2))
             bias = projection(torch.zeros_like(z[:1, :1].flatten(2)))
         errors[layer] = relative_error(trial.base["head_out", layer].sum(2) + bias, whole)
@@ -240,7 +240,7 @@ def _ignores_heads(trial: Trial, layer: int) -> bool:
     if projection is None or layer not in trial.layers("z"):
         return False
     z = trial.base["z", layer]
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.equal(projection(z.flatten(2)), projection(trial.noise_like(z).to(z).flatten(2)))
 
 
@@ -291,6 +291,9 @@ def _without_columns(trial: Trial, layer: int) -> Tensor:
     if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
         raise TypeError("its weight is not at hand")
     copied: Any = copy.deepcopy(anatomy.projection)
+    assigned = vars(copied).get("forward")
+    if assigned is not None and assigned is vars(anatomy.projection).get("forward"):
+        raise TypeError("a copy keeps the forward that was assigned to the original")
     part = slice(trial.head(layer) * anatomy.head_dim, (trial.head(layer) + 1) * anatomy.head_dim)
     with torch.no_grad():
         if isinstance(copied, nn.Linear):
@@ -300,7 +303,7 @@ def _without_columns(trial: Trial, layer: int) -> Tensor:
         else:
             raise TypeError("it is neither a Linear nor a Conv1D")
     assert anatomy.projection is not None
-    with torch.inference_mode(), replaced(model.hf, [(anatomy.projection, copied)]):
+    with torch.no_grad(), replaced(model.hf, [(anatomy.projection, copied)]):
         return trial.run_body()
 
 

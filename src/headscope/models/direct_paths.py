@@ -31,7 +31,7 @@ class DirectPaths:
     attention: dict[int, FrozenNorm]
 
     @classmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def of(cls, run: Run, towards: Callable[[FrozenNorm], Tensor]) -> "DirectPaths":
         """`towards` gives the direction at the end of the residual stream from the final norm, frozen there."""
         model, attention = run.model, {}

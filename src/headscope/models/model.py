@@ -145,7 +145,7 @@ class Model(OpenedModel):
             with self.batch_rows(rows):
                 edits, _ = self.prepare(some, [edit.rows(rows) for edit in given])
             layout = Layout.of(some, self.device)
-            with torch.inference_mode(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
+            with torch.no_grad(), edited(body, self.anatomy, layout, edits=edits, reader=reader):
                 body(some.ids.to(self.device), use_cache=False)
 
     def activations(

@@ -4,8 +4,6 @@ In: a causal language model of transformers and its anatomy. What is not served 
 lies in the architecture (no residual stream between attention and MLP in a parallel block) or in the certificate.
 """
 
-import hashlib
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from headscope.models.anatomy import Anatomy, Layer
 from headscope.models.certificate import Certificate, writing
 from headscope.models.devices import default_memory_bytes, device_of
 from headscope.models.generation import end_tokens
+from headscope.models.identity import built, content_hash, state_of
 from headscope.tasks.prompts import Prompts, PromptsLike, padded_rows
 from headscope.vocabulary import Head, site_named
 
@@ -53,7 +52,7 @@ class OpenedModel:
         self.weights_state = 0
         # Proves the model anew once its modules are not those that were proved; set when opened (models.loading).
         self.prove: Callable[[Any], None] | None = None
-        self._modules = _built(hf)
+        self._modules = built(hf)
         self.follow_changes()
         self._loaded_state = self.weights_state
 
@@ -152,11 +151,8 @@ class OpenedModel:
         Raises:
             UnservedModel: if the model, as it is now, is not served.
         """
-        tensors = itertools.chain(self.hf.parameters(), self.hf.buffers())
-        modules = _built(self.hf)
-        # What offloading moves in inference mode has no version.
-        versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
-        state = hash((*map(id, modules), *versions))
+        modules = built(self.hf)
+        state = state_of(self.hf, modules)
         if state != self.weights_state:
             self.weights_state = state
             self.clear_cache()
@@ -177,25 +173,7 @@ class OpenedModel:
         self.follow_changes()
         if self.commit is not None and self.weights_state == self._loaded_state:
             return self.commit
-        return str(self.cached("identity", self._content_hash))
-
-    def _content_hash(self) -> str:
-        sha = hashlib.sha256(self.config.to_json_string().encode())
-        # A module of another class does other things with the same weights.
-        sha.update(" ".join(type(module).__qualname__ for module in self.hf.modules()).encode())
-        for module in self.hf.modules():
-            plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
-            sha.update(repr(sorted(plain.items())).encode())
-            sha.update(_patched(module))
-        # Buffers that are not saved (rotary frequencies) decide what a model computes as well.
-        tensors = {**dict(self.hf.named_parameters()), **dict(self.hf.named_buffers())}
-        for name, weights in sorted(tensors.items()):
-            sha.update(name.encode())
-            if weights.is_meta:  # offloaded: its bytes are elsewhere
-                sha.update(str(tuple(weights.shape)).encode())
-                continue
-            sha.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return "sha256:" + sha.hexdigest()[:16]
+        return str(self.cached("identity", lambda: content_hash(self.hf)))
 
     @property
     def certificate(self) -> Certificate:
@@ -337,7 +315,9 @@ class OpenedModel:
         """The weights from which logits are read, [vocab, model], wherever they are kept."""
         self.follow_changes()
         weight = getattr(self.anatomy.unembedding, "weight", None)
-        if isinstance(weight, Tensor) and not weight.is_meta and weight.is_floating_point():
+        # Layers with adapters, and quantised ones, have weights that are not what they multiply by.
+        plain = type(self.anatomy.unembedding).forward is nn.Linear.forward and type(weight) is nn.Parameter
+        if isinstance(weight, Tensor) and plain and not weight.is_meta and weight.is_floating_point():
             return weight.detach()
         return self._affine(self.anatomy.unembedding, self.d_model)[0].T
 
@@ -363,31 +343,6 @@ class OpenedModel:
             # Hooks of others belong to what enters the module and what leaves it, not to its weights.
             bias = module.forward(torch.zeros_like(basis[:1]))
             return module.forward(basis) - bias, bias[0]
-
-
-def _built(hf: nn.Module) -> tuple[Any, ...]:
-    """Every module, each followed by what it computes."""
-    return tuple(part for module in hf.modules() for part in (module, _forward_of(module)))
-
-
-def _forward_of(module: nn.Module) -> Any:
-    """The forward of a module's class, or one that was assigned on the module itself."""
-    own: Any = vars(module).get("forward")
-    while hasattr(own, "stands_for"):  # a replay of ours is under way, perhaps in another thread
-        own = own.stands_for
-    if own is None or (getattr(own, "__self__", None) is module and own.__func__ is type(module).forward):
-        return type(module).forward
-    return own
-
-
-def _patched(module: nn.Module) -> bytes:
-    """What tells a forward that was assigned on a module from that of its class; nothing of accelerate's, which moves
-    weights and computes the same."""
-    own = _forward_of(module)
-    if own is type(module).forward or getattr(getattr(own, "func", None), "__module__", "") == "accelerate.hooks":
-        return b""
-    code = getattr(own, "__code__", None)
-    return f"{own!r}".split(" at 0x")[0].encode() + (b"" if code is None else code.co_code)
 
 
 def _bytes_of(value: Any) -> int:

@@ -168,7 +168,7 @@ def _withheld(model: "Model", layer: int) -> tuple[dict[str, str], Show]:
         if not float((mixed - expected).abs().max()) <= tolerance:
             why[name] = (
                 f"its {_MATRICES[name][1]} are no linear map of the normed residual stream (norms of queries and "
-                "keys, say)"
+                "keys, or rounded activations, say)"
             )
     return why, show
 

@@ -135,7 +135,7 @@ def _following(run: Run) -> Tensor:
     return torch.cat([ids[:, 1:], ids[:, -1:]], dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _effects(run: Run, where: PositionsLike, paths: DirectPaths) -> tuple[Tensor, Tensor]:
     """[prompt, component] and the logit itself [prompt], means over the judged positions."""
     judged = run.prompts.where(where).to(run.model.device)
