@@ -17,7 +17,6 @@ from headscope.errors import BadArgument, system_errors
 from headscope.tables import Column, Schema
 from tests import tiny
 
-
 TOLD = (("head", pl.String), ("detector", pl.String), ("score", pl.Float64), ("named", pl.Boolean))
 
 

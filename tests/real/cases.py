@@ -17,7 +17,11 @@ from tests.real.interventions import EDITS
 from tests.real.plain import Change, at
 
 KINDS = ("previous_token", "bos", "duplicate_token", "induction")
-TEXTS = ["When Mary and John went to the store, John gave a drink to", "The capital of France is", "One two three four"]
+TEXTS = [
+    "When Mary and John went to the store, John gave a drink to",
+    "The capital of France is",
+    "One two three four",
+]
 SWEPT = 4e-6  # resumed passes against full ones, over the largest change that a cell makes
 
 
@@ -26,7 +30,7 @@ class RealModel:
     sender: ClassVar[hs.Head]  # earlier in the model than
     receiver: ClassVar[hs.Head]
     swept: ClassVar[tuple[int, ...]]  # layers
-    known: ClassVar[dict[str, dict[str, float]]]  # heads measured by hand: attention by kind
+    known: ClassVar[dict[str, dict[str, float]]]  # attention of the heads of each kind, as docs/real-models.md has it
     withheld: ClassVar[set[str]]
 
     @pytest.fixture(scope="class")
@@ -60,8 +64,9 @@ class RealModel:
         for place, value in plain.values(ids, places).items():
             assert torch.equal(run[place], value), place
         for layer, (eager, hooked) in enumerate(zip(plain.eager_patterns(ids), plain.patterns(ids), strict=True)):
-            torch.testing.assert_close(run["pattern", layer], eager, rtol=0, atol=1e-5)
-            torch.testing.assert_close(hooked, eager, rtol=0, atol=1e-5)
+            # Beside the very same inputs; eager attention in earlier layers rounds otherwise than the kernel does.
+            torch.testing.assert_close(run["pattern", layer], hooked, rtol=0, atol=1e-6)
+            torch.testing.assert_close(hooked, eager, rtol=0, atol=1e-4)
 
     def test_detectors_read_what_eager_attention_gives(self, pair):
         prompts = default_prompts(pair.model, n=8, seed=0)
@@ -70,7 +75,7 @@ class RealModel:
         for kind, layers in found.items():
             for layer, read in layers.items():
                 torch.testing.assert_close(
-                    read.mass.double(), by_kind[kind][layer], rtol=0, atol=1e-5, msg=lambda said: f"{kind} {said}"
+                    read.mass.double(), by_kind[kind][layer], rtol=0, atol=1e-5, msg=f"{kind} in layer {layer}"
                 )
         for kind, heads in self.known.items():
             for head, measured in heads.items():
@@ -154,7 +159,9 @@ MEASURE = hs.measures.logit_difference()
 
 def with_answers(ids: torch.Tensor) -> hs.Prompts:
     """The same prompts, asked for the token that followed last time and not for another."""
-    return hs.Prompts(tuple(map(tuple, ids.tolist())), answers=tuple(ids[:, 1].tolist()), foils=tuple(ids[:, 4].tolist()))
+    return hs.Prompts(
+        tuple(map(tuple, ids.tolist())), answers=tuple(ids[:, 1].tolist()), foils=tuple(ids[:, 4].tolist())
+    )
 
 
 def difference(logits: torch.Tensor, prompts: hs.Prompts) -> float:

@@ -1,4 +1,4 @@
-"""One opening of each real model, and one plain copy of it, shared by all tests; skipped by name where it is absent."""
+"""One opening of each real model and one plain copy, shared by all tests; skipped by name where it is absent."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

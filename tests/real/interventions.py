@@ -1,7 +1,7 @@
 """Every intervention twice: as headscope has it, and as changes of plain hooks.
 
 In: a pair of models, prompts [2, 17], one other prompt of that length, and two heads of which the first is in an
-earlier layer. Out: edits, and the changes that must give the same logits: to the bit, but where a pattern is computed.
+earlier layer. Out: edits, and the changes that must give the same logits, to the bit but where a pattern is computed.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,14 @@ class Case:
 Make = Callable[[Any, Tensor, hs.Prompts, hs.Head, hs.Head], Case]
 
 
-def on_both(edit: Any, value: Callable[..., Tensor], heads: list[hs.Head], *, exact: bool = True, at_positions: Any = slice(None)) -> Case:
+def on_both(
+    edit: Any,
+    value: Callable[..., Tensor],
+    heads: list[hs.Head],
+    *,
+    exact: bool = True,
+    at_positions: Any = slice(None),
+) -> Case:
     """The same change of z of every head."""
     return Case([edit], [Change("z", head.layer, at([head.index], value, at_positions)) for head in heads], exact)
 

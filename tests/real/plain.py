@@ -30,7 +30,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Scene:
-    """What surrounds a change of z: the pattern of its layer [batch, head, query, key] and its values by query head."""
+    """What surrounds a change of z: the pattern of its layer [batch, head, query, key], and values by query head."""
 
     pattern: Tensor | None = None
     values: Tensor | None = None
@@ -50,7 +50,9 @@ class Plain:
                 stack.callback(handle.remove)
             return self.hf(ids, use_cache=False).logits
 
-    def values(self, ids: Tensor, places: Iterable[tuple[str, int]], *changes: Change) -> dict[tuple[str, int], Tensor]:
+    def values(
+        self, ids: Tensor, places: Iterable[tuple[str, int]], *changes: Change
+    ) -> dict[tuple[str, int], Tensor]:
         """What sites hold under changes."""
         kept: dict[tuple[str, int], Tensor] = {}
 

@@ -1,4 +1,6 @@
-"""Gemma 3 270M (18 layers of 4 heads, 1 key/value head, windows of 512 but in three layers) beside plain transformers."""
+"""Gemma 3 270M (18 layers of 4 heads, 1 key/value head, windows of 512 but in three) beside plain transformers."""
+
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,10 +20,11 @@ class TestGemma(RealModel):
     name = "gemma"
     sender, receiver = hs.Head(4, 1), hs.Head(5, 1)
     swept = (0, 5, 17)
-    withheld = frozenset({"W_Q", "W_K"})
-    known = {
-        "induction": {"5.1": 0.89, "11.2": 0.67, "5.2": 0.51, "17.2": 0.34},
-        "previous_token": {"2.3": 0.62, "4.1": 0.48},
+    withheld = frozenset({"W_Q", "W_K", "the OV matrix"})
+    known: ClassVar = {
+        "induction": {"5.1": 0.87, "11.2": 0.65, "5.2": 0.60, "5.3": 0.52, "13.3": 0.46, "17.2": 0.36},
+        "previous_token": {"2.3": 0.64, "4.1": 0.50},
+        "duplicate_token": {"3.3": 0.79, "0.1": 0.62},
     }
 
     @pytest.fixture(scope="class")
@@ -55,9 +58,8 @@ class TestGemma(RealModel):
         wide = random_tokens(pair.model, length=LONG, n=5, seed=6)
         prompts = type(prompts)(wide, prompts.repeated, prompts.unrepeated)
         found = head_attention(pair.model, ["bos"], prompts=prompts)["bos"]
+        patterns = pair.plain.patterns(wide.ids[:1])
         for layer, read in found.items():
-            pattern = pair.plain.patterns(wide.ids[:1])[layer] if layer in (4, 5) else None
-            if pattern is not None:
-                seen = pattern[0, :, 1 : LONG if layer in FULL else WINDOW, 0].mean(-1)
-                torch.testing.assert_close(read.mass[0].float(), seen, rtol=0, atol=1e-5)
+            seen = patterns[layer][0, :, 1 : LONG if layer in FULL else WINDOW, 0].mean(-1)
+            torch.testing.assert_close(read.mass[0].float(), seen, rtol=0, atol=1e-5)
             assert (read.hidden > 0) == (layer not in FULL)
