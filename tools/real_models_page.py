@@ -46,7 +46,8 @@ _INTRODUCTION = """\
 What headscope's commands find on SmolLM2-135M-Instruct (30 layers of 9 heads, 3 key/value heads) and Gemma 3 270M
 (18 layers of 4 heads, 1 key/value head; layers 5, 11 and 17 see everything, the others 512 tokens back), both from
 4-bit GGUF files, in float32. `make real` fetches them; every number below comes from the command above it. Written by
-`make real-models` with {versions}, in {minutes:.0f} CPU-minutes; the commands and what each cost:
+`make real-models` with {versions},
+in {minutes:.0f} CPU-minutes on one thread; the commands and what each cost:
 
 {costs}
 
@@ -106,12 +107,11 @@ def _by_kind(name: str, heads: Sequence[Row]) -> str:
             rows.append((words, str(len(found)), _layers(row["layer"] for row in found), _highest(found, signed)))
     every = len({row["head"] for row in heads})
     table = _table(("kind", f"heads of {every}", "layers", "the highest: attention (and sign, in logits)"), rows)
-    hand = [f"{kind.replace('_', ' ')} {told}" for kind, told in BY_HAND[name].items()]
-    compared = [f"{kind.replace('_', ' ')} {_same_heads(told, heads, kind)}" for kind, told in BY_HAND[name].items()]
-    return (
-        f"{table}\n\nMeasured by hand before, with plain transformers on other prompts of the same kinds: "
-        f"{'; '.join(hand)}. The same heads here: {'; '.join(compared)}."
-    )
+    compared = [
+        (kind.replace("_", " "), told, _same_heads(told, heads, kind)) for kind, told in BY_HAND[name].items()
+    ]
+    by_hand = _table(("attention of", "by hand, with plain transformers on other prompts", "here"), compared)
+    return f"{table}\n\n{by_hand}"
 
 
 def _same_heads(told: str, heads: Sequence[Row], detector: str) -> str:
@@ -221,7 +221,10 @@ CLAIMS: tuple[tuple[str, Callable[[str, Printed], str]], ...] = (
         _early_sinks,
     ),
     ("Induction heads stand in the layers with full attention only", _induction_in_full),
-    ("Previous-token heads stand in earlier layers than induction heads (Olsson et al. 2022)", _previous_before),
+    (
+        "A previous-token head stands in an earlier layer than the first induction head (Olsson et al. 2022)",
+        _previous_before,
+    ),
     ("Heads that attend as induction heads do raise what they attend to (Olsson et al. 2022)", _pattern_copies),
 )
 
