@@ -82,7 +82,7 @@ def test_heads_for_people_stay_few_where_nearly_all_are_named(monkeypatch):
     assert shown == set(names[:32])
     assert "below the 32 highest" in why
     monkeypatch.setattr(heads, "MOST_ROWS", 80)
-    assert heads._shown(table, ["induction", "bos"], names) == (set(names[:80]), "that nothing names")
+    assert heads._shown(table, ["induction", "bos"], names) == (set(names[:80]), "named by nothing")
     assert heads._shown(table, ["induction", "bos"], names[:70]) == (set(names[:70]), "")
 
 

@@ -80,7 +80,7 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
             grid.add_row(head, *(cells[kind] for kind in wanted))
     stdout.print(grid)
     if not quiet:
-        left_out = f" {len(heads) - len(shown)} heads {why} are left out." if why else ""
+        left_out = f" Not shown: {len(heads) - len(shown)} of {len(heads)} heads, {why}." if why else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
             " Beside it: its kind, where what it writes makes it another. ?: could not be tested."
@@ -95,8 +95,8 @@ def _shown(table: Table, wanted: list[str], heads: list[str]) -> tuple[set[str],
         return set(heads), ""
     named = table.rows(named=True)
     if len(found := {row["head"] for row in named}) <= MOST_ROWS:
-        return found, "that nothing names"
+        return found, "named by nothing"
     each = max(1, MOST_ROWS // len(wanted))
     best = sorted(named, key=lambda row: -row["score"])
     highest = {row["head"] for kind in wanted for row in [r for r in best if r["detector"] == kind][:each]}
-    return highest, f"below the {each} highest that are named of each kind, or that nothing names,"
+    return highest, f"named by nothing or below the {each} highest of each kind"

@@ -29,7 +29,6 @@ from headscope.models.direct_paths import DirectPaths, sites
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
-from headscope.models.run import Run
 from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 
@@ -121,9 +120,7 @@ def attended_tokens(shown: Prompts, keys: KeySets) -> tuple[Tensor, Tensor]:
 
 def _raises(model: Model, shown: Prompts, tokens: Tensor, judged: Tensor, edits: Sequence[Edit]) -> Tensor:
     """[prompt, head]; NaN where no query is judged."""
-    # Without the logits, which nothing here reads: over a large vocabulary they are most of the work and memory.
-    captured = model.activations(shown, sites(model, mlps=False), interventions=edits)
-    run = Run(model, shown, tuple(edits), torch.empty(0), captured)
+    run = model.run(shown, interventions=edits, capture=sites(model, mlps=False))
     towards = partial(_copy_direction, unembedding=model.unembedding_matrix(), shown=shown, tokens=tokens)
     paths, columns = DirectPaths.of(run, towards), []
     with torch.inference_mode():
