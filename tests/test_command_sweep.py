@@ -36,6 +36,11 @@ def test_every_head_is_cut_and_kept(folder, tmp_path):
     assert "complete" in run("runs", str(tmp_path)).stdout
 
 
+def test_an_interval_that_is_undefined_says_so(folder):
+    shown = run("sweep", folder, "--heads", "all", "--n", "3", "--length", "6", "-q").stdout
+    assert shown.count("undefined: fewer than 5 prompts") == 12
+
+
 @pytest.mark.parametrize("do", ["zero", "mean", "resample", "to_bos"])
 @pytest.mark.parametrize("prompts", ["repeated", "pairs", "natural"])
 def test_every_deed_works_on_every_kind_of_prompts(folder, do, prompts):

@@ -59,7 +59,9 @@ def test_what_rests_on_the_next_token_is_refused_where_it_has_been_seen():
     assert causal.passed is False
     ids, zeroed = tiny.ids(), hs.grid(hs.zero("0.1"))
     for measure in (hs.measures.loss(), hs.measures.loss(3), hs.measures.next_logit()):
-        with pytest.raises(UnservedSite, match=r"cannot serve next-token loss .* is_causal fails .*depends on later ones"):
+        with pytest.raises(
+            UnservedSite, match=r"cannot serve next-token loss .* is_causal fails .*depends on later ones"
+        ):
             hs.sweep(model, ids, zeroed, measure)
     answered = hs.Prompts.of(ids)
     answered = hs.Prompts(answered.tokens, answers=(5, 6), foils=(7, 8)).answered()

@@ -21,7 +21,7 @@ Prompts = Annotated[int, typer.Option("--n", help="Prompts of each kind.")]
 Gap = Annotated[int, typer.Option(help="Up to so many other tokens before each repeat.")]
 Out = Annotated[Path | None, typer.Option(help="Also write the table to this .parquet or .csv file.")]
 
-# As many heads as a terminal shows at once; larger models print what was named.
+# As many heads as a terminal shows at once; larger models print what was named, or the highest of each kind.
 MOST_ROWS = 64
 
 
@@ -73,18 +73,30 @@ def _show(table: Table, wanted: list[str], quiet: bool) -> None:
         untold = "?" if math.isnan(row["adjusted_low"]) else " "
         cell = f"[bold]{row['score']:.3f} *{kind}[/bold]" if row["named"] else f"{row['score']:.3f} {untold}"
         heads.setdefault(row["head"], {})[row["detector"]] = cell
-    named = {row["head"] for row in table.rows(named=True)}
+    shown, why = _shown(table, wanted, list(heads))
     grid = RichTable("head", *wanted, box=None, pad_edge=False)
     for head, cells in heads.items():
-        if len(heads) <= MOST_ROWS or head in named:
+        if head in shown:
             grid.add_row(head, *(cells[kind] for kind in wanted))
     stdout.print(grid)
     if not quiet:
-        unnamed = len(heads) - grid.row_count
-        left_out = f" Not shown: {unnamed} of {len(heads)} heads, named by nothing." if unnamed else ""
+        left_out = f" Not shown: {len(heads) - len(shown)} of {len(heads)} heads, {why}." if why else ""
         stderr.print(
             "* named: the score exceeds its matched null by more than .1 (lower 95% bound for all heads at once)."
             " Beside it: its kind, where what it writes makes it another. ?: could not be tested."
             f"{left_out} --json or --out gives intervals and nulls.",
             markup=False,
         )
+
+
+def _shown(table: Table, wanted: list[str], heads: list[str]) -> tuple[set[str], str]:
+    """The heads to print, and what the others are: in a large model nearly all may be named, as resting on BOS."""
+    if len(heads) <= MOST_ROWS:
+        return set(heads), ""
+    named = table.rows(named=True)
+    if len(found := {row["head"] for row in named}) <= MOST_ROWS:
+        return found, "named by nothing"
+    each = max(1, MOST_ROWS // len(wanted))
+    best = sorted(named, key=lambda row: -row["score"])
+    highest = {row["head"] for kind in wanted for row in [r for r in best if r["detector"] == kind][:each]}
+    return highest, f"named by nothing or below the {each} highest of each kind"

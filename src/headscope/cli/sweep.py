@@ -1,6 +1,7 @@
 """`headscope sweep MODEL`: any grid of interventions over generated or given prompts, resumable."""
 
 import dataclasses
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table as RichTable
 from headscope.cli import sweep_parts as parts
 from headscope.cli.common import Json, ModelName, Quiet, opened, opens_model, print_json, stdout, with_fields
 from headscope.cli.progress import progress_bar
+from headscope.measures import MIN_UNITS
 from headscope.results.agreement import agreement
 from headscope.results.collect import check, sweep_approximately, sweep_batches
 from headscope.sweeps import forecast
@@ -84,7 +86,7 @@ def _show(table: Table) -> None:
         grid.add_row(
             *(str(row[axis]) for axis in axes),
             f"{row['value']:.4f}",
-            f"[{row['low']:.4f}, {row['high']:.4f}]",
+            _interval(row["low"], row["high"]),
             *(row[name] for name in estimated),
         )
     stdout.print(grid)
@@ -92,3 +94,8 @@ def _show(table: Table) -> None:
         stdout.print(f"The {MOST_ROWS} of {len(frame)} cells farthest from the median; --json or --out gives all.")
     if estimated:
         stdout.print(agreement(table).sentence, markup=False)
+
+
+def _interval(low: float, high: float) -> str:
+    """Bounds; "[nan, nan]" would be taken for markup, and vanish."""
+    return f"undefined: fewer than {MIN_UNITS} prompts" if math.isnan(low) else f"[{low:.4f}, {high:.4f}]"
