@@ -47,6 +47,10 @@ class RedundancySettings(PairsConfig):
         if self.ablate is not None:
             parse_heads(self.ablate)
 
+    def check(self, model: Model) -> None:
+        if self.ablate is not None:
+            heads_among(model, parse_heads(self.ablate))
+
 
 Ctx = Context[RedundancySettings]
 
@@ -86,8 +90,6 @@ def problems(ctx: Ctx) -> SourceAndTarget:
 
 def experiment(ctx: Ctx) -> Experiment:
     model, settings = ctx.model, ctx.settings
-    if settings.ablate is not None:
-        heads_among(model, parse_heads(settings.ablate))  # refused before the model runs, not after the first round
     prompts = halves(ctx.once(problems)).map(lambda half: TransferPrompts.of(model, half))
     shuffled = prompts.map(lambda half: linear(model, half.problems.shuffled).answered())
     every = [*shuffled, *(half.answered for half in prompts)]

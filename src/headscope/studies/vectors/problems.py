@@ -26,6 +26,14 @@ class VectorsConfig(PairsConfig):
     random_vectors: int = setting(3, "random sets of heads whose sum is a control", at_least=1, quick=1)
     random_sets: int = setting(20, "random sets of heads ablated beside each group", at_least=19)
 
+    def check(self, model: Model) -> None:
+        self.top_of(model)
+        if self.article:
+            raise BadArgument(
+                "cannot study vectors on the article's pairs: they have one function, and its vector is compared "
+                "with those of others. Leave --article away; --a, --b and --inputs choose the functions."
+            )
+
     def top_of(self, model: Model) -> int:
         """How many heads count as the top ones: the papers take about 2%; a small model has too few for that."""
         count = len(model.heads)
@@ -43,14 +51,9 @@ def problems(ctx: Ctx) -> Split[Transfer]:
     """The problems of a run: half of the functions select layers and heads, the others estimate.
 
     Raises:
-        BadArgument: for the article's pairs, and for too few functions, shots or inputs.
+        BadArgument: for too few functions, shots or inputs.
     """
     config = ctx.settings
-    if config.article:
-        raise BadArgument(
-            "cannot study vectors on the article's pairs: they have one function, and its vector is compared with "
-            "those of others. Leave --article away; --a, --b and --inputs choose the functions."
-        )
     usual, among = config.draw(ctx.model, n=1), config.among
     sizes = {"n": config.n, "each": config.each, "sources": config.sources, "seed": config.seed}
     return transfer_halves(usual, among=among, **sizes)  # type: ignore[arg-type]  # checked with the settings
