@@ -31,6 +31,13 @@ def test_read_logits_are_those_of_a_whole_pass(kind):
     torch.testing.assert_close(some[where], whole[where])
 
 
+def test_what_is_proved_on_the_way_sees_whole_passes():
+    model = hs.load(build("llama"))
+    prompts = hs.Prompts.of([tuple(range(3, 15)), tuple(range(3, 10))])  # as long as the prompts of the proofs
+    assert evaluate(model, dataclasses.replace(prompts, answers=(7, 9)), [probability()])
+    assert model.certificate.passed
+
+
 def test_only_what_measures_read_is_computed():
     model = hs.load(build("llama"))
     prompts = dataclasses.replace(hs.Prompts.of(tiny.ids()), answers=(7, 9))

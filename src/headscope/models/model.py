@@ -6,7 +6,7 @@ forward pass. What this model does not have is refused by name (models.opened).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -56,30 +56,39 @@ class Model(OpenedModel):
 
         >>> run = model.run([[0, 5, 6]], capture=["z"])     # doctest: +SKIP
         """
-        checked = self.prompts(prompts, attention_mask)
+        return self._run(self.prompts(prompts, attention_mask), interventions, capture, grad)
+
+    def logits_at(self, prompts: Prompts, where: Tensor, *, interventions: Edits = ()) -> Tensor:
+        """Logits [batch, position, vocab] of one pass at the positions `where` [batch, position]; others are any."""
+        return self._run(self.prompts(prompts), interventions, where=where if worth_it(where) else None).logits
+
+    def _run(
+        self,
+        checked: Prompts,
+        interventions: Edits,
+        capture: Capture | Sequence[Capture] = (),
+        grad: bool = False,
+        where: Tensor | None = None,
+    ) -> Run:
         if checked.ragged:
             self.require_service("prompts of unequal length")
         edits, given = self.prepare(checked, interventions)
         wanted = list(self._wanted(capture))
         ids = checked.ids.to(self.device)
+        # Around the pass alone: what is proved or run before it for its sake needs all of its logits.
+        some = nullcontext() if where is None else read_only_at(self.anatomy.unembedding, where.to(self.device))
         with gradients(grad):
             if not edits and not wanted:
-                logits, captured = self.hf(ids, use_cache=False).logits, {}
+                with some:
+                    logits, captured = self.hf(ids, use_cache=False).logits, {}
             else:
                 layout = Layout.of(checked, self.device)
-                with edited(self.hf, self.anatomy, layout, edits=edits, wanted=wanted) as captured:
+                with edited(self.hf, self.anatomy, layout, edits=edits, wanted=wanted) as captured, some:
                     logits = self.hf(ids, use_cache=False).logits
             if checked.ragged:
                 logits = blank_padding("logits", logits, checked.real)
                 captured = {key: blank_padding(key[0], value, checked.real) for key, value in captured.items()}
         return Run(self, checked, given, logits, captured)
-
-    def logits_at(self, prompts: Prompts, where: Tensor, *, interventions: Edits = ()) -> Tensor:
-        """Logits [batch, position, vocab] of one pass at the positions `where` [batch, position]; others are any."""
-        if not worth_it(where):
-            return self.run(prompts, interventions=interventions).logits
-        with read_only_at(self.anatomy.unembedding, where.to(self.device)):
-            return self.run(prompts, interventions=interventions).logits
 
     def generate(
         self,
