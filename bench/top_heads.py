@@ -103,7 +103,9 @@ def bonferroni(damage: Array, k: int, looks: Sequence[int] = LOOKS) -> tuple[set
 def ours(damage: Array, k: int, looks: Sequence[int] | None, seed: int) -> tuple[set[int], float]:
     """The same by `eliminate`."""
     units, arms = damage.shape
-    found = eliminate(lambda which, rows: damage[rows][:, which], arms=arms, units=units, k=k, looks=looks, seed=seed)
+    found = eliminate(
+        lambda which, rows: damage[rows][:, which], arms=arms, units=units, k=k, looks=looks, seed=seed, bounded=False
+    )
     return set(np.flatnonzero(found.status == "top").tolist()), float(found.units.sum()) / damage.size
 
 

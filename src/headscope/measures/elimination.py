@@ -71,9 +71,18 @@ def looks_before(units: int) -> tuple[int, ...]:
 
 
 def eliminate(
-    effects: Effects, *, arms: int, units: int, k: int, looks: Sequence[int] | None = None, seed: int = 0
+    effects: Effects,
+    *,
+    arms: int,
+    units: int,
+    k: int,
+    looks: Sequence[int] | None = None,
+    seed: int = 0,
+    bounded: bool = True,
 ) -> Elimination:
     """The `k` arms of largest mean over `units` units, which must come in random order.
+
+    Without `bounded`, `low` and `high` of arms that were not measured on all units are NaN, which saves time.
 
     >>> matrix = np.arange(3.0) + np.random.default_rng(0).normal(0, 0.1, (40, 3))
     >>> found = eliminate(lambda arms, rows: matrix[rows][:, arms], arms=3, units=40, k=1)
@@ -105,6 +114,9 @@ def eliminate(
             status[playing] = _exact(mean[playing], places)
             break
         status[playing] = _sure(values, places, units, tail, seed)
+        if not bounded:
+            low[playing] = high[playing] = np.nan
+            continue
         bounds, left = simultaneous(values, level=1 - tail, seed=seed), np.sqrt(1 - n / units)
         low[playing] += (bounds.low - bounds.mean) * left
         high[playing] += (bounds.high - bounds.mean) * left
