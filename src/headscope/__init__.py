@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headscope.models.run import Run as Run
     from headscope.results.collect import sweep as sweep
     from headscope.results.study import Study as Study
+    from headscope.results.top_heads import top_heads as top_heads
     from headscope.studies.registry import study as study
     from headscope.sweeps import grid as grid
     from headscope.tasks.prompts import Prompts as Prompts
@@ -51,6 +52,7 @@ _HOME = {
     "load": "models.loading",
     "study": "studies.registry",
     "sweep": "results.collect",
+    "top_heads": "results.top_heads",
     **dict.fromkeys(_INTERVENTIONS.split(), "interventions"),
     **dict.fromkeys(("errors", "interventions", "measures", "tasks")),
 }

@@ -17,6 +17,8 @@ from headscope.errors import BadArgument, UnknownName
 
 # What long work calls now and then: the stage that it is in, how much of it is done, and of how much.
 Progress = Callable[[str, int, int], None]
+# Some of the examples: a tensor takes either as an index.
+Rows = slice | list[int]
 
 
 def silent(stage: str, done: int, of: int) -> None:

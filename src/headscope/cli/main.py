@@ -19,6 +19,7 @@ VERBS = {
     "heads": "The detector table of a model: what each head attends to.",
     "models": "The models that ship with headscope.",
     "sweep": "Any grid of interventions, exact and resumable.",
+    "top": "Which heads matter most for a measure, without running the full grid.",
     "runs": "The runs in a folder, how far they are, and what made them.",
     "train": "Train a small model by recipe, with checkpoints.",
     "import": "A published state dict (TransformerLens' naming) as a model folder.",

@@ -22,7 +22,7 @@ from headscope.interventions.targets import Target, merged
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import ALL, Positions
+from headscope.vocabulary import ALL, Positions, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -90,7 +90,7 @@ class Intervention(ABC):
         layers = [target.layer if isinstance(target.layer, int) else 0 for target in self.targets]
         return Footprint(min(layers), self.positions)
 
-    def rows(self, chosen: slice) -> Self:
+    def rows(self, chosen: Rows) -> Self:
         """The same intervention for some of the examples."""
         return self
 

@@ -21,7 +21,7 @@ from headscope.interventions.targets import BY_HEAD, EVERY, Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Footprint, SiteEdit
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions
+from headscope.vocabulary import Positions, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -44,7 +44,7 @@ class Freeze(Intervention):
     def footprint(self) -> Footprint:
         return replace(super().footprint(), recompute_each_token=True)
 
-    def rows(self, chosen: slice) -> Self:
+    def rows(self, chosen: Rows) -> Self:
         return replace(self, under=tuple(edit.rows(chosen) for edit in self.under))
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
@@ -97,7 +97,7 @@ class PathPatch(Intervention):
     def footprint(self) -> Footprint:
         return replace(super().footprint(), recompute_each_token=True)
 
-    def rows(self, chosen: slice) -> Self:
+    def rows(self, chosen: Rows) -> Self:
         return replace(self, senders=tuple(edit.rows(chosen) for edit in self.senders))
 
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:

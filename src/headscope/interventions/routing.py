@@ -23,7 +23,7 @@ from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, SiteEdit
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import ALL, Positions
+from headscope.vocabulary import ALL, Positions, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -140,7 +140,7 @@ class SetPattern(_Routing):
         if bool(given.triu(1).any()):
             raise BadArgument("cannot set this pattern: a query in it looks at a later token.")
 
-    def rows(self, chosen: slice) -> "SetPattern":
+    def rows(self, chosen: Rows) -> "SetPattern":
         if self.pattern.ndim < 4 or len(self.pattern) == 1:
             return self
         return replace(self, pattern=self.pattern[chosen])

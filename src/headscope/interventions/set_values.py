@@ -16,6 +16,7 @@ from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -43,7 +44,7 @@ class SetValues(Intervention):
     def verb(self) -> str:
         return "add values" if self.added else "set values"
 
-    def rows(self, chosen: slice) -> Self:
+    def rows(self, chosen: Rows) -> Self:
         return self if len(self.values) == 1 else replace(self, values=self.values[chosen])
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:

@@ -19,7 +19,7 @@ from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions
+from headscope.vocabulary import Positions, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -57,11 +57,12 @@ class Patch(Intervention):
             raise BadArgument("cannot fill in positions of a patch that has a position map: give one of them.")
         return super()._at_position(position)
 
-    def rows(self, chosen: slice) -> Self:
+    def rows(self, chosen: Rows) -> Self:
         count = len(self._source_prompts)
         if count == 1:
             return self
-        if chosen.stop is not None and chosen.stop > count:
+        stop = chosen.stop if isinstance(chosen, slice) else max(chosen) + 1
+        if stop is not None and stop > count:
             raise self._other_count("more")
         return replace(self, source=self.source.rows(chosen))
 

@@ -19,7 +19,7 @@ from headscope.errors import PromptError
 from headscope.measures import tokens
 from headscope.measures.identity import identity_of
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import ALL, Positions, PositionsLike
+from headscope.vocabulary import ALL, Positions, PositionsLike, Rows
 
 # The role of the positions whose next token belongs to an answer; see `Prompts.answered`.
 ANSWERING = "answering"
@@ -62,12 +62,12 @@ class Measure:
     better: int
     read_out: ReadOut
     compute: Callable[[Tensor, Prompts, Tensor], Tensor]
-    split: "Callable[[slice], Measure] | None" = None
+    split: "Callable[[Rows], Measure] | None" = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
     next_token: bool = False
 
-    def rows(self, chosen: slice) -> "Measure":
+    def rows(self, chosen: Rows) -> "Measure":
         """The measure for some of the examples; itself unless it holds something per example."""
         return self if self.split is None else self.split(chosen)
 
@@ -172,7 +172,7 @@ def kl(reference: Tensor, positions: PositionsLike = ALL) -> Measure:
         divergence = tokens.kl_nats(logits.float(), known.float())
         return _mean(divergence, at >= 0)
 
-    def split(rows: slice) -> Measure:
+    def split(rows: Rows) -> Measure:
         return kl(reference[rows], where)
 
     return Measure("kl", "nats", -1, ReadOut(where), compute, split, {"reference": reference}, version=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from headscope.models.attention import AttentionCall
 from headscope.models.layout import Layout
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions
+from headscope.vocabulary import Positions, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -73,7 +73,7 @@ class Edit(Protocol):
         """
         ...
 
-    def rows(self, chosen: slice) -> "Edit":
+    def rows(self, chosen: Rows) -> "Edit":
         """The same edit for some of the examples; itself unless it carries one value per example."""
         ...
 

@@ -19,7 +19,7 @@ from headscope.models.layout import Layout
 from headscope.models.protocols import CallEdit, Edit, Footprint, SiteChange, SiteEdit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts, PromptsLike
-from headscope.vocabulary import ALL
+from headscope.vocabulary import ALL, Rows
 
 if TYPE_CHECKING:
     from headscope.models.model import Model
@@ -48,7 +48,7 @@ class Single:
     def prepare(self, model: "Model", prompts: Prompts) -> Sequence[SiteEdit | CallEdit]:
         return [self.change]
 
-    def rows(self, chosen: slice) -> "Single":
+    def rows(self, chosen: Rows) -> "Single":
         return self
 
 

@@ -24,7 +24,7 @@ from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.results import record
 from headscope.results.provenance import circumstances
-from headscope.results.record import Record, Values
+from headscope.results.record import Examples, Record, Values
 from headscope.sweeps import Cell, Grid
 from headscope.sweeps.attribution import verified
 from headscope.sweeps.execute import run_by_part
@@ -109,7 +109,7 @@ def _cells_on(model: Model, prompts: Prompts, cells: Grid | Sequence[Cell]) -> l
     wrong = [cell for cell in cells if not isinstance(cell, Cell)]
     if wrong:
         raise BadArgument(
-            f"cannot sweep over {_named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
+            f"cannot sweep over {named(wrong[0])}: it is no cell. Build cells with hs.grid(..., layers=...)."
         )
     return list(cells)
 
@@ -135,8 +135,8 @@ def sweep_batches(
         raise BadArgument(f"cannot sweep to a precision of {precision}: give a number above 0.")
     shown = [batches(0)]
     check(shown[0])
-    with _kept(shown[0], out, command) as kept:
-        values = [_run(shown[0], 0, kept, progress)]
+    with keeping(shown[0], out, command) as kept:
+        values = [run_kept(shown[0], 0, kept, progress)]
         while precision is not None and len(shown) < MOST_BATCHES and _widest(values) > precision:
             more = batches(len(shown))
             if any(more.prompts.tokens == before.prompts.tokens for before in shown):
@@ -147,7 +147,7 @@ def sweep_batches(
             shown.append(more)
             if kept is not None:
                 kept.add_prompts(_recipe(shown[-1].prompts))
-            values.append(_run(shown[-1], len(shown) - 1, kept, progress))
+            values.append(run_kept(shown[-1], len(shown) - 1, kept, progress))
         table = SWEEP.table(_rows(shown[0], values))
         if kept is not None:
             kept.finish(table)
@@ -158,7 +158,7 @@ def check(sweep: Sweep) -> None:
     """Raise for what the model or the prompts do not have, before anything is run or written."""
     if not isinstance(sweep.measure, Measure):
         raise BadArgument(
-            f"cannot sweep with the measure {_named(sweep.measure)}: give a measure, for example hs.measures.loss()."
+            f"cannot sweep with the measure {named(sweep.measure)}: give a measure, for example hs.measures.loss()."
         )
     require_meaning(sweep.model, [sweep.measure])
     # What the measure would raise on these prompts, by the logits of nothing.
@@ -193,14 +193,27 @@ def sweep_approximately(sweep: Sweep, *, verify_top: int = 0, progress: Progress
     return APPROXIMATE.table({**row, "estimate": estimates[index]} for index, row in enumerate(rows))
 
 
-def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> list[CellResult]:
-    """Every cell of a batch, in order; what is in the record is taken from there."""
-    names, prompts = digests(sweep.cells), len(sweep.prompts)
+def run_kept(
+    sweep: Sweep,
+    number: int,
+    kept: Record | None,
+    progress: Progress,
+    *,
+    names: Sequence[str] = (),
+    examples: Examples | None = None,
+) -> list[CellResult]:
+    """Every cell of a batch, in order; what is in the record is taken from there.
+
+    Where the sweep is some of a batch, in another order, `names` are those of its cells in the record, and
+    `examples` the numbers of its prompts in the batch.
+    """
+    names, prompts = names or digests(sweep.cells), len(sweep.prompts)
+    examples = np.arange(prompts, dtype=np.int32) if examples is None else examples
     values = np.full((len(names), prompts), np.nan)
     known = np.zeros(values.shape, dtype=bool)
     if kept is not None:
         for index, name in enumerate(names):
-            kept.take(number, name, values[index], known[index])
+            values[index], known[index] = kept.take(number, name, examples)
     finished = int(known.sum())
     progress("cells", finished // prompts, len(names))
     left = np.flatnonzero(~known.all(axis=1)).tolist()
@@ -211,7 +224,7 @@ def _run(sweep: Sweep, number: int, kept: Record | None, progress: Progress) -> 
         values[index, rows], known[index, rows] = result.values.numpy(), True
         how[index] = result.path, result.note
         if kept is not None:
-            kept.add(number, names[index], rows.start, result.values.numpy())
+            kept.add(number, names[index], examples[rows], result.values.numpy())
         progress("cells", finished // prompts, len(names))
     own = enumerate(zip(sweep.cells, values, how, strict=True))
     return [CellResult(cell, torch.from_numpy(row), index, *told) for index, (cell, row, told) in own]
@@ -245,7 +258,7 @@ def _rows(sweep: Sweep, values: Sequence[Sequence[CellResult]]) -> list[dict[str
         rows.append(
             {
                 "layer": cell.layer,
-                "head": None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head)),
+                "head": head_of(cell),
                 "position": cell.position,
                 "intervention": str(cell),
                 "measure": sweep.measure.name,
@@ -260,8 +273,13 @@ def _rows(sweep: Sweep, values: Sequence[Sequence[CellResult]]) -> list[dict[str
     return rows
 
 
+def head_of(cell: Cell) -> str | None:
+    """The head that a cell is filed under, if it is."""
+    return None if cell.layer is None or cell.head is None else str(Head(cell.layer, cell.head))
+
+
 @contextmanager
-def _kept(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record | None]:
+def keeping(sweep: Sweep, out: Path | str | None, command: str) -> Iterator[Record | None]:
     """The record that a sweep keeps, if it keeps one."""
     if out is None:
         yield None
@@ -284,6 +302,6 @@ def _recipe(prompts: Prompts) -> Mapping[str, Any]:
     return {**prompts.made_by, "count": len(prompts), "hash": digest(prompts)}
 
 
-def _named(given: object) -> str:
+def named(given: object) -> str:
     """A value as a message shows it: a function by its name, anything else as it is written."""
     return repr(getattr(given, "__name__", None) or str(given))

@@ -3,7 +3,8 @@
     OUT/manifest.json        model, prompts, measure, versions, command; marks the folder as ours
     OUT/cells.json           what was done in the cells that were asked for last, as JSON of interventions
     OUT/parts/N.parquet      what is finished: batch of prompts, cell, example, value
-    OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean
+    OUT/sweep.parquet        the table, once every cell is done; sweep.json beside it says what its columns mean.
+                             top_heads.parquet, .json where only the heads that matter most were asked for
 
 Values are kept by the hash of their cell and by example, so that the same command goes on where it stopped, within a
 cell too (a sweep of many prompts goes through them part by part), and another grid over the same prompts takes what
@@ -31,6 +32,8 @@ from headscope.tables import Table
 
 MANIFEST, CELLS, LOCK, PARTS = "manifest.json", "cells.json", ".headscope-lock", "parts"
 KIND = "sweep"
+# What a finished table may be called: all cells, or the heads that matter most, from cells of some of the prompts.
+TABLES = ("sweep", "top_heads")
 # A part is written when so many seconds have passed, so that a kill costs no more than them.
 PART_SECONDS = 5.0
 
@@ -55,17 +58,19 @@ class Record:
         self._last_written = time.monotonic()
         self._batches = 1
 
-    def take(self, batch: int, cell: str, values: Values, known: NDArray[np.bool_]) -> None:
-        """Put what is there of a cell into `values` [example], and mark it in `known` [example]."""
-        for examples, own in self._done[batch, cell]:
-            values[examples], known[examples] = own, True
+    def take(self, batch: int, cell: str, examples: Examples) -> tuple[Values, NDArray[np.bool_]]:
+        """What is there of a cell on these examples [example], and of which of them there is something."""
+        values, known = np.full(1 + examples.max(), np.nan), np.zeros(1 + examples.max(), dtype=bool)
+        for kept, own in self._done[batch, cell]:
+            within = kept < len(values)
+            values[kept[within]], known[kept[within]] = own[within], True
+        return values[examples], known[examples]
 
-    def add(self, batch: int, cell: str, first: int, values: Values) -> None:
-        """Keep values of a cell, from example `first` on.
+    def add(self, batch: int, cell: str, examples: Examples, values: Values) -> None:
+        """Keep values of a cell on these examples.
 
         They are on the disk after the next `flush`, which happens by itself in time.
         """
-        examples = np.arange(first, first + len(values), dtype=np.int32)
         self._done[batch, cell].append((examples, values))
         self._waiting.append((batch, cell, examples, values))
         if time.monotonic() - self._last_written >= PART_SECONDS:
@@ -111,11 +116,11 @@ class Record:
         self._batches += 1
 
     def finish(self, table: Table) -> None:
-        """Write the table of all cells that were asked for."""
+        """Write the table of what was asked for, under its own name."""
         self.flush()
         with self._going_on():
-            _write(self.folder / "sweep.parquet", table.write_parquet)
-            _dump(self.folder / "sweep.json", table.describe())
+            _write(self.folder / f"{table.name}.parquet", table.write_parquet)
+            _dump(self.folder / f"{table.name}.json", table.describe())
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -167,8 +172,9 @@ def opened(
             for left in place.rglob(f"{PREFIX}*"):
                 if left.is_file() and left.name != LOCK:
                     left.unlink()
-            for stale in ("sweep.parquet", "sweep.json"):
-                (place / stale).unlink(missing_ok=True)
+            for name in TABLES:
+                for stale in (f"{name}.parquet", f"{name}.json"):
+                    (place / stale).unlink(missing_ok=True)
             kept = known["prompts"] if known else [prompts]
             told = {"headscope": KIND, "schema": SCHEMA, **base, "prompts": kept, "cells": len(cells)}
             _dump(place / MANIFEST, told)

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from headscope.results.record import KIND, MANIFEST, PARTS, manifest_of
+from headscope.results.record import KIND, MANIFEST, PARTS, TABLES, manifest_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def runs_in(folder: Path) -> list[Run]:
 
 def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Complete, or how many cells of how many are done on all prompts."""
-    if manifest["headscope"] != KIND or (folder / "sweep.parquet").exists():
+    if manifest["headscope"] != KIND or any((folder / f"{name}.parquet").exists() for name in TABLES):
         return "complete"
     parts = sorted((folder / PARTS).glob("[0-9]*.parquet"))
     if not parts:

@@ -44,6 +44,19 @@ class Sweep:
         base = [edit.rows(rows) for edit in self.base_interventions]
         return Sweep(self.model, prompts, cells, measure, base, rows)
 
+    def ordered(self, order: list[int]) -> "Sweep":
+        """With the prompts in another order; edits of `editing` blocks are then in its base: it is run unedited."""
+        return Sweep(
+            self.model,
+            self.prompts.rows(order),
+            [
+                replace(cell, interventions=tuple(edit.rows(order) for edit in cell.interventions))
+                for cell in self.cells
+            ],
+            self.measure.rows(order),
+            [edit.rows(order) for edit in (*self.model.active_edits, *self.base_interventions)],
+        )
+
     def parts(self) -> "list[Sweep]":
         """Parts whose base run and read logits fit in the memory."""
         return [self.part(rows) for rows in chunks(self.model, self.prompts, self.measure)]
