@@ -12,6 +12,7 @@ from typing import Any
 from headscope.models.model import Model
 from headscope.sweeps.cost import Cost
 
+_CELL_SECONDS = 0.0004  # of the processor, for the edits of a cell, whatever the model
 SAMPLED = 2  # cells of a kind that a sweep runs both ways before it trusts a plan (sweeps.check)
 
 
@@ -21,8 +22,8 @@ class Stage:
 
     `cells` of a sweep run a mean `share` of layers times tokens, and `read` tokens of each prompt are unembedded in
     every cell; the sweep's base run is one of `passes`, through all layers and with no logits. `whole` passes have
-    logits at all tokens. `decoded` tokens are generated one by one after each prompt. `host_seconds` is what the
-    processor does beside the model: bounds, figures.
+    logits at all tokens. `decoded` tokens are generated one by one after each prompt. All of it is done so many `times`
+    (on other prompts). `host_seconds` is what the processor does beside the model: bounds, figures.
     """
 
     name: str
@@ -34,29 +35,30 @@ class Stage:
     passes: float = 0
     whole: float = 0
     decoded: float = 0
+    times: int = 1
     host_seconds: float = 0.0
 
     @property
     def token_passes(self) -> float:
         """Tokens through all layers; half of the layers count half."""
-        return self.prompts * (self.tokens * (self.passes + self.whole + self.cells * self.share) + self.decoded)
+        full = self.tokens * (self.passes + self.whole + self.cells * self.share)
+        return self.times * self.prompts * (full + self.decoded)
 
     @property
     def unembedded(self) -> float:
         """Tokens through the unembedding."""
-        return self.prompts * (self.whole * self.tokens + self.cells * self.read + self.decoded)
+        return self.times * self.prompts * (self.whole * self.tokens + self.cells * self.read + self.decoded)
 
     def seconds(self, cost: Cost) -> float:
         """What this takes at these prices."""
         tokens = self.prompts * self.tokens
-        full = self.passes + self.whole
-        return (
-            full * cost.seconds(tokens)
+        once = (
+            (self.passes + self.whole) * cost.seconds(tokens)
             + cost.seconds(tokens * self.cells, share=self.share)
             + cost.seconds(self.prompts * self.decoded, passes=self.decoded)
-            + cost.seconds(0, unembedded=self.unembedded)
-            + self.host_seconds
+            + self.cells * _CELL_SECONDS
         )
+        return self.times * once + cost.seconds(0, unembedded=self.unembedded) + self.host_seconds
 
     def memory_bytes(self, model: Model) -> int:
         """What is kept at once beside the model; what is more than the budget of memory goes part by part."""
