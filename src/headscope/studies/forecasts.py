@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headscope.models.model import Model
-from headscope.sweeps.cost import Cost
-
-_CELL_SECONDS = 0.0004  # of the processor, for the edits of a cell, whatever the model
-SAMPLED = 2  # cells of a kind that a sweep runs both ways before it trusts a plan (sweeps.check)
+from headscope.sweeps.check import SAMPLED
+from headscope.sweeps.cost import CELL_SECONDS, Cost
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class Stage:
 
     `cells` of a sweep run a mean `share` of layers times tokens, and `read` tokens of each prompt are unembedded in
     every cell; the sweep's base run is one of `passes`, through all layers and with no logits. `whole` passes have
-    logits at all tokens. `decoded` tokens are generated one by one after each prompt. All of it is done so many `times`
-    (on other prompts). `host_seconds` is what the processor does beside the model: bounds, figures.
+    logits at all tokens. `decoded` tokens are generated one by one after each prompt. All of it is done so many
+    `times` (on other prompts). `host_seconds` is what the processor does beside the model: bounds, figures.
     """
 
     name: str
@@ -56,7 +54,7 @@ class Stage:
             (self.passes + self.whole) * cost.seconds(tokens)
             + cost.seconds(tokens * self.cells, share=self.share)
             + cost.seconds(self.prompts * self.decoded, passes=self.decoded)
-            + self.cells * _CELL_SECONDS
+            + self.cells * CELL_SECONDS
         )
         return self.times * once + cost.seconds(0, unembedded=self.unembedded) + self.host_seconds
 

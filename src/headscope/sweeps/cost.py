@@ -21,6 +21,7 @@ from headscope.models import disk_cache
 from headscope.models.model import Model
 from headscope.sweeps.calibrate import at_most_tokens
 
+CELL_SECONDS = 0.0004  # of the processor, for the edits of a cell, whatever the model
 _ROWS, _FEW, _MANY = 8, 2, 32  # prompts of a timed pass, and their tokens
 _REPEATS = 2
 
