@@ -95,7 +95,8 @@ class Unfinished:
         """What a file holds; nothing of a torn one."""
         read: dict[str, dict[str, NDArray[Any]]] = {}
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here: numpy leaves what it cannot read open.
+            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as stored:
                 for flat in stored.files:
                     key, _, name = flat.partition(" ")
                     read.setdefault(key, {})[name] = stored[flat]

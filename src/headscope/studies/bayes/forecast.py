@@ -66,7 +66,7 @@ def _pair_heads(settings: BayesSettings, model: Model, length: PairLengths, midd
     n, groups = settings.n, len(STATED) + 1
     tokens = length.answered(length.pairs)
     yield Stage("heads of pairs", n, length.asked(length.pairs), passes=2)
-    cells = groups * (1 + settings.random_sets)
+    cells = len(STATED) * (1 + settings.random_sets)  # both kinds together share some of theirs
     sweep = Stage(
         "ablating heads of pairs", n // 2, tokens, cells=cells, share=middle, read=length.answer, passes=1, whole=1
     )
