@@ -33,13 +33,17 @@ class HeadsSettings(Settings):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study heads"
-    n: int = setting(50, "prompts for estimates (as many again select heads)", quick=16, at_least=NAMING_UNITS)
+    n: int = setting(
+        50, "prompts for estimates (as many again select heads)", quick=16, at_least=NAMING_UNITS, least=NAMING_UNITS
+    )
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
     length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
     repeats: int = setting(4, "times it is shown", at_least=2)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
-    random_sets: int = setting(60, "random sets of heads beside each group", quick=40, at_least=FEWEST_SETS)
+    random_sets: int = setting(
+        60, "random sets of heads beside each group", quick=40, at_least=FEWEST_SETS, least=FEWEST_SETS
+    )
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
 
 
