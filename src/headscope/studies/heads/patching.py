@@ -60,7 +60,7 @@ def _by_role(recovered: Samples, listed: Table, averaged: str) -> Figure:
         Samples.of(recovered.quantity, (layer, role), cells, over=recovered.over),
         "layer",
         colour="role",
-        name=f"{listed.name}-by-roles",
+        name=listed.name,
         title=TITLE,
         caption="Share of the answer's logit difference that comes back at the last position when the clean residual "
         "stream before a layer (last: the final one) is patched into the corrupted run at the match, the token after "

@@ -32,7 +32,7 @@ from headscope.tasks.split import Split
 from headscope.vocabulary import Head, PositionsLike
 
 ALL_EXACT = 64  # heads of a model in which all are ablated exactly if nothing else is asked for
-TRIED = 16  # of a larger one
+TRIED = 12  # of a larger one
 UNDER_TEST = ("induction", "anti_induction", "previous_token")
 ABLATION = Column("ablation", pl.String, "what replaces the head's output: its mean, zero, or that at BOS")
 KIND = Column("prompts_kind", pl.String, "repeated: loss on predictable tokens; natural: loss on all tokens")
