@@ -111,6 +111,25 @@ def test_edits_of_one_site_act_one_after_the_other(straight):
     torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [(10, 10), (10, 6, 8)])
+def test_a_redirected_head_is_exact_where_z_is_linear(straight, lengths):
+    given = prompts(lengths)
+    # To BOS by itself, with another edit of the same z after it, and half of the way in some queries alone.
+    cells = [
+        Cell((hs.to_bos("1.0"),)),
+        Cell((hs.zero("1.1", positions=4), hs.to_bos("1.1"))),
+        Cell((hs.to_bos("1.0", positions=[2, -1], strength=0.5),)),
+        Cell((hs.fixed_offset("1.1", offset=2),)),
+    ]
+    exact = exactly(straight, given, cells, logit_difference())
+    assert exact.std() > 0.01
+    torch.testing.assert_close(estimated(straight, given, cells, logit_difference()), exact, rtol=1e-4, atol=1e-5)
+    base = [hs.zero("1.0", positions=3)]
+    exact = exactly(straight, given, cells, logit_difference(), base)
+    found = estimated(straight, given, cells, logit_difference(), base)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+
+
 def derivative_agrees(model, given, make, measure=None, *, base_interventions=(), step=STEP, tolerance=1e-4):
     """The estimate at full strength against the exact change at a small one, scaled up."""
     measure = measure or smooth()
@@ -285,13 +304,20 @@ def test_the_top_cells_are_run_and_marked():
     assert FIRST_ORDER not in set(every.frame["path"])
 
 
+def test_to_bos_is_estimated_with_shared_keys_and_windows():
+    model = tiny.opened("mistral")
+
+    def cells(strength):
+        return [Cell((hs.to_bos(head, strength=strength, beyond_window=True),)) for head in ("0.1", "0.3", "1.2")]
+
+    derivative_agrees(model, prompts(), cells, logit_difference(), step=1e-3, tolerance=0.01)
+
+
 def test_what_cannot_be_estimated_is_refused(tmp_path):
     model, given = tiny.opened("gpt2"), prompts()
     cells = grid(hs.zero("z"), layers="all").cells(3, model.heads, LENGTH)
     with pytest.raises(BadArgument, match="cannot estimate 'rank' to first order: it has no gradient"):
         list(attribute(model, given, cells, rank()))
-    with pytest.raises(BadArgument, match=r"cannot estimate 'to_bos 0.1' to first order: it redirects"):
-        list(attribute(model, given, [Cell((hs.to_bos("0.1"),))], loss()))
     with pytest.raises(BadArgument, match="its values come from runs of its own"):
         list(attribute(model, given, [Cell((hs.freeze_pattern("0.1"),))], loss()))
     with pytest.raises(BadArgument, match="cannot keep approximate values in a folder"):

@@ -311,3 +311,15 @@ def test_what_is_remembered_is_bounded():
     make("a")
     make("b")
     assert made == ["a", "b", "c", "b"]
+
+
+def test_means_of_all_layers_take_one_run_of_the_reference():
+    model, ids = tiny.opened("gpt2"), tiny.ids(2, 6).tolist()
+    reference, runs = hs.Prompts(tuple(map(tuple, ids))), []
+    handle = model.hf.register_forward_pre_hook(lambda *_: runs.append(1))
+    body = model.hf.transformer.register_forward_pre_hook(lambda *_: runs.append(1))
+    for head in model.heads:
+        hs.mean(head, over=reference).prepare(model, reference)
+    handle.remove()
+    body.remove()
+    assert len(runs) == 1

@@ -23,7 +23,7 @@ from headscope.results.study import Verdict
 from headscope.studies import registry
 from headscope.studies.context import Context
 from headscope.studies.head_sets import superadditive
-from headscope.studies.heads import experiment, plan
+from headscope.studies.heads import experiment, plan, screening
 from headscope.studies.heads.experiment import HeadsSettings, every_prompt
 from headscope.studies.heads.induction_matters import damage_of_groups, matters
 from headscope.studies.heads.joint_ablation import COUNT, EFFECT, LOGIT_DAMAGE, redundant
@@ -231,9 +231,9 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
 def test_heads_are_selected_and_estimated_on_different_prompts(monkeypatch):
     seen = []
 
-    def noting(model, *, prompts):
+    def noting(model, *, prompts, **kwargs):
         seen.append(prompts)
-        return head_attention(model, prompts=prompts)
+        return head_attention(model, prompts=prompts, **kwargs)
 
     monkeypatch.setattr("headscope.detectors.head_attention", noting)
     hs.study("heads", model=planted.induction_circuit(), quick=True)
@@ -434,7 +434,7 @@ def test_heads_with_one_pattern_are_grouped_by_what_they_write(signed):
 
 def test_a_suppressor_without_its_target_is_released_and_no_backup():
     ctx = Context(HeadsSettings().quick(), (planted.induction_circuit(suppressed=0.4, uneven=0.3),))
-    ctx._known |= {experiment.named_heads: {}, experiment.most_damaging: [hs.Head(1, 0), hs.Head(0, 0)]}
+    ctx._known |= {experiment.named_heads: {}, screening.most_damaging: [hs.Head(1, 0), hs.Head(0, 0)]}
     part = self_repair(ctx)
     (row,) = next(table for table in part.tables if table.name == "direct_effects").rows(
         ablated="1.0", component="2.0"
@@ -476,7 +476,7 @@ def test_an_induction_head_has_the_pattern_and_the_sign():
 
 def test_the_answer_names_the_selected_head_and_claims_no_rise_that_is_not_there():
     ctx = Context(HeadsSettings().quick(), (planted.induction_circuit(uneven=0.1),))
-    ctx._known[experiment.most_damaging] = [hs.Head(0, 0)]
+    ctx._known[screening.most_damaging] = [hs.Head(0, 0)]
     assert "ablating 0.0 raises it" in plan._damage(ctx)
     damage, clean = ctx.once(plan.damage_of_each)[0]
     for spread, said in ((0.3, "No single head clearly matters"), (math.nan, "is not known")):

@@ -58,9 +58,10 @@ def default_prompts(
     repeats: int = 4,
     gaps: tuple[int, int] = (0, 0),
     reach: int = 0,
+    spoken: int = 64,
     fewest: int = MIN_UNITS,
 ) -> DetectorPrompts:
-    """Natural prompts of 64 tokens; segments of `length` distinct tokens shown `repeats` times after BOS.
+    """Natural prompts of `spoken` tokens; segments of `length` distinct tokens shown `repeats` times after BOS.
 
     Where context or vocabulary is too small for that, segments get shorter. Natural prompts are at least
     twice as long as `reach` (how far back a detector looks) where the context allows. A short text gives
@@ -87,14 +88,14 @@ def default_prompts(
         )
     length = min(length, room // repeats)
     repeated = repeated_tokens(model, length=length, repeats=repeats, n=n, seed=seed, gaps=gaps)
-    spoken = natural(model, text=text, named=named, n=n, seed=seed, length=max(64, 2 * reach))
-    if len(spoken) < fewest:
-        source = spoken.made_by.get("text", named)
+    prose = natural(model, text=text, named=named, n=n, seed=seed, length=max(spoken, 2 * reach))
+    if len(prose) < fewest:
+        source = prose.made_by.get("text", named)
         raise PromptError(
-            f"cannot detect heads on {source}: it gives {len(spoken)} prompts of {spoken.longest} tokens, and "
+            f"cannot detect heads on {source}: it gives {len(prose)} prompts of {prose.longest} tokens, and "
             f"at least {fewest} are needed. Give a longer text."
         )
-    return DetectorPrompts(spoken, repeated, without_repeats(model, repeated, seed=seed + 1))
+    return DetectorPrompts(prose, repeated, without_repeats(model, repeated, seed=seed + 1))
 
 
 def check_sizes(doing: str, *, n: int, seed: int, fewest: int = MIN_UNITS) -> None:

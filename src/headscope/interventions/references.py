@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headscope.models.model import Model
 
 Sites = Sequence[tuple[str, int]]
+_SHARE_KEPT = 32  # of the memory; a model remembers an eighth of it, other runs among it
 
 
 def values_at(
@@ -30,18 +31,29 @@ def values_at(
     """Sites of a run of these prompts under interventions: [batch, position, ...], padding arbitrary.
 
     Patterns come with their queries second, [batch, query, head, key], as they are edited. `keep` remembers
-    them with the model. Bare ids that look padded warn, as where they are run.
+    them with the model, those of the other layers too where they fit: whoever asks for one asks for the next. Bare
+    ids that look padded warn, as where they are run.
     """
+    wanted = _in_every_layer(model, prompts, *sites[0]) if keep and not under and len(sites) == 1 else sites
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
         given = model.prompts(prompts.tokens) if prompts.bare else prompts
-        captured = model.activations(given, sites, interventions=under)
+        captured = model.activations(given, wanted, interventions=under)
         return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:
         return compute()
-    key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
+    key = f"activations {digest((tuple(wanted), prompts, tuple(under)))}"
     return model.cached(key, compute)  # type: ignore[no-any-return]
+
+
+def _in_every_layer(model: "Model", prompts: Prompts, site: str, layer: int) -> Sites:
+    """The site in all layers that serve it, if one run may keep so much; else in this one."""
+    widest = max(model.d_model, *(each.heads * each.head_dim for each in model.anatomy.layers))
+    bytes_each = len(prompts) * prompts.longest * widest * model.dtype.itemsize
+    if site == "pattern" or model.n_layers * bytes_each > model.memory_bytes // _SHARE_KEPT:
+        return [(site, layer)]
+    return [(site, each) for each in range(model.n_layers) if each == layer or model.why_not(site, each) is None]
 
 
 def by_cell(site: str, value: Tensor) -> Tensor:

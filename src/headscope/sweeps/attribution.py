@@ -3,15 +3,15 @@
 In: a model, prompts, cells, a measure. Out: per cell and example the clean measure plus an estimate of its change,
 (what the cell puts in place - what stands there) . d measure / d what stands there, summed over the sites of the
 cell (Nanda 2023, "Attribution Patching"; Syed et al. 2023 for edges). What an intervention puts in place it says
-itself, so whatever edits sites can be estimated. Not done here: the corrections of Kramár et al. 2024 ("AtP*"), who
+itself, so whatever edits sites can be estimated; what redirects attention (to BOS) puts another z in place, which the
+clean call gives. Not done here: the corrections of Kramár et al. 2024 ("AtP*"), who
 show where the estimate fails: saturated attention, whose gradient is near zero however large the change; direct and
 indirect effects that cancel; and whole residual streams, whose changes are too large for a straight line. So it
 ranks cells, and `verified` runs those that it ranks highest.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from headscope.errors import BadArgument, UnservedSite
 from headscope.interventions.references import by_cell
 from headscope.measures.readouts import Measure
+from headscope.models.attention import AttentionCall
 from headscope.models.execution import edited
 from headscope.models.kept import kept
 from headscope.models.layout import Layout
@@ -30,11 +31,23 @@ from headscope.sweeps.grid import Cell
 from headscope.sweeps.naive import OWN, CellResult, with_own_position
 from headscope.sweeps.sweep import Setting, Sweep, Work, prepared, recomputes
 from headscope.tasks.prompts import Prompts
+from headscope.vocabulary import Progress, silent
 
 FIRST_ORDER = "attribution (first order)"
 APPROXIMATE = "approximate: the clean value plus a first-order estimate of the change; nothing was run"
 
 Place = tuple[str, int]
+Edits = Mapping[Place, Sequence[SiteEdit | CallEdit]]
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """What the clean run left: sites with the graph between them and the logits, and calls that may be redirected."""
+
+    logits: Tensor
+    captured: Mapping[Place, Tensor]
+    calls: Mapping[int, AttentionCall]
+    layout: Layout
 
 
 def attribute(
@@ -50,8 +63,8 @@ def attribute(
     `base_interventions` hold in every cell, before its own; they are applied, not estimated.
 
     Raises:
-        BadArgument: for a measure without gradients (rank), and for cells that redirect attention calls or take
-            their values from runs of their own.
+        BadArgument: for a measure without gradients (rank), and for cells that take their values from runs of their
+            own.
     """
     estimates = estimated_changes(Sweep(model, prompts, cells, measure, base_interventions))
     for index, (cell, (clean, change)) in enumerate(zip(cells, estimates, strict=True)):
@@ -75,7 +88,7 @@ def verified(sweep: Sweep, top: int) -> Iterator[tuple[CellResult, Tensor]]:
         yield replace(result, index=index), estimates[index]
 
 
-def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
+def estimated_changes(sweep: Sweep, progress: Progress = silent) -> list[tuple[Tensor, Tensor]]:
     """For every cell the measure without its interventions and the estimated change, float64 [example] each."""
     for cell in sweep.cells:
         if any(map(recomputes, cell.interventions)):
@@ -85,6 +98,7 @@ def estimated_changes(sweep: Sweep) -> list[tuple[Tensor, Tensor]]:
             )
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweep.cells]
     for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
+        progress("prompts", rows.start, len(sweep.prompts))
         some = sweep.part(rows)
         asked = (some.prompts, some.measure, tuple(some.base_interventions), tuple(some.cells))
         for index, both in enumerate(kept("first order", sweep.model, asked, partial(_both, some))):
@@ -101,9 +115,10 @@ def _both(sweep: Sweep) -> list[Tensor]:
 def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Clean measure and estimated change of every cell on prompts whose gradients fit in the memory."""
     setting, works = prepared(sweep)
-    own = [_by_place(cell, work) for cell, work in zip(sweep.cells, works, strict=True)]
+    own = [_by_place(cell, work, setting) for cell, work in zip(sweep.cells, works, strict=True)]
     places = list(dict.fromkeys(place for edits in own for place in edits))
-    logits, captured, layout = _forward(sweep.model, setting, places)
+    redirected = {edit.layer for work in works for edit in work.edits if isinstance(edit, CallEdit)}
+    clean = _forward(sweep.model, setting, places, redirected)
     measure = sweep.measure
     # Read at each cell's own position, a measure is another one, with a way back of its own, per position.
     reads = [work.position if measure.read_out.positions.role == OWN else None for work in works]
@@ -111,41 +126,49 @@ def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     for position in different:
         mine = [index for index, read in enumerate(reads) if read == position]
         with torch.enable_grad():
-            values = measure(logits, with_own_position(setting.prompts, position))
-        gradients = _gradients(measure, values, captured, keep=position != different[-1])
-        clean = values.detach().double().cpu()
+            values = measure(clean.logits, with_own_position(setting.prompts, position))
+        gradients = _gradients(measure, values, clean.captured, keep=position != different[-1])
+        measured = values.detach().double().cpu()
         for index in mine:
-            yield index, (clean, _change(own[index], captured, gradients, layout, clean))
+            yield index, (measured, _change(own[index], clean, gradients, measured))
 
 
-def _by_place(cell: Cell, work: Work) -> Mapping[Place, Sequence[SiteEdit]]:
-    """The edits of a cell by the site that they change, in their order."""
-    by_place: dict[Place, list[SiteEdit]] = defaultdict(list)
+def _by_place(cell: Cell, work: Work, setting: Setting) -> Edits:
+    """The edits of a cell by the site that they change, in their order; a redirected call changes z."""
+    by_place: dict[Place, list[SiteEdit | CallEdit]] = {}
     for edit in work.edits:
         if isinstance(edit, CallEdit):
-            raise BadArgument(
-                f"cannot estimate '{cell}' to first order: it redirects a call of attention as a whole, "
-                "which is no site with a gradient. Run it exactly, or write its pattern with set_pattern."
-            )
-        by_place[edit.site, edit.layer].append(edit)
+            by_place.setdefault(("z", edit.layer), []).append(edit)
+    for place, redirects in by_place.items():
+        # What holds in every cell comes after a call, and before what the cell itself does to z.
+        redirects += [
+            edit for edit in setting.base_edits if isinstance(edit, SiteEdit) and (edit.site, edit.layer) == place
+        ]
+    for edit in work.edits:
+        if isinstance(edit, SiteEdit):
+            by_place.setdefault((edit.site, edit.layer), []).append(edit)
     return by_place
 
 
-def _forward(
-    model: Model, setting: Setting, places: Sequence[Place]
-) -> tuple[Tensor, Mapping[Place, Tensor], Layout]:
-    """Logits [batch, position, vocab] and the sites they come from, with the graph between them."""
+def _forward(model: Model, setting: Setting, places: Sequence[Place], redirected: Collection[int]) -> _Clean:
+    """Logits [batch, position, vocab] and the sites they come from, and the calls of the redirected layers."""
     prompts = setting.prompts
     if prompts.ragged:
         model.require_service("prompts of unequal length")
     layout = Layout.of(prompts, model.device)
-    edits = [*setting.base_edits, SiteEdit("embed", 0, _followed)]
+    calls: dict[int, AttentionCall] = {}
+
+    def keep(call: AttentionCall, own: Layout) -> None:
+        calls[call.layer] = call.part(own)
+
+    kept = [CallEdit(layer, keep) for layer in sorted(redirected)]
+    edits = [*setting.base_edits, SiteEdit("embed", 0, _followed), *kept]
     with torch.enable_grad():
         with edited(model.hf, model.anatomy, layout, edits=edits, wanted=places) as captured:
             logits = model.hf(prompts.ids.to(model.device), use_cache=False).logits
         # What a measure makes of padding (a reference may be NaN there) must not come back through the graph.
         logits = torch.where(prompts.real.to(logits.device)[..., None], logits, 0)
-    return logits, captured, layout
+    return _Clean(logits, captured, calls, layout)
 
 
 def _followed(value: Tensor, _: Layout) -> Tensor:
@@ -173,20 +196,19 @@ def _gradients(
 
 
 @torch.no_grad()
-def _change(
-    edits: Mapping[Place, Sequence[SiteEdit]],
-    captured: Mapping[Place, Tensor],
-    gradients: Mapping[Place, Tensor],
-    layout: Layout,
-    like: Tensor,
-) -> Tensor:
+def _change(edits: Edits, clean: _Clean, gradients: Mapping[Place, Tensor], like: Tensor) -> Tensor:
     """The estimated change of one cell, float64 [example]."""
     total = torch.zeros_like(like)
     for place, own in edits.items():
-        there = by_cell(place[0], captured[place])
+        there = by_cell(place[0], clean.captured[place])
         put = there
+        call = clean.calls[place[1]].part(clean.layout) if isinstance(own[0], CallEdit) else None
         for edit in own:
-            put = edit.change(put, layout)
+            if isinstance(edit, SiteEdit):
+                put = edit.change(put, clean.layout)
+            elif call is not None:
+                edit.change(call, clean.layout)
+                put = call.out
         weighted = (put - there).float() * by_cell(place[0], gradients[place]).float()
         total += weighted.flatten(1).sum(1).cpu().double()
     return total

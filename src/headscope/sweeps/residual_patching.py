@@ -6,7 +6,7 @@ nothing and 1 for all of it (Wang et al. 2023; Meng et al. 2022). The gap is a m
 where it is not surely above zero, there is nothing to recover, and the shares are undefined.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import polars as pl
@@ -22,19 +22,29 @@ from headscope.tables import Column, Quantity
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Progress, silent
 
+OTHERS = "others"
 GAP = Quantity("gap", "logit difference of the answer, clean minus corrupted run", "logits")
 RECOVERED = Quantity("recovered", "share of the mean gap between clean and corrupted run", "share")
 AXES = (
     Column("layer", pl.Int64, "the residual stream before this layer is patched; the last is the final one"),
-    Column("position", pl.Int64, "patched position, from 0"),
-    Column("role", pl.String, "what stands there, by the roles of the prompts; empty for none"),
+    Column("position", pl.Int64, "patched position, from 0; the first of several"),
+    Column("role", pl.String, "what stands there, by the roles of the prompts; empty for none; others: for several"),
 )
 
 
 def patched_residual(
-    model: Model, clean: Prompts, corrupted: Prompts, positions: Iterable[int], *, progress: Progress = silent
+    model: Model,
+    clean: Prompts,
+    corrupted: Prompts,
+    positions: Iterable[int],
+    *,
+    others: Sequence[int] = (),
+    progress: Progress = silent,
 ) -> tuple[Samples, Samples]:
-    """Shares recovered [pair, (layer, position, role)] at these positions and every layer, and the gap [pair]."""
+    """Shares recovered [pair, (layer, position, role)] at these positions and every layer, and the gap [pair].
+
+    `others` are patched together.
+    """
     measure = logit_difference()
     sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
     source = model.run(clean, capture=sites)
@@ -42,6 +52,9 @@ def patched_residual(
     roles = {marked[0][0]: role for role, marked in clean.roles.items()}
     places = [(layer, at, roles.get(at, "")) for layer, at in product(range(len(sites)), positions)]
     cells = [Cell((patch(sites[k], source=source, positions=at),), k, None, at) for k, at, _ in places]
+    if others:
+        places += [(layer, others[0], OTHERS) for layer in range(len(sites))]
+        cells += [Cell((patch(site, source=source, positions=others),), k) for k, site in enumerate(sites)]
     values = cell_values(model, corrupted, cells, measure, progress=progress)
     gap = Samples.one(GAP, high - low, over="pairs")
     moved = Samples.of(RECOVERED, AXES, dict(zip(places, values - low, strict=True)), over="pairs")

@@ -12,12 +12,9 @@ from typing import ClassVar
 from headscope import detectors
 from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS
 from headscope.interventions import Intervention, mean
-from headscope.measures import loss
 from headscope.measures.samples import Samples
 from headscope.studies.context import Context, Settings, setting
 from headscope.studies.head_sets import named
-from headscope.sweeps import each_head
-from headscope.sweeps.cell_values import damages
 from headscope.tables import Quantity
 from headscope.tasks.split import Split, halves
 from headscope.tasks.text import read_text
@@ -38,12 +35,25 @@ class HeadsSettings(Settings):
     )
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
-    length: int = setting(25, "tokens of the segment that is repeated", at_least=2)
-    repeats: int = setting(4, "times it is shown", at_least=2)
+    natural: int = setting(64, "tokens of natural prompts", quick=32, at_least=8)
+    length: int = setting(25, "tokens of the segment that is repeated", quick=12, at_least=2)
+    repeats: int = setting(4, "times it is shown", quick=3, at_least=2)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
     random_sets: int = setting(
-        60, "random sets of heads beside each group", quick=40, at_least=FEWEST_SETS, least=FEWEST_SETS
+        60,
+        "random sets of heads beside each group",
+        quick=FEWEST_SETS,
+        at_least=FEWEST_SETS,
+        least=FEWEST_SETS,
     )
+    exact: int | None = setting(
+        None,
+        "heads that are ablated by themselves, the others are screened to first order; as it is, all heads of a "
+        "model of at most 64, else 12",
+        at_least=1,
+    )
+    jointly: int = setting(12, "induction heads that are ablated one after another", quick=6, at_least=2)
+    in_sets: int = setting(6, "of these, heads of which every set is ablated", quick=4, at_least=2, at_most=10)
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
 
 
@@ -62,6 +72,7 @@ def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
         length=chosen.length,
         repeats=chosen.repeats,
         gaps=(0, chosen.gap),
+        spoken=chosen.natural,
         fewest=2 * NAMING_UNITS,
     )
 
@@ -79,13 +90,14 @@ def averaged(ctx: Ctx) -> str:
 
 def attention(ctx: Ctx) -> Split[dict[str, dict[int, detectors.LayerMass]]]:
     """By detector, every head's attention on its keys and its null, prompt by prompt, on either half."""
-    ctx.progress("detecting heads", 0, 1)
-    return prompts(ctx).map(lambda half: detectors.head_attention(ctx.model, prompts=half))
+    stage = ctx.stage("detecting heads")
+    return prompts(ctx).map(lambda half: detectors.head_attention(ctx.model, prompts=half, progress=stage))
 
 
 def raised(ctx: Ctx) -> Split[tuple[Samples | None, str]]:
     """What every head writes on the token that an induction head attends to, on either half; None with a reason."""
-    return prompts(ctx).map(lambda half: detectors.signed_raise(ctx.model, half))
+    stage = ctx.stage("detecting heads")
+    return prompts(ctx).map(lambda half: detectors.signed_raise(ctx.model, half, progress=stage))
 
 
 def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
@@ -110,12 +122,3 @@ def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
 def mean_ablation(ctx: Ctx) -> Intervention:
     """The template that replaces a head's output by its mean over prompts without repetition."""
     return mean("z", over=prompts(ctx).selection.unrepeated)
-
-
-def most_damaging(ctx: Ctx) -> list[Head]:
-    """All heads by the damage of their mean ablation on the selection half, worst first."""
-    cells, shown = each_head(mean_ablation(ctx), ctx.model.heads), prompts(ctx).selection.repeated
-    stage = ctx.stage("selecting heads")
-    harm = damages(ctx.model, shown, cells, loss(PREDICTABLE), progress=stage).mean(1).tolist()
-    damage = dict(zip(ctx.model.heads, harm, strict=True))
-    return sorted(damage, key=lambda head: -damage[head])

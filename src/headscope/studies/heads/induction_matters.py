@@ -5,27 +5,33 @@ they write, and are never ablated as one: their damages would cancel. Out: the d
 together, beside that of random sets of as many heads, of the same layers where possible. No random set holds a head
 that moves what stands elsewhere (of any kind of induction, previous or duplicate token): the others depend on these.
 Heads that only rest on BOS or their own token may be drawn: that is what most heads do that do nothing in particular,
-and in many models nearly all that are left. p counts the named set itself, and so cannot be smaller than
-1 / (1 + sets).
+and in many models nearly all that are left. Of a large model (screening) the induction heads alone are compared with
+random sets. p counts the named set itself, and so cannot be smaller than 1 / (1 + sets).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import polars as pl
+import torch
 
 from headscope.evidence import bars, claim, table
+from headscope.interventions.targets import targets_of
 from headscope.measures import loss
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.head_sets import beyond_random, columns_of
-from headscope.studies.heads import experiment
+from headscope.studies.heads import experiment, screening
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
+from headscope.sweeps import Cell
+from headscope.sweeps.cell_values import damages
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
 GROUP = Column("group", pl.String, "kind of these heads on the selection prompts: see kind in the table heads")
+UNCOMPARED = "random sets are ablated beside induction heads alone"
 RESTING = ("current_token", "bos")
 RANDOM_MEAN = Quantity("random_mean", "mean damage of random sets of as many heads", "nats")
 
@@ -51,7 +57,9 @@ def induction_matters(ctx: Ctx) -> Part:
     )
     more = columns_of(groups, "ablated size random_max random_worst random_sets p_value")
     listed = table(damage, "groups", beside=[random], more=more)
-    return Part(tables=[listed], claims=[judged], figures=[figure])
+    alone = [kind for kind, each in groups.items() if each.none == UNCOMPARED]
+    notes = [f"Ablated beside no random sets, since no claim is about them: {', '.join(alone)}."] if alone else []
+    return Part(tables=[listed], claims=[judged], figures=[figure], notes=notes)
 
 
 def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
@@ -73,7 +81,24 @@ def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
             progress=ctx.stage("ablating random heads beside named ones"),
         )
 
-    return {**(beside(moving) if moving else {}), **(beside(resting) if resting else {})}
+    if not screening.screened(ctx):
+        return {**(beside(moving) if moving else {}), **(beside(resting) if resting else {})}
+    # In a large model random sets cost more than all else: they stand beside what a claim is about.
+    judged = {kind: heads for kind, heads in moving.items() if kind == "induction"}
+    others = {kind: strongest(ctx, heads, tested) for kind, heads in named.items() if kind not in judged}
+    return {**(beside(judged) if judged else {}), **(_alone(ctx, others) if others else {})}
+
+
+def _alone(ctx: Ctx, groups: Mapping[str, tuple[Head, ...]]) -> dict[str, AgainstRandom]:
+    """Each kind ablated together, beside no random set."""
+    shown, ablation = experiment.prompts(ctx).estimation.repeated, experiment.mean_ablation(ctx)
+    cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in groups.values()]
+    stage = ctx.stage("ablating heads of other kinds")
+    harm = list(damages(ctx.model, shown, cells, loss(PREDICTABLE), progress=stage))
+    return {
+        kind: AgainstRandom(heads, damage, (), torch.empty(0, len(shown)), 0, "layers", none=UNCOMPARED)
+        for (kind, heads), damage in zip(groups.items(), harm, strict=True)
+    }
 
 
 def strongest(ctx: Ctx, heads: Collection[Head], tested: Collection[Head]) -> tuple[Head, ...]:
@@ -84,7 +109,7 @@ def strongest(ctx: Ctx, heads: Collection[Head], tested: Collection[Head]) -> tu
     free = len([head for head in ctx.model.heads if head not in tested and head not in heads])
     if len(heads) <= free // 2:
         return tuple(heads)
-    return tuple([head for head in ctx.once(experiment.most_damaging) if head in heads][: max(1, free // 2)])
+    return tuple([head for head in ctx.once(screening.most_damaging) if head in heads][: max(1, free // 2)])
 
 
 def matters(induction: AgainstRandom | None) -> Claim:

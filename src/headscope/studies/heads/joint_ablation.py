@@ -18,7 +18,7 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.head_sets import costly_together, superadditive
-from headscope.studies.heads import experiment
+from headscope.studies.heads import experiment, screening
 from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
 from headscope.studies.self_repair import ABLATED
 from headscope.sweeps import evaluate
@@ -26,8 +26,6 @@ from headscope.sweeps.redundancy import Options, head_redundancy
 from headscope.tables import Column, Quantity
 from headscope.vocabulary import Head
 
-MOST_HEADS = 12
-MOST_IN_SETS = 6  # every set of so many is ablated: 2^6 - 1 passes over the prompts
 LOGIT_DAMAGE = Quantity("logit_damage", "fall of the logit of the token that follows", "logits")
 COUNT = Column("heads_ablated", pl.Int64, "how many induction heads are ablated, most damaging first")
 EFFECT = Column("effect", pl.String, "joint ablation, sum of single ones, or their difference: interaction")
@@ -37,15 +35,15 @@ JOINT, SUM, INTERACTION = "joint", "sum of single ablations", "interaction"
 def joint_ablation(ctx: Ctx) -> Part:
     """What do the induction heads cost together, and one by one?"""
     named = ctx.once(experiment.named_heads).get("induction", ())
-    heads = [head for head in ctx.once(experiment.most_damaging) if head in named]
+    heads = [head for head in ctx.once(screening.most_damaging) if head in named]
     if not heads:
         return Part(claims=[redundant(None)])
-    logits, nats = _damage(ctx, heads[:MOST_HEADS])
+    logits, nats = _damage(ctx, heads[: ctx.settings.jointly])
     tables = [table(logits, "joint_ablation"), table(nats, "joint_ablation_loss")]
     if len(heads) > 1:
         shown, stage = experiment.prompts(ctx).estimation.repeated, ctx.stage("ablating sets of heads")
         options = Options(experiment.mean_ablation(ctx), next_logit(PREDICTABLE))
-        sets = head_redundancy(ctx.model, shown, heads[:MOST_IN_SETS], options, progress=stage)
+        sets = head_redundancy(ctx.model, shown, heads[: ctx.settings.in_sets], options, progress=stage)
         tables += [sets.interactions, sets.effects, sets.sets]
     figure = lines(
         logits,
@@ -56,7 +54,13 @@ def joint_ablation(ctx: Ctx) -> Part:
         caption="Fall of the logit of the token that follows, against the vocabulary's mean. Heads are redundant "
         f"where joint ablation costs more than the sum of single ones. {averaged(ctx)}",
     )
-    return Part(tables=tables, claims=[redundant(logits, [each.name for each in tables])], figures=[figure])
+    fewer = f"Of {len(heads)} induction heads the {ctx.settings.jointly} most damaging are ablated one after another."
+    return Part(
+        tables=tables,
+        claims=[redundant(logits, [each.name for each in tables])],
+        figures=[figure],
+        notes=[fewer] if len(heads) > ctx.settings.jointly else [],
+    )
 
 
 def redundant(damage: Samples | None, tables: Sequence[str] = ()) -> Claim:

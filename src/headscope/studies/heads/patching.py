@@ -2,45 +2,69 @@
 
 In: clean prompts `... A B ... A`, whose answer is B, and corrupted ones in which the first A is another token. Out:
 how much of the answer's logit difference comes back when the clean residual stream is patched into the corrupted
-run, by layer and position (Wang et al. 2023). In an induction circuit recovery moves from the match (the first A) to
-the token after it, and later to the query.
+run, by layer and position (Wang et al. 2023), or in a large model by layer and role: match, answer, query, and all
+others after the match at once. In an induction circuit recovery moves from the match (the first A) to the token after
+it, and later to the query.
 """
 
-from headscope.evidence import Test, any_of, claim, table
+from headscope.evidence import Test, any_of, claim, lines, table
 from headscope.figures import layer_position_grid
 from headscope.measures.samples import Samples
-from headscope.results.study import Claim
+from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.heads.experiment import Ctx
+from headscope.studies.heads.screening import screened
 from headscope.sweeps.residual_patching import patched_residual
+from headscope.tables import Table
 from headscope.tasks.repeated import induction_pairs
 from headscope.tasks.split import Split, halves
 
 MARGIN = 0.1
+TITLE = "Where patching recovers the answer"
 
 
 def patching(ctx: Ctx) -> Part:
     """Where does the clean residual stream bring back the answer?"""
     split, gap = ctx.once(recovery)
     listed = table(split.estimation, "patching")
-    roles = {position: role or None for _, position, role in split.estimation.cells}
-    grid = layer_position_grid(
+    averaged = f"Mean over {len(gap.units)} pairs of prompts that differ in the token at the match."
+    draw = _by_role if screened(ctx) else _by_position
+    return Part(
+        tables=[listed, table(split.selection, "patching_selection")],
+        claims=[moves(split, gap)],
+        figures=[draw(split.estimation, listed, averaged)],
+        notes=["A recovered share is of the mean gap between clean and corrupted runs, which is taken as known."],
+    )
+
+
+def _by_position(recovered: Samples, listed: Table, averaged: str) -> Figure:
+    roles = {position: role or None for _, position, role in recovered.cells}
+    return layer_position_grid(
         listed,
         "recovered",
         token_labels=list(roles.values()),
         diverging=True,
         low=-1.0,
         high=1.0,
-        title="Where patching recovers the answer",
+        title=TITLE,
         caption="Share of the answer's logit difference that comes back at the last position when the clean residual "
-        "stream before a layer (last row: the final one) is patched into the corrupted run at one position. Mean "
-        f"over {len(gap.units)} pairs of prompts that differ in the token at the match.",
+        "stream before a layer (last row: the final one) is patched into the corrupted run at one position. "
+        f"{averaged}",
     )
-    return Part(
-        tables=[listed, table(split.selection, "patching_selection")],
-        claims=[moves(split, gap)],
-        figures=[grid],
-        notes=["A recovered share is of the mean gap between clean and corrupted runs, which is taken as known."],
+
+
+def _by_role(recovered: Samples, listed: Table, averaged: str) -> Figure:
+    cells = {(layer, role): recovered.values[:, place] for place, (layer, _, role) in enumerate(recovered.cells)}
+    layer, _, role = recovered.axes
+    return lines(
+        Samples.of(recovered.quantity, (layer, role), cells, over=recovered.over),
+        "layer",
+        colour="role",
+        name=listed.name,
+        title=TITLE,
+        caption="Share of the answer's logit difference that comes back at the last position when the clean residual "
+        "stream before a layer (last: the final one) is patched into the corrupted run at the match, the token after "
+        f"it (answer), the last token (query), or all others after the match together. {averaged}",
     )
 
 
@@ -72,5 +96,9 @@ def recovery(ctx: Ctx) -> tuple[Split[Samples], Samples]:
     clean, corrupted = induction_pairs(ctx.model, length=length, n=2 * ctx.settings.n, seed=ctx.settings.seed)
     half, stage = (zip(halves(clean), halves(corrupted), strict=True), ctx.stage("patching the residual stream"))
     chosen, _ = patched_residual(ctx.model, *next(half), clean.roles["answer"][0], progress=stage)
-    judged, gap = patched_residual(ctx.model, *next(half), range(clean.longest), progress=stage)
+    where, others = list(range(clean.longest)), list[int]()
+    if screened(ctx):
+        where = [clean.roles[role][0][0] for role in ("match", "answer", "query")]
+        others = [position for position in range(where[0], clean.longest) if position not in where]
+    judged, gap = patched_residual(ctx.model, *next(half), where, others=others, progress=stage)
     return Split(chosen, judged), gap

@@ -13,7 +13,7 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few, rank_in_words
-from headscope.studies.heads import experiment
+from headscope.studies.heads import experiment, screening
 from headscope.studies.heads.experiment import Ctx
 from headscope.studies.heads.forecast import stages
 from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
@@ -75,14 +75,16 @@ def _attention(ctx: Ctx, named: Mapping[str, Sequence[Head]], claims: Mapping[st
 
 def _damage(ctx: Ctx) -> str:
     (every, clean), group = ctx.once(damage_of_each)[0], ctx.once(damage_of_groups).get("induction")
-    worst = str(ctx.once(experiment.most_damaging)[0])
+    worst = str(ctx.once(screening.most_damaging)[0])
+    tried, heads = ctx.once(screening.tried), ctx.model.heads
+    none = "No single head" if len(tried) == len(heads) else f"None of the {len(tried)} heads tried, of {len(heads)},"
     damage = every.at(head=worst)
     low = float(damage.estimate().low[0])
     if low != low:
         return f"Whether {worst}, which the selection prompts put first, matters for repeated tokens is not known."
     if not low > 0:
         return (
-            f"No single head clearly matters for repeated tokens: even {worst}, which the selection prompts put "
+            f"{none} clearly matters for repeated tokens: even {worst}, which the selection prompts put "
             f"first, changes the loss of {clean:.2f} by {in_words(damage)} when ablated."
         )
     told = f"On repeated tokens the loss is {clean:.2f} nats; ablating {worst} raises it by {in_words(damage)}"

@@ -16,7 +16,8 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.head_sets import FLOOR
-from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, most_damaging, named_heads, prompts
+from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, named_heads, prompts
+from headscope.studies.heads.screening import most_damaging
 from headscope.studies.self_repair import (
     NEAR_ZERO_LOGITS,
     effects_before_and_after,
