@@ -23,12 +23,19 @@ def cell_values(
     model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
-    values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
-    done = 0
+    return values_of(model, prompts, cells, [measure], progress=progress)[0]
+
+
+def values_of(
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measures: Sequence[Measure], *, progress: Progress = silent
+) -> Tensor:
+    """Several measures that are read at the same place, float64 [measure, cell, example], at the price of one."""
+    values = torch.empty(len(measures), len(cells), len(prompts), dtype=torch.float64)
+    done, (first, *beside) = 0, measures
     if cells:
         progress("cells", done, len(cells))
-    for rows, result in run_by_part(Sweep(model, prompts, cells, measure)):
-        values[result.index, rows] = result.values
+    for rows, result in run_by_part(Sweep(model, prompts, cells, first, beside=tuple(beside))):
+        values[:, result.index, rows] = torch.stack([result.values, *result.beside])
         done += len(result.values)
         progress("cells", done // len(prompts), len(cells))
     return values

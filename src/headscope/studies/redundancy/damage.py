@@ -1,7 +1,7 @@
 """What is lost when heads are ablated: of the source's own answer, and of the task that is patched into the target.
 
-In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean (the
-mean over an answer's tokens). *Of the answer*: heads at their mean over label-shuffled prompts. *Of the task*: the
+In: an experiment and heads. Out: damages per prompt, in logits of the right answer's telling token above the
+vocabulary's mean. *Of the answer*: heads at their mean over label-shuffled prompts. *Of the task*: the
 fall of f(target x) when the ablated source's residual stream is patched into the target, so that heads that the
 source needs only to read its own x, or to write its answer, do not count.
 """
@@ -67,8 +67,7 @@ class TaskDamage:
         return over_heads(DAMAGE, heads, np.stack([self.of((head,)).numpy() for head in heads], axis=1))
 
     def _logit(self, heads: Sequence[Head]) -> Tensor:
-        model, rows = self.tried.model, slice(0, len(self.prompts))
-        source = self.prompts.sources[EXAMPLES]
-        run = final_token_run(model, source.prompts, self.tried.edits(heads))
-        patched = residual_patches(model, run.rows(list(source.of_answers[rows])))[self.layer].interventions
-        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], patched)[0]
+        model = self.tried.model
+        run = final_token_run(model, self.prompts.sources[EXAMPLES], self.tried.edits(heads))
+        patched = residual_patches(model, run)[self.layer].interventions
+        return evaluate(model, self.prompts.target_answered, [next_logit("answering")], patched)[0]

@@ -33,8 +33,8 @@ from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.self_repair import backup_growth, released, self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
-from headscope.tasks.linear import linear
 from headscope.tasks.prompts import Prompts
+from headscope.tasks.source_and_target import CONTROLS, telling_alone
 from headscope.tasks.split import Split
 
 # So many heads are listed for each ablation and kind of growth.
@@ -104,7 +104,7 @@ def growth(ctx: Ctx) -> dict[str, Growth]:
     for before, after, new in dict.fromkeys([*pairs, *([((), top, top)] if top else [])]):
         later = [str(head) for head in model.heads if head.layer > min(new).layer and head not in set(after)]
         shown = tried.prompts.map(lambda half: half.source)
-        null = tried.prompts.map(lambda half: linear(model, half.problems.shuffled))
+        null = tried.prompts.map(lambda half: half.sources[CONTROLS[0]])
         read = [[p.map(partial(reads_and_writes, tried, heads=h)) for h in (before, after)] for p in (shown, null)]
         for kind in read[0][0].selection if later else ():
             (old, now), (was, became) = ([each.map(methodcaller("get", kind)) for each in pair] for pair in read)
@@ -132,7 +132,7 @@ def reads_and_writes(tried: Experiment, prompts: Prompts, heads: Heads) -> dict[
     model.read(prompts, [reading], interventions=edits)
     values = {kind: reading.over_layers(index)[0] for index, kind in enumerate((LABELS, INPUTS))}
     if not unserved_direct_effects(model):
-        followed = direct_effects(model, prompts.answered(), "readout", ablations=edits)
+        followed = direct_effects(model, telling_alone(prompts).answered(), "readout", ablations=edits)
         written = (*followed.ablated, followed.clean)[0]
         is_head = torch.tensor([component.head is not None for component in written.components])
         values[WRITING] = values[RELEASE] = written.direct[:, is_head]
