@@ -64,7 +64,7 @@ def numbers_of(model: Model, tokens: Tensor, forced: Sequence[Sequence[int]]) ->
     decode = model.tokenizer.decode
     begun = [decode(list(each)) for each in forced]
     flat = tokens.reshape(-1, len(begun))
-    known = {token: decode([token]) for token in flat.unique().long().tolist()}
+    known = {token: decode([token]) for token in set(flat.long().flatten().tolist())}
     numbers = [
         [_number(begin + known[token]) for begin, token in zip(begun, row, strict=True)]
         for row in flat.long().tolist()

@@ -164,8 +164,8 @@ class Functions:
         """The functions that pairs of another task may follow, [function, 2]: all, or, beside a single one, y = x."""
         if len(self.grid) > 1:
             return self.grid
-        beside = np.array([[1, 0], [1, 1]], np.int64)
-        return beside[(beside != self.grid).any(1)][:1]
+        copies = bool((self.grid == (1, 0)).all())
+        return np.array([[1, int(copies)]], np.int64)
 
     @property
     def has_slopes(self) -> bool:
@@ -214,12 +214,10 @@ class Functions:
         else:
             if n_inputs <= apart:
                 raise BadArgument(
-                    f"cannot keep {apart} inputs of {n_inputs} apart from those that are shown: use a wider range of x."
+                    f"cannot keep {apart} inputs of {n_inputs} apart from those that are shown: use more inputs."
                 )
-            once, rounds = generator.random((n, n_inputs)).argsort(axis=-1), -(-(count - apart) // (n_inputs - apart))
-            again = (
-                generator.random((n, rounds, n_inputs - apart)).argsort(axis=-1).reshape(n, -1)[:, : count - apart]
-            )
+            once, shown, left = generator.random((n, n_inputs)).argsort(axis=-1), count - apart, n_inputs - apart
+            again = generator.random((n, -(-shown // left), left)).argsort(axis=-1).reshape(n, -1)[:, :shown]
             order = np.concatenate((np.take_along_axis(once[:, apart:], again, 1), once[:, :apart]), axis=1)
         return np.asarray(self.inputs[0] + order, np.int64)
 

@@ -86,8 +86,8 @@ def _in_tokens(language: PairLanguage, shots: Shots, answers: Ints) -> Prompts:
     """Number tokens; every example has the same roles, since every number is one token."""
     if not shots.functions.is_number:
         raise PromptError(
-            f"cannot write {shots.functions.stated} for this model: it has tokens for numbers alone. Use a model that "
-            "reads text."
+            f"cannot write {shots.functions.stated} for this model: it has tokens for numbers alone. Use a model "
+            "that reads text."
         )
     # The query and its answer are one more pair, of which the answer is left out.
     tokens = language.write(shots.inputs, np.concatenate((shots.y, answers[:, None]), axis=1))[:, :-1]

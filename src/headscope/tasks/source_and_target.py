@@ -76,9 +76,9 @@ class SourceAndTarget:
             inputs = "" if source.functions.is_number else " Or give another list: each input needs another output."
             raise BadArgument(
                 f"cannot tell the task from a copied answer with these functions ({source.functions.stated}): in "
-                f"{len(differing)} of {len(source)} problems {', '.join(numbers)} are four answers, in {len(kept)} of "
-                f"them one token tells them apart, and at least {_FEWEST} are needed. Choose other ranges of a, b or "
-                f"x, or another family.{inputs}"
+                f"{len(differing)} of {len(source)} problems {', '.join(numbers)} are four answers, in {len(kept)} "
+                f"of them one token tells them apart, and at least {_FEWEST} are needed. Choose other ranges of a, "
+                f"b or x, or another family.{inputs}"
             )
         source, target = source.rows(kept), target.rows(kept)
         other = _of_another(source, _numbers(source, target, slopes), target, seed + 3)
@@ -99,8 +99,8 @@ class SourceAndTarget:
 
     def rows(self, chosen: slice) -> Self:
         """Some of the problems."""
-        some = (shots.rows(chosen) for shots in (self.source, self.target, self.shuffled, self.other))
-        return type(self)(*some, self.slopes)
+        some = {name: getattr(self, name).rows(chosen) for name in ("source", "target", "shuffled", "other")}
+        return replace(self, **some)
 
     @property
     def even_slope(self) -> Bools:

@@ -75,14 +75,11 @@ def _cut(prompts: Prompts, whole: tuple[tuple[int, ...], ...], at: list[int]) ->
     return replace(
         prompts,
         tokens=tuple(row[:end] for row, end in rows),
+        # Whatever was cut off is a space at most, and what was added an answer: only the end has moved.
         roles={
-            role: tuple(
-                tuple(place for place in marked if place < end) for marked, end in zip(every, at, strict=True)
-            )
-            for role, every in prompts.roles.items()
-            if role != "readout"
-        }
-        | {"readout": tuple((end - 1,) for end in at)},
+            role: tuple(tuple(p for p in marked if p < end) for marked, end in zip(every, at, strict=True))
+            for role, every in {**prompts.roles, "readout": tuple((end - 1,) for end in at)}.items()
+        },
         answers=tuple(tokens[0] for tokens in left),
         answer_tokens=left,
     )

@@ -1,10 +1,10 @@
 """Lists of word pairs as functions of whole numbers: each word has a number, so that all that is done to pairs
 (x, y), from drawing and shuffling to patching, is done to words as it is.
 
-In: a list of ours by name (`LISTS`: each a file of pairs, input and output) or a file of the user's. Out: `WordPairs`,
-the one function of the list, whose inputs are the numbers 0, 1, ... of its inputs; an output that is no input has a
-number after them. The function that copies its input stands beside it (`others`): pairs of another task with the very
-same inputs. Written as `input -> output`, line by line, by `tasks.linear`.
+In: a list of ours by name (`LISTS`: each a file of pairs, input and output) or a file of the user's. Out:
+`WordPairs`, the one function of the list, whose inputs are the numbers 0, 1, ... of its inputs; an output that is no
+input has a number after them. The function that copies its input stands beside it (`others`): pairs of another task
+with the very same inputs. Written as `input -> output`, line by line, by `tasks.linear`.
 
 A file is untrusted text: JSON (a list of {"input": ..., "output": ...}) or two columns separated by commas or tabs.
 """

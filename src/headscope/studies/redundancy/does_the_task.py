@@ -4,6 +4,8 @@ In: the experiment. Out: how often source and zero-shot target are answered, and
 the source's right answer is likelier than with shuffled labels, and than with another function's examples.
 """
 
+from typing import Any
+
 import polars as pl
 from torch import Tensor
 
@@ -35,8 +37,8 @@ def source_answered(ctx: Ctx) -> list[Test]:
 def right_whole(ctx: Ctx) -> dict[str, Tensor]:
     """In text, whether greedy decoding writes the whole answer and ends it, [prompt] by kind of prompt; else nothing.
 
-    The source's own answer after its examples, after shuffled labels and after another task's; and f(target x) without
-    any.
+    The source's own answer after its examples, after shuffled labels and after another task's; and f(target x)
+    without any.
     """
     model, half = ctx.model, ctx.once(experiment).prompts.estimation
     if functions_of(model) is not None:
@@ -64,10 +66,12 @@ def does_the_task(ctx: Ctx) -> Part:
     answers = half.problems.answers
     measures = [*map(probability_of, half.tokens.values()), *tried.numbers, predicted_token(model)]
     *read, predicted = evaluate(model, half.target_answered, measures)
-    own, numbers = {COPIED[0]: source.own.values[:, 0]}, len(answers)
-    by_prompt = {SOURCE: own, TARGET: dict(zip(answers, read, strict=False))}
+    by_prompt: dict[str, dict[str, Any]] = {
+        SOURCE: {COPIED[0]: source.own.values[:, 0]},
+        TARGET: dict(zip(answers, read, strict=False)),
+    }
     if tried.numbers:
-        own[ANY_NUMBER], by_prompt[TARGET][ANY_NUMBER] = source.own_number, read[numbers]
+        by_prompt[SOURCE][ANY_NUMBER], by_prompt[TARGET][ANY_NUMBER] = source.own_number, read[-1]
     by_answer = {each: predicted_as(tried, half, predicted, each) for each in answers}
     shares = {
         Column(name, pl.Float64, f"share of prompts whose predicted answer is it, {name}"): {
@@ -88,6 +92,5 @@ def does_the_task(ctx: Ctx) -> Part:
 
 def _of_control(source: Patched, kind: str) -> Array:
     """The probability of f(source x) in a control source, [prompt]: what its final residual stream transfers."""
-    return source.probability.at(
-        source=kind, answer=COPIED[0], layer=source.probability.coordinates("layer")[-1]
-    ).values[:, 0]
+    last = source.probability.coordinates("layer")[-1]
+    return source.probability.at(source=kind, answer=COPIED[0], layer=last).values[:, 0]

@@ -37,9 +37,8 @@ P_VALUE = Column("p_value", pl.Float64, "share of these and the random sets with
 REMAINS = Column("remains", pl.Boolean, f"whether it clearly keeps over {KEPT_SHARE:.0%} of its clean value")
 FIRST = "first layer whose patch surely makes the target give {}; empty: none does surely"
 FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
-COLUMNS = dict(
-    zip((*ANSWERS, *INPUTS), ["task", "slope", "copied", "copied_slope", "target_input", "source_input"], strict=True)
-)
+_SHORT = ("task", "slope", "copied", "copied_slope", "target_input", "source_input")
+COLUMNS = dict(zip((*ANSWERS, *INPUTS), _SHORT, strict=True))
 ENDED = Column("ended", pl.String, "why nothing was ablated after this")
 
 

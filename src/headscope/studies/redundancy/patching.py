@@ -127,9 +127,8 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
     runs = {kind: final_token_run(model, each, edits) for kind, each in prompts.sources.items()}
     beside = tried.beside(prompts)
     measures = [*map(probability_of, prompts.tokens.values()), *beside.values(), predicted_token(model)]
-    values = torch.stack(
-        [values_of(model, prompts.target, residual_patches(model, run), measures) for run in runs.values()]
-    )
+    cells = [residual_patches(model, run) for run in runs.values()]
+    values = torch.stack([values_of(model, prompts.target, each, measures) for each in cells])
     *_, predicted = values.unbind(1)  # [source, layer, prompt]
     accuracy = torch.stack([predicted_as(tried, prompts, predicted, name) for name in prompts.problems.answers])
     own = evaluate(model, prompts.answered, [joint_probability(), predicted_token(model), *tried.numbers], edits)
@@ -142,9 +141,7 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
         heads,
         prompts,
         Samples.one(PROBABILITY, own[0]),
-        dict(
-            zip(tried.readings, predicted_as(tried, prompts, own[1], COPIED[0], prompts.source.answers), strict=True)
-        ),
+        dict(zip(tried.readings, predicted_as(tried, prompts, own[1], COPIED[0]), strict=True)),
         own[2] if tried.numbers else None,
         Samples.grid(PROBABILITY, by_answer, values[:, : len(names)].permute(3, 0, 1, 2)),
         Samples.grid(ACCURACY, by_reading, accuracy.permute(4, 2, 0, 1, 3)),
@@ -152,12 +149,9 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
     )
 
 
-def predicted_as(
-    tried: Experiment, prompts: TransferPrompts, tokens: Tensor, answer: str, right: Sequence[int] | None = None
-) -> Tensor:
+def predicted_as(tried: Experiment, prompts: TransferPrompts, tokens: Tensor, answer: str) -> Tensor:
     """By reading: whether the predicted tokens [..., prompt] are this answer's telling one, or a number near it."""
-    wanted = torch.tensor(prompts.tokens[answer] if right is None else right)
-    values = {"exact": (tokens == wanted).double()}
+    values = {"exact": (tokens == torch.tensor(prompts.tokens[answer])).double()}
     if "near" in tried.readings:
         values["near"] = near(numbers_of(tried.model, tokens, prompts.forced), prompts.problems.numbers[answer])
     return torch.stack([values[name] for name in tried.readings])
