@@ -22,6 +22,7 @@ import numpy as np
 
 from headscope.errors import BadArgument
 from headscope.tasks.functions import Bools, Ints
+from headscope.tasks.linear import linear
 from headscope.tasks.natural import HasLanguage
 from headscope.tasks.prompts import PER_EXAMPLE, Prompts
 from headscope.tasks.shots import Shots, regimes
@@ -38,7 +39,8 @@ EXAMPLES, CONTROLS = "examples", ("label-shuffled", "another function")
 _FEWEST = 10
 
 
-Readable = Callable[[Shots, Mapping[str, Ints]], Bools]
+# From sources, targets and answers: the length of each problem's source in tokens; 0 where it cannot be read.
+Readable = Callable[[Shots, Shots, Mapping[str, Ints]], Ints]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,8 @@ class SourceAndTarget:
     ) -> Self:
         """The first `wanted` of these sources whose four answers differ, with targets and controls.
 
-        `readable(target, answers)` says of which problems a model's tokens tell the answers apart (`readable_by`).
+        `readable` says of which problems a model's tokens tell the answers apart (`readable_by`); of these, sources
+        of the most common length are taken where they are enough.
         Without `slopes`, or for functions that have none, a x is no answer.
 
         Raises:
@@ -69,8 +72,11 @@ class SourceAndTarget:
         differing = np.flatnonzero(_telling(source, numbers))
         kept = differing
         if readable is not None and len(differing):
-            clear = readable(target.rows(differing), {name: each[differing] for name, each in numbers.items()})
-            kept = differing[clear]
+            some = {name: each[differing] for name, each in numbers.items()}
+            lengths = readable(source.rows(differing), target.rows(differing), some)
+            kept = differing[lengths > 0]
+            alike = differing[lengths == np.bincount(lengths[lengths > 0], minlength=1).argmax()]
+            kept = alike if len(alike) >= wanted else kept
         kept = kept[:wanted].tolist()
         if len(kept) < _FEWEST:
             inputs = "" if source.functions.is_number else " Or give another list: each input needs another output."
@@ -173,8 +179,14 @@ def telling_alone(prompts: Prompts) -> Prompts:
 
 
 def readable_by(model: HasLanguage) -> Readable:
-    """Of which targets this model's tokens tell the answers apart."""
-    return lambda target, answers: told_apart(model, target, answers).clear
+    """Which problems this model's tokens tell apart, and how long their sources are."""
+
+    def lengths(source: Shots, target: Shots, answers: Mapping[str, Ints]) -> Ints:
+        told = told_apart(model, target, answers)
+        forced = [len(tokens) for tokens in told.forced]
+        return np.where(told.clear, np.add(linear(model, source).lengths, forced), 0).astype(np.int64)
+
+    return lengths
 
 
 def _numbers(source: Shots, target: Shots, slopes: bool) -> dict[str, Ints]:

@@ -22,9 +22,12 @@ from headscope.measures import joint_probability
 from headscope.measures.candidates import probability_of
 from headscope.measures.intervals import Array
 from headscope.measures.samples import LAYER, Coordinates, Samples, stacked
+from headscope.models.model import Model
+from headscope.models.run import Run
 from headscope.studies.redundancy.experiment import Experiment, Heads
-from headscope.studies.sites import final_token_run, residual_patches
-from headscope.sweeps.cell_values import values_of
+from headscope.studies.sites import residual_patches
+from headscope.sweeps.cell_values import cell_values, values_of
+from headscope.sweeps.final_token import final_token_run
 from headscope.sweeps.naive import evaluate
 from headscope.sweeps.predicted_numbers import NEAR, near, numbers_of, predicted_token
 from headscope.tables import Column, Quantity
@@ -33,6 +36,7 @@ from headscope.tasks.source_and_target import CONTROLS, COPIED, EXAMPLES, TASK, 
 # An answer is transferred if it is likelier than under both controls by more than this.
 MARGIN = 0.1
 PROBABILITY = Quantity("probability", "mean probability of the answer's telling token", within=(0.0, 1.0))
+WHOLE = Quantity("whole", "the same of all tokens of the answer together", within=(0.0, 1.0))
 ACCURACY = Quantity("accuracy", "share of prompts whose predicted answer is this one", within=(0.0, 1.0))
 PARITY = Quantity("parity", "share of prompts whose number is as odd as f(target x)", within=(0.0, 1.0))
 EXCESS = Quantity("excess", "how far above the same under a control, paired by prompt", within=(-1.0, 1.0))
@@ -44,13 +48,11 @@ ABLATED = Column("ablated", pl.String, "what is ablated in the source prompt")
 
 
 @dataclass(frozen=True, eq=False)
-class Patched:
-    """One ablation on one half of the problems; the layer after the last stands for the final residual stream.
+class Ablated:
+    """One ablation in the sources of one half of the problems.
 
     `own` is the probability of the source's own answer, `own_right` [prompt] by reading whether it predicts that, and
-    `own_number` [prompt] how far its next token is a number (None for words). `probability` has the axes source,
-    answer, layer; `accuracy` source, answer, reading, layer; `parity` source, layer, over problems with even a (None
-    without such).
+    `own_number` [prompt] how far its next token is a number (None for words).
     """
 
     name: str
@@ -59,9 +61,25 @@ class Patched:
     own: Samples
     own_right: Mapping[str, Tensor]
     own_number: Tensor | None
+
+    def share(self, reading: str) -> float:
+        """Of prompts whose own predicted answer is right, or near."""
+        return float(self.own_right[reading].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Patched(Ablated):
+    """The same, patched into targets; the layer after the last stands for the final residual stream.
+
+    `probability` has the axes source, answer, layer; `accuracy` source, answer, reading, layer; `parity` source,
+    layer, over problems with even a (None without such). `whole` is the joint probability of all tokens of an answer,
+    after sources with examples and with nothing ablated: axes answer, layer; None elsewhere, and for single tokens.
+    """
+
     probability: Samples
     accuracy: Samples
     parity: Samples | None
+    whole: Samples | None
 
     @cached_property
     def excess(self) -> Samples:
@@ -81,10 +99,6 @@ class Patched:
         """The first layer whose patch clearly makes the target give a number near the source's own answer."""
         near = clear(excess(self.accuracy.at(answer=COPIED[0], reading="near")), jointly=True)
         return min((layer for (layer,) in near), default=None)
-
-    def share(self, reading: str) -> float:
-        """Of prompts whose own predicted number is right, or near."""
-        return float(self.own_right[reading].mean())
 
     def either(self, answers: Sequence[str]) -> Samples:
         """Probability of any of these answers, where they are asked: axes source, layer."""
@@ -121,9 +135,20 @@ def best_cell(above: Samples) -> tuple[str, int]:
     return answer, layer
 
 
+def ablated(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Ablated:
+    """The source's own answer under an ablation."""
+    model, edits = tried.model, tried.edits(heads)
+    own, token, *number = evaluate(
+        model, prompts.answered, [joint_probability(), predicted_token(model), *tried.numbers], edits
+    )
+    right = dict(zip(tried.readings, predicted_as(tried, prompts, token, COPIED[0]), strict=True))
+    how_far = number[0] if number else None
+    return Ablated(set_name(model, heads), heads, prompts, Samples.one(PROBABILITY, own), right, how_far)
+
+
 def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patched:
     """The source's own answer under an ablation, and what the target makes of each kind of source under it."""
-    model, edits = tried.model, tried.edits(heads)
+    model, edits, own = tried.model, tried.edits(heads), ablated(tried, prompts, heads)
     runs = {kind: final_token_run(model, each, edits) for kind, each in prompts.sources.items()}
     beside = tried.beside(prompts)
     measures = [*map(probability_of, prompts.tokens.values()), *beside.values(), predicted_token(model)]
@@ -131,22 +156,31 @@ def patched(tried: Experiment, prompts: TransferPrompts, heads: Heads) -> Patche
     values = torch.stack([values_of(model, prompts.target, each, measures) for each in cells])
     *_, predicted = values.unbind(1)  # [source, layer, prompt]
     accuracy = torch.stack([predicted_as(tried, prompts, predicted, name) for name in prompts.problems.answers])
-    own = evaluate(model, prompts.answered, [joint_probability(), predicted_token(model), *tried.numbers], edits)
     kinds, layers = list(runs), range(model.n_layers + 1)
     names = (*prompts.problems.answers, *beside)
     by_answer = {SOURCE: kinds, ANSWER: names, LAYER: layers}
     by_reading = {SOURCE: kinds, ANSWER: prompts.problems.answers, READING: tried.readings, LAYER: layers}
     return Patched(
-        set_name(model, heads),
+        own.name,
         heads,
         prompts,
-        Samples.one(PROBABILITY, own[0]),
-        dict(zip(tried.readings, predicted_as(tried, prompts, own[1], COPIED[0]), strict=True)),
-        own[2] if tried.numbers else None,
+        own.own,
+        own.own_right,
+        own.own_number,
         Samples.grid(PROBABILITY, by_answer, values[:, : len(names)].permute(3, 0, 1, 2)),
         Samples.grid(ACCURACY, by_reading, accuracy.permute(4, 2, 0, 1, 3)),
         _parity(tried, prompts, predicted, {SOURCE: kinds, LAYER: layers}),
+        None if heads or prompts.longest_answer == 1 else whole_answers(model, prompts, runs[EXAMPLES]),
     )
+
+
+def whole_answers(model: Model, prompts: TransferPrompts, source: Run) -> Samples:
+    """The joint probability of f of either x in the patched target, from its telling token to its end."""
+    names, n = (TASK[0], COPIED[0]), len(prompts)
+    cells = residual_patches(model, source.rows(list(range(n)) * len(names)))
+    values = cell_values(model, prompts.whole(names), cells, joint_probability())
+    by_answer = values.reshape(len(cells), len(names), n).permute(2, 1, 0)
+    return Samples.grid(WHOLE, {ANSWER: names, LAYER: range(len(cells))}, by_answer)
 
 
 def predicted_as(tried: Experiment, prompts: TransferPrompts, tokens: Tensor, answer: str) -> Tensor:

@@ -48,7 +48,8 @@ def transfer(ctx: Ctx) -> Part:
     )
     examples = probability.at(source=EXAMPLES)
     controls = [probability.at(source=each).measured_as(CONTROL_MEANS[each]) for each in CONTROLS]
-    tables = [table(examples, "transfer", beside=controls), table(excess, "excess")]
+    whole = [each.whole.labelled(ABLATED, each.name) for each in made if each.whole is not None]
+    tables = [table(examples, "transfer", beside=[*controls, *whole]), table(excess, "excess")]
     shown = examples.at(ablated="nothing").only(answer=lambda answer: answer != ANY_NUMBER)
     title = "What the zero-shot target answers with each layer patched"
     caption = "Mean probability over target prompts, patched before each layer (the last: after all)."
