@@ -54,7 +54,7 @@ from headscope.studies.redundancy.transfer import carried
 from headscope.studies.registry import entry
 from headscope.sweeps.controls import random_ablations
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.predicted_numbers import any_number, exact, near, predicted_numbers
+from headscope.sweeps.predicted_numbers import any_number, near, numbers_of, written_right
 from headscope.sweeps.self_repair import direct_effects
 from headscope.tasks.linear import EVERYDAY
 from headscope.tasks.shots import ARTICLE_PAIRS

@@ -109,8 +109,8 @@ def limits(ctx: Ctx) -> Part:
         f"All prompts are of one task ({functions.single}), and so are bounds and verdicts: nothing is said of "
         f"other tasks. Sources of “{CONTROLS[1]}” show the same inputs, each with itself.": alone,
         "Prompts go on to the first token that tells their four answers apart, with what these share, and are "
-        "patched and read there. Left out are problems whose answers do not part at one token, and, where there are enough "
-        "others, sources that are longer or shorter than most.": not own_language,
+        "patched and read there. Left out are problems whose answers do not part at one token, and, where "
+        "there are enough others, sources that are longer or shorter than most.": not own_language,
         "Unpatched: the token that the target finds most likely without a patch. Of random ablations the source's "
         "own answer is asked alone.": not own_language,
         "Answers are words: slope, parity, numbers near the answer and any number are not asked.": not are_numbers,
