@@ -62,7 +62,7 @@ def numbers_of(model: Model, tokens: Tensor, forced: Sequence[Sequence[int]]) ->
     if language is not None:
         return tokens - float(language.number_tokens(np.array(0)))
     decode = model.tokenizer.decode
-    begun = [decode(list(each)) for each in forced]
+    begun = ["".join(decode([token]) for token in each) for each in forced]
     flat = tokens.reshape(-1, len(begun))
     known = {token: decode([token]) for token in set(flat.long().flatten().tolist())}
     numbers = [

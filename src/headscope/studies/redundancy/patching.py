@@ -79,7 +79,7 @@ class Patched(Ablated):
     probability: Samples
     accuracy: Samples
     parity: Samples | None
-    whole: Samples | None
+    whole: Samples | None = None
 
     @cached_property
     def excess(self) -> Samples:
