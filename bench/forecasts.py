@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.counted import counting
 
 import headscope as hs
 from headscope.measures import loss
@@ -25,7 +26,6 @@ from headscope.studies.registry import entry
 from headscope.sweeps import forecast
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.cost import cost_of
-from tests.counted import counting
 
 ROWS = (
     "heads@zoo:induction-2l",

@@ -345,6 +345,7 @@ def test_results_are_plain_data():
         "index",
         "path",
         "note",
+        "beside",
     ]
 
 

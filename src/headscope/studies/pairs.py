@@ -9,7 +9,8 @@ query: their unit is the query, and no claim about examples can be judged (`over
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import cached_property, wraps
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -24,10 +25,10 @@ from headscope.tables import Table
 from headscope.tasks.functions import Functions, Which
 from headscope.tasks.linear import functions_of
 from headscope.tasks.shots import ARTICLE_PAIRS, EVERYDAY, Shots
+from headscope.tasks.words import LISTS, WordPairs
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _OVER = re.compile(r"(?<=over )prompts|prompts(?= behind)")
-_EVERYDAY_SHOTS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +74,60 @@ class PairsConfig(Settings):
         own = {name: getattr(known, name) for name in ("family", "modulus", "a", "b", "inputs")}
         return Functions(**own | changed)  # others than those of the training: none are held out
 
-    def draw(self, model: Model, *, n: int | None = None, shots: int | None = None, seed: int = 0) -> Shots:
-        """Problems for this model; `n` and `shots` in place of the settings', `seed` on top of theirs."""
-        language = functions_of(model)
+    def draw(
+        self, model: Model, *, n: int | None = None, shots: int | None = None, seed: int = 0, spare: int = 0
+    ) -> Shots:
+        """Problems for this model; `n` and `shots` in place of the settings', `seed` on top of theirs.
+
+        `spare` inputs besides the query are not shown (see `Shots.draw`).
+        """
+        language, functions = functions_of(model), self.functions(model)
         many = self.n if n is None else n
         if self.article:
             return _articles(many, self.seed + seed)
-        known = _EVERYDAY_SHOTS if language is None else language.shots - 1
+        known = functions.usual_shots if language is None else language.shots - 1
         usual = 0.0 if language is None else language.noise
         return Shots.draw(
-            self.functions(model),
+            functions,
             shots=next(each for each in (shots, self.shots, known) if each is not None),
             n=many,
             noise=usual if self.noise is None else self.noise,
             among=self.among,  # type: ignore[arg-type]  # checked above
             seed=self.seed + seed,
+            spare=spare,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig(PairsConfig):
+    """The same for studies that also take word pairs."""
+
+    task: str | None = setting(None, f"word pairs in place of functions: {', '.join(LISTS)}")
+    pairs: str | None = setting(None, "a file of word pairs: JSON (input, output), or two columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task is None and self.pairs is None:
+            return
+        named = ("task", "pairs", "family", "modulus", "a", "b", "inputs")
+        given = [name for name in named if getattr(self, name) is not None]
+        given += ["article"] * self.article + ["among"] * (self.among != "grid")
+        if len(given) > 1:
+            raise BadArgument(
+                f"cannot {self.doing} with {' and '.join(given)} together: --task and --pairs name word pairs, in "
+                "place of functions. Give one of the two alone."
+            )
+        _ = self.words  # a list that cannot be read is refused before the model is opened
+
+    @cached_property
+    def words(self) -> WordPairs | None:
+        """The word pairs that were named."""
+        if self.task is not None:
+            return WordPairs.named(self.task)
+        return None if self.pairs is None else WordPairs.read(Path(self.pairs))
+
+    def functions(self, model: Model) -> Functions:
+        return self.words or super().functions(model)
 
 
 def own_lists(shots: Shots) -> tuple[Test, ...]:
@@ -97,33 +136,51 @@ def own_lists(shots: Shots) -> tuple[Test, ...]:
     return (Test("generalisation to other examples", None, above=0.0, reason=reason),) if shots.one_list else ()
 
 
+def unit_of(shots: Shots) -> str:
+    """What is independent: prompts, prompts of one named task, or, of one list of examples, queries."""
+    if shots.one_list:
+        return "queries"
+    return f"prompts of {shots.functions.single}" if shots.functions.single else "prompts"
+
+
 def over_lists(question: Callable[[Any], Part]) -> Callable[[Any], Part]:
-    """A question about the prompts that the settings draw: with one list, of queries, and nothing is judged."""
+    """A question about the prompts that the settings draw.
+
+    Of one task, they are prompts of that task, and so every claim says; with one list of examples they are queries,
+    and nothing is judged.
+    """
 
     @wraps(question)
     def asked(ctx: Any) -> Part:
-        needs, part = own_lists(ctx.settings.draw(ctx.model, n=1)), question(ctx)
+        shots, part = ctx.settings.draw(ctx.model, n=1), question(ctx)
+        unit, needs = unit_of(shots), own_lists(shots)
+        if unit == "prompts":
+            return part
         return replace(
             part,
-            claims=[_not_judged(each, needs) for each in part.claims] if needs else part.claims,
-            tables=[_over_queries(each) for each in part.tables] if needs else part.tables,
+            claims=[_of_unit(each, unit, needs, shots.functions.single) for each in part.claims],
+            tables=[_over_unit(each, unit) for each in part.tables],
         )
 
     return asked
 
 
-def _not_judged(judged: Claim, needs: Sequence[Test]) -> Claim:
-    rows = [each.row("need") for each in needs]
-    evidence = [replace(row, over="queries" if row.over == "prompts" else row.over) for row in judged.evidence]
-    because = f"Not judged: {told(rows[0])}."
-    return replace(judged, verdict=Verdict.UNDETERMINED, because=because, evidence=(*rows, *evidence))
+def _of_unit(judged: Claim, unit: str, needs: Sequence[Test], task: str) -> Claim:
+    """The claim about this unit; unjudged where it needs more."""
+    evidence = tuple(replace(row, over=unit if row.over == "prompts" else row.over) for row in judged.evidence)
+    if needs:
+        rows = tuple(each.row("need") for each in needs)
+        because = f"Not judged: {told(rows[0])}."
+        return replace(judged, verdict=Verdict.UNDETERMINED, because=because, evidence=(*rows, *evidence))
+    statement = f"On {task} alone, {judged.statement[:1].lower()}{judged.statement[1:]}"
+    return replace(judged, statement=statement, evidence=evidence)
 
 
-def _over_queries(shown: Table) -> Table:
-    """A table of means over prompts, as one over queries."""
-    names = {"prompts": "queries"} if "prompts" in shown.frame.columns else {}
+def _over_unit(shown: Table, unit: str) -> Table:
+    """A table of means over prompts, as one over this unit."""
+    names = {"prompts": unit} if unit == "queries" and "prompts" in shown.frame.columns else {}
     columns = tuple(
-        replace(each, name=names.get(each.name, each.name), meaning=_OVER.sub("queries", each.meaning))
+        replace(each, name=names.get(each.name, each.name), meaning=_OVER.sub(unit, each.meaning))
         for each in shown.schema.columns
     )
     return Table(replace(shown.schema, columns=columns), shown.frame.rename(names))

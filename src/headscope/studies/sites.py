@@ -1,7 +1,7 @@
 """Residual streams and head outputs at some positions of each prompt, read and patched.
 
 In: a model, prompts, sites, positions. Out: float32 values on the model's device, no more prompts being run at a
-time than fit into memory; runs and cells to patch the final token.
+time than fit into memory; cells to patch the final token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headscope.hashing import digest
 from headscope.interventions import patch
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
-from headscope.models.protocols import Edit
 from headscope.models.run import Run
+from headscope.sweeps.final_token import Site as Site
+from headscope.sweeps.final_token import residual_sites as residual_sites
 from headscope.sweeps.grid import Cell
 from headscope.sweeps.sweep import chunks
 from headscope.tasks.functions import Ints
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Head
-
-Site = tuple[str, int]
 
 
 def at_positions(
@@ -50,18 +48,6 @@ def stacked(values: Mapping[Site, Tensor]) -> Array:
     return torch.stack(list(values.values())).double().cpu().numpy()
 
 
-def residual_sites(model: Model) -> list[Site]:
-    """The residual stream before every layer, and after the last.
-
-    Raises:
-        UnservedSite: if the model does not serve one of them.
-    """
-    sites = [*(("resid_pre", layer) for layer in range(model.n_layers)), ("resid_post", model.n_layers - 1)]
-    for site, layer in sites:
-        model.require_site(site, layer)
-    return sites
-
-
 def head_outputs(model: Model, prompts: Prompts) -> dict[int, Tensor]:
     """z of every layer with attention at the final token, float32 [prompt, head, head_dim] by layer."""
     read = at_final_token(model, prompts, [("z", layer) for layer in model.anatomy.attending])
@@ -88,24 +74,6 @@ def means_by(values: Tensor, function: Ints) -> Tensor:
     total = values.new_zeros(int(index.max()) + 1, *values.shape[1:]).index_add_(0, index, values)
     count = torch.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
     return total / count
-
-
-def final_token_run(model: Model, prompts: Prompts, edits: Sequence[Edit] = ()) -> Run:
-    """The residual streams of these prompts at the final token, as if each were nothing else: to patch from."""
-    sites = residual_sites(model)
-    kept_bytes = 4 * prompts.longest * (len(sites) * model.d_model + model.vocab_size)
-    parts: list[dict[Site, Tensor]] = []
-    for rows in model.batches(len(prompts), bytes_each=kept_bytes):
-        some = prompts.rows(rows)
-        with model.batch_rows(rows):
-            run = model.run(some, interventions=[edit.rows(rows) for edit in edits], capture=sites)
-        last = torch.tensor(some.lengths) - 1
-        parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})
-    captured = {site: torch.cat([part[site] for part in parts]) for site in sites}
-    # They are told from others by all of their tokens, not by the last alone.
-    made_by = {"task": "final token", "of": digest(prompts)}
-    tokens = Prompts(tuple((example[-1],) for example in prompts.tokens), made_by=made_by)
-    return Run(model, tokens, tuple(edits), torch.empty(len(prompts), 1, 0), captured)
 
 
 def residual_patches(model: Model, source: Run) -> list[Cell]:

@@ -26,11 +26,18 @@ def cell_values(
     model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Measure, *, progress: Progress = silent
 ) -> Tensor:
     """The measure under every cell, float64 [cell, example]."""
-    values = torch.empty(len(cells), len(prompts), dtype=torch.float64)
-    keeper = Keeper("cells", model, prompts, measure)
+    return values_of(model, prompts, cells, [measure], progress=progress)[0]
+
+
+def values_of(
+    model: Model, prompts: Prompts, cells: Sequence[Cell], measures: Sequence[Measure], *, progress: Progress = silent
+) -> Tensor:
+    """Several measures that are read at the same place, float64 [measure, cell, example], at the price of one."""
+    values = torch.empty(len(measures), len(cells), len(prompts), dtype=torch.float64)
+    keeper = Keeper("cells", model, prompts, *measures)
     names = _names(cells) if keeper.keeps else []
     known: set[tuple[int, int]] = set()  # by cell and first example
-    done = 0
+    done, (first, *beside) = 0, measures
 
     def taken(index: int, rows: slice) -> bool:
         """Whether an earlier process ran this cell on these prompts; its values then stand in their place."""
@@ -38,16 +45,16 @@ def cell_values(
             found = keeper.take(f"{names[index]} {rows.start} {rows.stop}")
             if found is None:
                 return False
-            values[index, rows] = found[0]
+            values[:, index, rows] = found[0]
             known.add((index, rows.start))
         return bool(names)
 
     if cells:
         progress("cells", done, len(cells))
-    for rows, result in run_by_part(Sweep(model, prompts, cells, measure), taken):
-        values[result.index, rows] = result.values
+    for rows, result in run_by_part(Sweep(model, prompts, cells, first, beside=tuple(beside)), taken):
+        values[:, result.index, rows] = torch.stack([result.values, *result.beside])
         if names:
-            keeper.put([result.values], f"{names[result.index]} {rows.start} {rows.stop}")
+            keeper.put([values[:, result.index, rows]], f"{names[result.index]} {rows.start} {rows.stop}")
         done += len(result.values)
         progress("cells", done // len(prompts), len(cells))
     return values

@@ -17,6 +17,7 @@ What a cell computes that edits layer 2 at position 3 and is read at position 5 
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -296,18 +297,21 @@ class Engine:
     @torch.no_grad()
     def _measured(self, waiting: Sequence[tuple[Job, list[Tensor]]]) -> list[tuple[int, list[Tensor]]]:
         """Values of the measures from the residual streams at the read positions."""
-        jobs = [job for job, _ in waiting]
+        jobs, measures = [job for job, _ in waiting], self._setting.measures
         values: list[list[Tensor]] = [[] for _ in jobs]
-        for number, measure in enumerate(self._setting.measures if jobs else ()):
-            read = torch.stack([reads[number] for _, reads in waiting])
-            at = torch.stack([self._at(measure, self._works[job.cell].position) for job in jobs])
+        # What several measures read at one place goes through the unembedding once.
+        for _, together in groupby(range(len(measures) if jobs else 0), lambda i: measures[i].read_out):
+            first, *others = together
+            read = torch.stack([reads[first] for _, reads in waiting])
+            at = torch.stack([self._at(measures[first], self._works[job.cell].position) for job in jobs])
             # Logits, once more in float32, and once more as log-probabilities.
             bytes_each = 12 * at[0].numel() * self._model.vocab_size
             for some in self._model.batches(len(jobs), bytes_each=bytes_each, share=PARTS):
                 logits = self._replay.logits(read[some].flatten(0, 1))
-                rows = self._values(measure, logits, jobs[some], at[some]).double().cpu()
-                for own, value in zip(values[some], rows, strict=True):
-                    own.append(value)
+                for number in (first, *others):
+                    rows = self._values(measures[number], logits, jobs[some], at[some]).double().cpu()
+                    for own, value in zip(values[some], rows, strict=True):
+                        own.append(value)
         return [(job.cell, value) for job, value in zip(jobs, values, strict=True)]
 
     def _values(self, measure: Measure, logits: Tensor, jobs: Sequence[Job], at: Tensor) -> Tensor:

@@ -94,11 +94,12 @@ def _resumed(sweep: Sweep, done: Done) -> Iterator[tuple[slice, CellResult]]:
             assert path.traits is not None
             own = [works[index] for index in mine]
             engine = Engine(sweep.model, setting, own, path.traits, costs, own_positions=path.own_positions)
-            for local, (measured,) in engine.run(known):
+            for local, (measured, *more) in engine.run(known):
                 index = mine[local]
                 if local in known:  # ran beside one that was not done
                     continue
-                yield part.rows, CellResult(sweep.cells[index], measured, index, path.name, choices[index].note)
+                cell, note = sweep.cells[index], choices[index].note
+                yield part.rows, CellResult(cell, measured, index, path.name, note, tuple(more))
 
 
 def refusal(model: Model) -> str:
@@ -147,6 +148,8 @@ def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -
                 continue
             one = sweep.of([index]).part(rows)
             with model.batch_rows(rows):
-                base = one.base_interventions
-                (result,) = naive.execute(model, one.prompts, one.cells, one.measure, base_interventions=base)
+                base, beside = one.base_interventions, one.beside
+                (result,) = naive.execute(
+                    model, one.prompts, one.cells, one.measure, base_interventions=base, beside=beside
+                )
             yield rows, replace(result, cell=sweep.cells[index], index=index, note=note)

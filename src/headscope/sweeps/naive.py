@@ -28,7 +28,7 @@ class CellResult:
     """The measure of every example under one cell's interventions, float64 [example].
 
     `index` is the cell's place among the cells given; `path` says how it was run, `note` why so if a faster
-    way was left.
+    way was left; `beside` are the values of further measures.
     """
 
     cell: Cell
@@ -36,6 +36,7 @@ class CellResult:
     index: int = 0
     path: str = "full pass"
     note: str = ""
+    beside: tuple[Tensor, ...] = ()
 
 
 def execute(
@@ -45,15 +46,16 @@ def execute(
     measure: Measure,
     *,
     base_interventions: Sequence[Edit] = (),
+    beside: Sequence[Measure] = (),
 ) -> Iterator[CellResult]:
     """Run every cell with a full forward pass and yield its values as they come.
 
-    `base_interventions` hold in every cell, before its own.
+    `base_interventions` hold in every cell, before its own; `beside` are further measures.
     """
     for index, cell in enumerate(cells):
         own = prompts if measure.read_out.positions.role != OWN else with_own_position(prompts, cell.position)
-        values = measured(model, own, [measure], [*base_interventions, *cell.interventions])[0]
-        yield CellResult(cell, values, index)
+        values, *more = measured(model, own, [measure, *beside], [*base_interventions, *cell.interventions])
+        yield CellResult(cell, values, index, beside=tuple(more))
 
 
 def evaluate(

@@ -1,9 +1,10 @@
-"""The number that a model answers with, and how far its next token is one.
+"""The answer that a model gives: its most likely next token, the number that this makes, or what it writes greedily.
 
-In: a model, prompts that ask for a number (tasks.linear), cells. Out: numbers per cell and prompt. What a model
-*predicts* is, with the number tokens of a language of pairs, the most likely of them, and in text the number that
-greedy decoding writes. *Any number* is, with number tokens, the probability of all of them together, and in text 1
-where the most likely next token begins a number, else 0. Not done here: the probability of a given answer (measures).
+In: a model, prompts that ask for an answer (tasks.linear, tasks.telling), cells. Out: measures, and what their values
+mean. What a model *predicts* is its most likely next token; with the number tokens of a language of pairs, the most
+likely of those. Where an answer is one token, or all of it but one was forced, that token makes a whole number, with
+those *near* it. *Any number* is, with number tokens, the probability of all of them together, and in text 1 where the
+most likely next token begins a number, else 0. Not done here: the probability of a given answer (measures).
 """
 
 import re
@@ -13,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headscope.measures.candidates import most_likely
 from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.model import Model
-from headscope.sweeps.cell_values import cell_values
+from headscope.models.protocols import Edit
 from headscope.sweeps.generation import generate_many
-from headscope.sweeps.grid import Cell
 from headscope.tasks.functions import Ints
 from headscope.tasks.linear import functions_of
 from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Positions
 
-_NUMBER = re.compile(r"\s*(\d+)")
+_NUMBER = re.compile(r"\s*(\d+)\s*")
 # At most this far from the right number, as a share of it, is *near*: the 85, 89 and 91 for 87 of the article on
 # redundant heads.
 NEAR = 0.05
@@ -49,27 +50,26 @@ def any_number(model: Model) -> Measure:
     return _at_last("the most likely next token begins a number", likeliest)
 
 
-def predicted_numbers(model: Model, prompts: Prompts, cells: Sequence[Cell], tokens: int) -> Tensor:
-    """The number that the model predicts in every cell, float64 [cell, prompt]; NaN where it writes none.
-
-    `tokens` are those of the longest number in question.
-    """
+def predicted_token(model: Model) -> Measure:
+    """The most likely next token; in a language of pairs the most likely number token."""
     language = functions_of(model)
-    if language is None:
-        edits = [cell.interventions for cell in cells]
-        texts = generate_many(model, prompts, edits, max_new_tokens=tokens + 1)
-        return torch.stack([_numbers_in(each.texts or ()) for each in texts])
-    numbers = _number_tokens(language)
-
-    def most_likely(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
-        return logits[:, 0][:, numbers].argmax(-1).double()
-
-    return cell_values(model, prompts, cells, _at_last("most likely number", most_likely))
+    return most_likely(None if language is None else _number_tokens(language).tolist())
 
 
-def exact(numbers: Tensor, right: Ints) -> Tensor:
-    """1 where the predicted number is the right one, else 0; float64 of the shape of `numbers` [..., prompt]."""
-    return (numbers == torch.from_numpy(right)).double()
+def numbers_of(model: Model, tokens: Tensor, forced: Sequence[Sequence[int]]) -> Tensor:
+    """The numbers that tokens [..., prompt] make with what was forced before them; NaN where they make none."""
+    language = functions_of(model)
+    if language is not None:
+        return tokens - float(language.number_tokens(np.array(0)))
+    decode = model.tokenizer.decode
+    begun = ["".join(decode([token]) for token in each) for each in forced]
+    flat = tokens.reshape(-1, len(begun))
+    known = {token: decode([token]) for token in set(flat.long().flatten().tolist())}
+    numbers = [
+        [_number(begin + known[token]) for begin, token in zip(begun, row, strict=True)]
+        for row in flat.long().tolist()
+    ]
+    return torch.tensor(numbers, dtype=torch.float64).reshape(tokens.shape)
 
 
 def near(numbers: Tensor, right: Ints) -> Tensor:
@@ -80,6 +80,29 @@ def near(numbers: Tensor, right: Ints) -> Tensor:
     """
     reach = torch.from_numpy(np.ceil(NEAR * right))
     return ((numbers - torch.from_numpy(right)).abs() <= reach).double()
+
+
+def written_right(model: Model, prompts: Prompts, after: str, edits: Sequence[Edit] = ()) -> Tensor:
+    """1 where greedy decoding writes the very answer of the prompts and then ends it, else 0, float64 [prompt].
+
+    `after` is what stands after an answer, of which the first character ends it; in text alone.
+    """
+    longest = max(map(len, prompts.answer_tokens))
+    (found,) = generate_many(model, prompts, [list(edits)], max_new_tokens=longest + 1)
+    decode = model.tokenizer.decode
+    answers = [decode(list(tokens)) for tokens in prompts.answer_tokens]
+    pairs = zip(found.texts or (), answers, strict=True)
+    return torch.tensor([_ends(text, answer, after) for text, answer in pairs], dtype=torch.float64)
+
+
+def _ends(text: str, answer: str, after: str) -> bool:
+    """Whether a text is an answer, gone on with what comes after one, or with nothing.
+
+    >>> [_ends(text, " 87", ")") for text in (" 87)", " 87", " 873", " 8")]
+    [True, True, False, False]
+    """
+    rest = text.removeprefix(answer)
+    return text.startswith(answer) and (not rest or rest.lstrip(" ").startswith(after[0]))
 
 
 def _at_last(name: str, compute: Callable[[Tensor, Prompts, Tensor], Tensor]) -> Measure:
@@ -101,6 +124,6 @@ def _beginning(model: Model) -> Tensor:
     return begins
 
 
-def _numbers_in(texts: Sequence[str]) -> Tensor:
-    matches = [_NUMBER.match(text) for text in texts]
-    return torch.tensor([float("nan") if m is None else float(m[1]) for m in matches], dtype=torch.float64)
+def _number(text: str) -> float:
+    match = _NUMBER.fullmatch(text)
+    return float("nan") if match is None or len(match[1]) > 15 else float(match[1])

@@ -20,7 +20,10 @@ from headscope.tasks.prompts import Prompts
 
 @dataclass(frozen=True)
 class Sweep:
-    """Cells on the same prompts, which are `rows` of a larger sweep; `base_interventions` hold in each, first."""
+    """Cells on the same prompts, which are `rows` of a larger sweep; `base_interventions` hold in each, first.
+
+    `beside` are further measures of the same cells, read where `measure` is.
+    """
 
     model: Model
     prompts: Prompts
@@ -28,6 +31,7 @@ class Sweep:
     measure: Measure
     base_interventions: Sequence[Edit] = ()
     rows: slice | None = None
+    beside: tuple[Measure, ...] = ()
 
     def of(self, which: Sequence[int]) -> "Sweep":
         """Only these cells."""
@@ -42,7 +46,8 @@ class Sweep:
         ]
         prompts, measure = self.prompts.rows(rows), self.measure.rows(rows)
         base = [edit.rows(rows) for edit in self.base_interventions]
-        return Sweep(self.model, prompts, cells, measure, base, rows)
+        beside = tuple(each.rows(rows) for each in self.beside)
+        return Sweep(self.model, prompts, cells, measure, base, rows, beside)
 
     def ordered(self, order: list[int]) -> "Sweep":
         """With the prompts in another order; edits of `editing` blocks are then in its base: it is run unedited."""
@@ -84,13 +89,14 @@ class Setting:
 def prepared(sweep: Sweep) -> tuple[Setting, list[Work]]:
     """What all cells share, and each cell's edits with their places."""
     model, prompts = sweep.model, sweep.prompts
-    require_meaning(model, [sweep.measure])
+    measures = (sweep.measure, *sweep.beside)
+    require_meaning(model, measures)
     with model.batch_rows(sweep.rows or slice(0, len(prompts))):
         _, everywhere = model.prepare(prompts, sweep.base_interventions)
     with model.unedited():
         shared = _placed(model, prompts, everywhere)
         works = [Work(*_placed(model, prompts, cell.interventions), cell.position) for cell in sweep.cells]
-    return Setting(prompts, *shared, (sweep.measure,)), works
+    return Setting(prompts, *shared, measures), works
 
 
 def recomputes(edit: Edit) -> bool:

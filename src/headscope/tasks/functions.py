@@ -14,9 +14,9 @@ it; otherwise a held-out function could come in by another name. Not here: promp
 posterior (`measures.posterior`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,10 @@ class Functions:
     modulus: int | None = None
     held_out: int = 0
     seed: int = 7
+
+    # How a pair is written as text: before x, between x and y, and after y; and how many pairs are usual.
+    form: ClassVar[tuple[str, str, str]] = ("(", ", ", ")\n")
+    usual_shots: ClassVar[int] = 12
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
@@ -155,12 +159,67 @@ class Functions:
         """How many whole numbers occur, 0 included, as an input or as a value."""
         return 1 + max(int(self._table.max()), self.inputs[1])
 
-    def draw_inputs(self, n: int, count: int, generator: np.random.Generator) -> Ints:
-        """Inputs in random order, int64 [n, count]; none comes again before all have come."""
+    @property
+    def others(self) -> Ints:
+        """The functions that pairs of another task may follow, [function, 2]: all, or, beside a single one, y = x."""
+        if len(self.grid) > 1:
+            return self.grid
+        copies = bool((self.grid == (1, 0)).all())
+        return np.array([[1, int(copies)]], np.int64)
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether a x is another answer than x itself, so that a slope can be transferred alone."""
+        return self.family != "linear" or bool((self.grid[:, 0] != 1).any())
+
+    @property
+    def single(self) -> str:
+        """The name of the task, where it is one: what a prompt is a prompt of; else empty."""
+        if len(self.grid) > 1:
+            return ""
+        (a, b) = self.grid[0].tolist()
+        if self.family != "linear":
+            return f"{_WRITTEN[self.family].format(modulus=self.modulus)} with a = {a}, b = {b}"
+        return f"y = {'' if a == 1 else a}x{f' + {b}' if b else ''}" if a else f"y = {b}"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether values are numbers, which have a parity and others near them."""
+        return True
+
+    def text(self, number: int) -> str:
+        """A number as it is written."""
+        return str(number)
+
+    def told(self) -> dict[str, Any]:
+        """What identifies them, for the record; of a language, only what makes its functions."""
+        return {**{kept.name: getattr(self, kept.name) for kept in fields(Functions)}, "stated": self.stated}
+
+    def draw_inputs(self, n: int, count: int, generator: np.random.Generator, *, apart: int = 0) -> Ints:
+        """Inputs in random order, int64 [n, count]; none comes again before all have come.
+
+        The last `apart` are none of those before, which come again the sooner where there are few.
+
+        >>> few = Functions(inputs=(1, 4)).draw_inputs(5, 8, np.random.default_rng(0), apart=2)
+        >>> [len(set(row[:-2])) for row in few.tolist()], [set(row[:-2]) & set(row[-2:]) for row in few.tolist()]
+        ([2, 2, 2, 2, 2], [set(), set(), set(), set(), set()])
+
+        Raises:
+            BadArgument: for fewer inputs than are to be kept apart and one more.
+        """
         n_inputs = self.inputs[1] - self.inputs[0] + 1
-        rounds = -(-count // n_inputs)
-        order = generator.random((n, rounds, n_inputs)).argsort(axis=-1).reshape(n, -1)
-        return np.asarray(self.inputs[0] + order[:, :count], np.int64)
+        if not apart or count <= n_inputs:
+            rounds = -(-count // n_inputs)
+            order = generator.random((n, rounds, n_inputs)).argsort(axis=-1).reshape(n, -1)[:, :count]
+        else:
+            if n_inputs <= apart:
+                raise BadArgument(
+                    f"cannot keep {apart} inputs of {n_inputs} apart from those that are shown: use more inputs."
+                )
+            once, shown, left = generator.random((n, n_inputs)).argsort(axis=-1), count - apart, n_inputs - apart
+            again = generator.random((n, -(-shown // left), left)).argsort(axis=-1).reshape(n, -1)[:, :shown]
+            order = np.concatenate((np.take_along_axis(once[:, apart:], again, 1), once[:, :apart]), axis=1)
+        return np.asarray(self.inputs[0] + order, np.int64)
 
     def shown_values(self, parameters: Ints, x: Ints, noise: float, generator: np.random.Generator) -> Ints:
         """Values of the functions `parameters` [example, 2] at `x` [example, shot], a share `noise` drawn anew.

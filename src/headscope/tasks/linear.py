@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from headscope.errors import PromptError
-from headscope.tasks.functions import Ints
+from headscope.tasks.functions import Functions, Ints
 from headscope.tasks.language import language_of
 from headscope.tasks.natural import HasLanguage
 from headscope.tasks.pairs import PairLanguage
@@ -84,6 +84,11 @@ def functions_of(model: HasLanguage) -> PairLanguage | None:
 
 def _in_tokens(language: PairLanguage, shots: Shots, answers: Ints) -> Prompts:
     """Number tokens; every example has the same roles, since every number is one token."""
+    if not shots.functions.is_number:
+        raise PromptError(
+            f"cannot write {shots.functions.stated} for this model: it has tokens for numbers alone. Use a model "
+            "that reads text."
+        )
     # The query and its answer are one more pair, of which the answer is left out.
     tokens = language.write(shots.inputs, np.concatenate((shots.y, answers[:, None]), axis=1))[:, :-1]
     names = ["x", "separator", "y", "separator"] * shots.x.shape[1] + ["query", "separator"]
@@ -112,7 +117,7 @@ def _in_text(model: HasLanguage, shots: Shots, answers: Ints) -> Prompts:
     start = [] if model.bos_token_id is None else [model.bos_token_id]
     tokens, roles, whole = [], [], []
     for x, y, query, answer in zip(shots.x, shots.y, shots.query, answers, strict=True):
-        text, numbers = _written(x.tolist(), y.tolist(), int(query), int(answer))
+        text, numbers = _written(shots.functions, x.tolist(), y.tolist(), int(query), int(answer))
         ids, names = _tokenised(model.tokenizer, text, numbers)
         asked = [index for index, name in names.items() if name == "answer"]
         first = asked[0]
@@ -128,16 +133,17 @@ def _in_text(model: HasLanguage, shots: Shots, answers: Ints) -> Prompts:
     )
 
 
-def _written(x: list[int], y: list[int], query: int, answer: int) -> tuple[str, list[_Marked]]:
-    """The text with its answer, and the name and span of each number in it."""
+def _written(functions: Functions, x: list[int], y: list[int], query: int, answer: int) -> tuple[str, list[_Marked]]:
+    """The text with its answer, and the name and span of each number (or word) in it."""
     text, numbers = "", []
     named = [*(("x", "y", *pair) for pair in zip(x, y, strict=True)), ("query", "answer", query, answer)]
+    before, between, after = functions.form
     for left, right, first, second in named:
-        for opening, name, number in (("(", left, first), (", ", right, second)):
-            text += opening
-            numbers.append((name, (len(text), len(text) + len(str(number)))))
-            text += str(number)
-        text += ")\n"
+        for opening, name, number in ((before, left, first), (between, right, second)):
+            text, own = text + opening, functions.text(number)
+            numbers.append((name, (len(text), len(text) + len(own))))
+            text += own
+        text += after
     return text, numbers
 
 

@@ -8,7 +8,7 @@ How it is written for a model is `tasks.linear`'s business; the exact posterior 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -66,10 +66,13 @@ class Shots:
         noise: float = 0.0,
         among: Which = "grid",
         seed: int = 0,
+        spare: int = 0,
     ) -> Self:
         """`n` examples, each about one function drawn uniformly from `among` ("grid", "training", "held_out").
 
-        No input comes twice in an example, the query included, unless there are more shots than inputs.
+        No input comes twice in an example, the query included, unless there are more shots than inputs. With
+        `spare`, so many inputs are left besides the query that an example does not show, and then it shows its
+        own again where there are few.
 
         Raises:
             BadArgument: for no examples, a negative number of shots, or a noise that is no share.
@@ -80,10 +83,11 @@ class Shots:
         generator = np.random.default_rng(seed)
         choices = functions.among(among)
         parameters = choices[generator.integers(0, len(choices), n)]
-        inputs = functions.draw_inputs(n, shots + 1, generator)
-        y = functions.shown_values(parameters, inputs[:, :-1], noise, generator)
+        inputs = functions.draw_inputs(n, shots + 1 + spare, generator, apart=1 + spare if spare else 0)
+        x, query = inputs[:, :shots], inputs[:, shots]
+        y = functions.shown_values(parameters, x, noise, generator)
         made_by = {"shots": shots, "n": n, "noise": noise, "among": among, "seed": seed}
-        return cls(functions, parameters, inputs[:, :-1], y, inputs[:, -1], noise, made_by)
+        return cls(functions, parameters, x, y, query, noise, made_by)
 
     @classmethod
     def article(cls, queries: Sequence[int] = ARTICLE_QUERIES[:1]) -> Self:
@@ -180,8 +184,8 @@ class Shots:
         free = ~(inputs == self.inputs[..., None]).any(1)
         if not free.any(1).all():
             raise BadArgument(
-                "cannot draw other queries: an example already has every input. Use fewer shots, or name the "
-                "queries with asking()."
+                "cannot draw other queries: an example already has every input. Use fewer shots, draw them with "
+                "spare=1, or name the queries with asking()."
             )
         drawn = np.random.default_rng(seed).random(free.shape)
         chosen = inputs[np.where(free, drawn, -1.0).argmax(1)]
@@ -223,9 +227,7 @@ class Shots:
 
     def recipe(self) -> Mapping[str, Any]:
         """Functions with their prior, and how the numbers were drawn and changed."""
-        # Of a language, only what makes its functions: shots and noise are these shots' own.
-        told = {kept.name: getattr(self.functions, kept.name) for kept in fields(Functions)}
-        return {"functions": {**told, "stated": self.functions.stated}, **self.made_by}
+        return {"functions": self.functions.told(), **self.made_by}
 
     def _orders(self, seed: int) -> Ints:
         """A random order of the shots for every example, int64 [example, shot]."""

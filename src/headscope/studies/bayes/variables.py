@@ -31,9 +31,10 @@ from headscope.results.study import Claim
 from headscope.studies.bayes.activations import RESIDUAL
 from headscope.studies.bayes.problems import Ctx, prompts_each, truncated_context
 from headscope.studies.context import Part
-from headscope.studies.sites import final_token_run, residual_patches
+from headscope.studies.sites import residual_patches
 from headscope.sweeps import evaluate
 from headscope.sweeps.cell_values import cell_values
+from headscope.sweeps.final_token import final_token_run
 from headscope.tables import Column, Quantity
 from headscope.tasks.functions import Ints
 from headscope.tasks.linear import functions_of

@@ -1,7 +1,7 @@
 """What is lost when heads are ablated: of the source's own answer, and of the task that is patched into the target.
 
-In: an experiment and heads. Out: damages per prompt, in logits of the right answer above the vocabulary's mean (the
-mean over an answer's tokens). *Of the answer*: heads at their mean over label-shuffled prompts. *Of the task*: the
+In: an experiment and heads. Out: damages per prompt, in logits of the right answer's telling token above the
+vocabulary's mean. *Of the answer*: heads at their mean over label-shuffled prompts. *Of the task*: the
 fall of f(target x) when the ablated source's residual stream is patched into the target, so that heads that the
 source needs only to read its own x, or to write its answer, do not count.
 """
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from headscope.measures import next_logit
 from headscope.measures.samples import Samples, over_heads
 from headscope.studies.redundancy.experiment import Ctx, Experiment, Heads, experiment
-from headscope.studies.sites import final_token_run, residual_patches
+from headscope.studies.sites import residual_patches
 from headscope.sweeps import each_head
 from headscope.sweeps.cell_values import damages
+from headscope.sweeps.final_token import final_token_runs
 from headscope.sweeps.naive import evaluate
 from headscope.tables import Quantity
 from headscope.tasks.source_and_target import EXAMPLES, TransferPrompts
@@ -56,19 +58,20 @@ class TaskDamage:
     @cached_property
     def clean(self) -> Tensor:
         """The logit of f(target x) with nothing ablated, [prompt]."""
-        return self._logit(())
+        return self._logits([()])[0]
 
-    def of(self, heads: Sequence[Head]) -> Tensor:
-        """How much lower it is with these heads ablated in the source, [prompt]."""
-        return self.clean - self._logit(heads)
+    def of(self, sets: Sequence[Sequence[Head]]) -> list[Tensor]:
+        """How much lower it is with each of these sets of heads ablated in the source, [prompt]."""
+        return [self.clean - logit for logit in self._logits(sets)]
 
     def each(self, heads: Heads) -> Samples:
         """The same with each head by itself ablated."""
-        return over_heads(DAMAGE, heads, np.stack([self.of((head,)).numpy() for head in heads], axis=1))
+        return over_heads(DAMAGE, heads, torch.stack(self.of([(head,) for head in heads]), dim=1).numpy())
 
-    def _logit(self, heads: Sequence[Head]) -> Tensor:
-        model, rows = self.tried.model, slice(0, len(self.prompts))
-        source = self.prompts.sources[EXAMPLES]
-        run = final_token_run(model, source.prompts, self.tried.edits(heads))
-        patched = residual_patches(model, run.rows(list(source.of_answers[rows])))[self.layer].interventions
-        return evaluate(model, self.prompts.target_answers.rows(rows), [next_logit("answering")], patched)[0]
+    def _logits(self, sets: Sequence[Sequence[Head]]) -> list[Tensor]:
+        """One run of the source for each set, and of the target with its residual stream before `layer`."""
+        model, target = self.tried.model, self.prompts.target_answered
+        edits = [self.tried.edits(heads) for heads in sets]
+        runs = final_token_runs(model, self.prompts.sources[EXAMPLES], edits)
+        patches = [residual_patches(model, run)[self.layer].interventions for run in runs]
+        return [evaluate(model, target, [next_logit("answering")], patch)[0] for patch in patches]

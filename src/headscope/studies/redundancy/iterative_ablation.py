@@ -20,11 +20,11 @@ from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
 from headscope.studies.redundancy.experiment import Ctx
-from headscope.studies.redundancy.patching import ABLATED, MARGIN, READINGS, Patched
+from headscope.studies.redundancy.patching import ABLATED, MARGIN, Ablated, Patched
 from headscope.studies.redundancy.rounds import KEPT_SHARE, Round, ablation_of_what_forms, kept, rounds, seen
 from headscope.studies.redundancy.transfer import transferred
 from headscope.tables import Column, Quantity, Table
-from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED, EXAMPLES, TASK
+from headscope.tasks.source_and_target import ANSWERS, CONTROLS, COPIED, EXAMPLES, INPUTS, TASK
 from headscope.tasks.split import Split
 
 Above = Split[Samples] | None
@@ -37,6 +37,8 @@ P_VALUE = Column("p_value", pl.Float64, "share of these and the random sets with
 REMAINS = Column("remains", pl.Boolean, f"whether it clearly keeps over {KEPT_SHARE:.0%} of its clean value")
 FIRST = "first layer whose patch surely makes the target give {}; empty: none does surely"
 FIRST_NEAR = Column("first_near_copied", pl.Int64, FIRST.format("a number near f(source x)"))
+_SHORT = ("task", "slope", "copied", "copied_slope", "target_input", "source_input")
+COLUMNS = dict(zip((*ANSWERS, *INPUTS), _SHORT, strict=True))
 ENDED = Column("ended", pl.String, "why nothing was ablated after this")
 
 
@@ -101,22 +103,28 @@ def iterative_ablation(ctx: Ctx) -> Part:
 
 def _ablations(made: Sequence[Round]) -> tuple[Table, Figure]:
     """Every round and its random ablations: the source's answer, and the first layer of each of the target's."""
-    clean, every, ended = made[0].patched, {}, {}
+    clean, ended = made[0].patched, {}
+    every: dict[tuple[int, str, str], Ablated] = {}
     for number, each in enumerate(made):
         every[number, "chosen", each.patched.name] = each.patched
         every |= {(number, "random", other.name): other for other in each.random}
         ended[number, "chosen", each.patched.name] = each.ended
-    columns: dict[Column, Callable[[Patched], Any]] = {
-        REMAINS: lambda each: bool(kept(each, clean).estimate().low[0] > 0),
-        FIRST_NEAR: Patched.first_near_copied,
+    own_columns: dict[Column, Callable[[Ablated], Any]] = {
+        REMAINS: lambda each: bool(kept(each, clean).estimate().low[0] > 0)
     }
-    for reading in READINGS:
-        meaning = f"share of sources whose predicted number is right, {reading}"
-        columns[Column(reading, pl.Float64, meaning)] = methodcaller("share", reading)
-    for name, answer in zip(("task", "slope", "copied", "copied_slope"), ANSWERS, strict=True):
+    columns: dict[Column, Callable[[Patched], Any]] = {}
+    if "near" in clean.own_right:
+        columns[FIRST_NEAR] = Patched.first_near_copied
+    for reading in clean.own_right:
+        meaning = f"share of sources whose predicted answer is right, {reading}"
+        own_columns[Column(reading, pl.Float64, meaning)] = methodcaller("share", reading)
+    for answer in clean.prompts.problems.answers:
+        name = COLUMNS[answer]
         among = methodcaller("first", answer, among=seen(made, answer))
         columns[Column(f"first_{name}", pl.Int64, FIRST.format(answer))] = among
-    more = {column: {cell: read(each) for cell, each in every.items()} for column, read in columns.items()}
+    targets = {cell: each for cell, each in every.items() if isinstance(each, Patched)}
+    more = {column: {cell: read(each) for cell, each in every.items()} for column, read in own_columns.items()}
+    more |= {column: {cell: read(each) for cell, each in targets.items()} for column, read in columns.items()}
     more[P_VALUE] = {
         (number, "chosen", each.patched.name): (
             1 + sum(bool(o.own.mean <= each.patched.own.mean) for o in each.random)

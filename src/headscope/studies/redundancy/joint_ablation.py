@@ -83,7 +83,8 @@ def joint_layers(ctx: Ctx) -> Joint | None:
     damage, stage = TaskDamage(tried, tried.prompts.estimation, last), ctx.stage("ablating sets of layers")
 
     def of_layers(sets: Sequence[Coalition]) -> list[Array]:
-        return [damage.of(heads_among(model, [int(str(layer)) for layer in each])).numpy() for each in sets]
+        heads = [heads_among(model, [int(str(layer)) for layer in each]) for each in sets]
+        return [values.numpy() for values in damage.of(heads)]
 
     most = 2 ** len(layers) - 1
     game = Game(layers, len(damage.prompts), of_layers, progress=lambda done: stage("", done, most))

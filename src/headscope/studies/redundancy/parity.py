@@ -13,7 +13,7 @@ from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
-from headscope.studies.redundancy.experiment import Ctx
+from headscope.studies.redundancy.experiment import Ctx, problems
 from headscope.studies.redundancy.patching import ABLATED, MARGIN, clear, excess
 from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.redundancy.transfer import CONTROL_MEANS
@@ -41,7 +41,9 @@ def parity_later(needs: Sequence[Test], slope: int | None, above: Split[Samples]
 
 
 def parity(ctx: Ctx) -> Part:
-    """At which layers does the target's number have the parity of f(x)?"""
+    """At which layers does the target's number have the parity of f(x)? Not asked where there are no slopes."""
+    if not ctx.once(problems).slopes:
+        return Part()
     sloped = ctx.once(rounds)[0].halves.map(lambda half: excess(half.either(TASK)))
     slope, needs = min((layer for (layer,) in clear(sloped.selection)), default=None), source_answered(ctx)
     if slope is not None:

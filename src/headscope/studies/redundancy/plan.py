@@ -39,7 +39,9 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> list[str]:
     """Where the task is formed, whether it forms elsewhere once that is ablated, and which heads grow."""
     clean = ctx.once(rounds)[0].patched
     n, shots = len(clean.prompts), clean.prompts.problems.source.x.shape[1]
-    right = f"{round(clean.share('exact') * n)} of {n} prompts right with {shots} examples"
+    task = clean.prompts.problems.source.functions.single
+    of = f" of {task}" if task else ""
+    right = f"{round(clean.share('exact') * n)} of {n} prompts{of} right with {shots} examples"
     told = [f"{ctx.model.name} answers {right} (probability {in_words(clean.own)})."]
     if any(need.row("need").side != "yes" for need in source_answered(ctx)):
         controls = "with shuffled labels, or with another function's pairs"
@@ -96,11 +98,27 @@ def limits(ctx: Ctx) -> Part:
     """What a reader must know to believe the rest."""
     settings = ctx.settings
     own_language = functions_of(ctx.model) is not None
-    several = ctx.once(experiment).prompts.estimation.longest_answer > 1
+    tried, drawn = ctx.once(experiment), ctx.once(problems)
+    functions, several = drawn.source.functions, tried.prompts.estimation.longest_answer > 1
+    are_numbers, near = functions.is_number, "near" in tried.readings
+    alone = bool(functions.single) and not settings.article
+    asked = "The target's x is neither shown nor asked in the source"
     notes = {
-        f"{described(ctx.once(problems).source)} "
-        "Left out are a < 2 and b < 1 where there are others, and problems with two equal answers. "
-        "The target's x is neither shown nor asked in the source.": True,
+        f"{described(drawn.source)} Left out are a < 2 and b < 1 where there are others, and problems with two equal "
+        f"answers. {asked}.": drawn.slopes,
+        f"{described(drawn.source)} Left out are problems in which f(x) and x of source and target are not four "
+        f"different answers. {asked}; few inputs are shown again and again.": not drawn.slopes,
+        f"All prompts are of one task ({functions.single}), and so are bounds and verdicts: nothing is said of "
+        f"other tasks. Sources of “{CONTROLS[1]}” show the same inputs, each with itself.": alone,
+        "Prompts go on to the first token that tells their four answers apart, with what these share, and are "
+        "patched and read there. Left out are problems whose answers do not part at one token, and, where "
+        "there are enough others, sources that are longer or shorter than most.": not own_language,
+        "Unpatched: the token that the target finds most likely without a patch. Of random ablations the source's "
+        "own answer is asked alone.": not own_language,
+        "Answers are words: slope, parity, numbers near the answer and any number are not asked.": not are_numbers,
+        "A telling token is no whole number here: parity and numbers near the answer are not asked.": are_numbers
+        and not near,
+        "Slopes are not asked: a x begins with the same token as f(x), or is x.": are_numbers and not drawn.slopes,
         "Layers and heads are selected on one half of the problems; all that is shown is measured on the other. "
         "Bounds are 95% over problems, one number at a time; where layers or heads are named, for all at once.": True,
         f"A layer transfers an answer if its probability exceeds, by a lower bound above {MARGIN}, that of the same "
@@ -108,9 +126,10 @@ def limits(ctx: Ctx) -> Part:
         f"Ablations are by {settings.ablation}, at {POSITIONS[settings.positions]} of the source. Heads that matter "
         "are found by their mean over label-shuffled prompts; self-repair is measured by zero ablation.": True,
         "Any number: with number tokens the probability of all of them together, in text the share of prompts whose "
-        "most likely next token begins a number.": True,
+        "most likely next token begins a number.": are_numbers,
         "All prompts share the article's twelve pairs: nothing is known of other functions.": settings.article,
-        "Answers have several tokens: ablations and patches hold where the first of them is predicted.": several,
+        "Answers have several tokens: a patch decides the first that differs; “whole” (with nothing ablated) is the "
+        "probability of all of them, of which a target without examples writes the rest.": several,
         "This model was trained on nothing but such pairs: linear-8l to have redundant layers and to form the task "
         "before its layers 4 and 5, linear-4l on noisy pairs. It is a positive control.": own_language,
     }
@@ -119,7 +138,7 @@ def limits(ctx: Ctx) -> Part:
 
 PLAN = Plan(
     name="redundancy",
-    help="Where a task learnt from pairs (x, y) is formed, and which heads form it once those are ablated.",
+    help="Where a task learnt from pairs is formed, and which heads form it once those are ablated.",
     title="In-context learning of y = f(x)",
     question="Where is a task learnt in context formed, and do other heads form it once those are ablated?",
     settings=RedundancySettings,

@@ -14,9 +14,10 @@ from functools import partial
 from headscope.interventions.named_heads import heads_among, parse_heads
 from headscope.measures.samples import Samples
 from headscope.studies.redundancy.experiment import Ctx, Heads, experiment
-from headscope.studies.redundancy.patching import MARGIN, Patched, best_cell, patched
+from headscope.studies.redundancy.patching import MARGIN, Ablated, Patched, ablated, best_cell, patched
 from headscope.sweeps.controls import random_ablations
 from headscope.tables import Quantity
+from headscope.tasks.linear import functions_of
 from headscope.tasks.source_and_target import EXAMPLES, TASK
 from headscope.tasks.split import Split
 
@@ -32,7 +33,7 @@ class Round:
 
     new: Heads
     halves: Split[Patched]
-    random: tuple[Patched, ...]
+    random: tuple[Ablated, ...]
     ended: str = ""
 
     @property
@@ -55,7 +56,9 @@ def rounds(ctx: Ctx) -> tuple[Round, ...]:
         ctx.progress("iterative ablation", len(made), ctx.settings.rounds + 1)
         halves = tried.prompts.map(partial(patched, tried, heads=heads))
         drawn = random_ablations(ctx.model, heads, count=count, seed=ctx.settings.seed) if heads else []
-        random = [patched(tried, tried.prompts.estimation, each) for each in drawn]
+        # In text a pass costs so much that of random ablations the source's own answer is asked alone.
+        made_of = patched if functions_of(ctx.model) is not None else ablated
+        random = [made_of(tried, tried.prompts.estimation, each) for each in drawn]
         made.append(Round(new, halves, tuple(random)))
         ended, new = _next(ctx, made)
         if ended:
@@ -103,7 +106,7 @@ def seen(made: Sequence[Round], *answers: str) -> set[int]:
     return {layer for each in made for layer in each.halves.selection.layers(*answers)}
 
 
-def kept(under: Patched, clean: Patched) -> Samples:
+def kept(under: Ablated, clean: Ablated) -> Samples:
     """The source's answer under an ablation, against the share of its clean probability that it must keep."""
     return (under.own - clean.own.changed(KEPT, lambda values: KEPT_SHARE * values)).measured_as(KEPT)
 

@@ -10,7 +10,7 @@ labels, where there is no task to take over, is no backup either.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from operator import methodcaller
 
@@ -33,8 +33,8 @@ from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.self_repair import backup_growth, released, self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
-from headscope.tasks.linear import linear
 from headscope.tasks.prompts import Prompts
+from headscope.tasks.source_and_target import CONTROLS, telling_alone
 from headscope.tasks.split import Split
 
 # So many heads are listed for each ablation and kind of growth.
@@ -101,11 +101,16 @@ def growth(ctx: Ctx) -> dict[str, Growth]:
     model, tried, top = ctx.model, ctx.once(experiment), ctx.once(important_heads)[:1]
     pairs = [(old.patched.heads, new.patched.heads, new.new) for old, new in pairwise(ctx.once(rounds))]
     parts: dict[str, list[Growth]] = {}
+    shown = tried.prompts.map(lambda half: half.source)
+    null = tried.prompts.map(lambda half: half.sources[CONTROLS[0]])
+
+    @cache
+    def read_under(heads: Heads) -> list[Split[dict[str, Samples]]]:
+        return [prompts.map(partial(reads_and_writes, tried, heads=heads)) for prompts in (shown, null)]
+
     for before, after, new in dict.fromkeys([*pairs, *([((), top, top)] if top else [])]):
         later = [str(head) for head in model.heads if head.layer > min(new).layer and head not in set(after)]
-        shown = tried.prompts.map(lambda half: half.source)
-        null = tried.prompts.map(lambda half: linear(model, half.problems.shuffled))
-        read = [[p.map(partial(reads_and_writes, tried, heads=h)) for h in (before, after)] for p in (shown, null)]
+        read = list(zip(read_under(before), read_under(after), strict=True))
         for kind in read[0][0].selection if later else ():
             (old, now), (was, became) = ([each.map(methodcaller("get", kind)) for each in pair] for pair in read)
             every = Growth(kind, old, now, Split(*(grown(kind, *each) for each in zip(was, became, strict=True))))
@@ -132,7 +137,7 @@ def reads_and_writes(tried: Experiment, prompts: Prompts, heads: Heads) -> dict[
     model.read(prompts, [reading], interventions=edits)
     values = {kind: reading.over_layers(index)[0] for index, kind in enumerate((LABELS, INPUTS))}
     if not unserved_direct_effects(model):
-        followed = direct_effects(model, prompts.answered(), "readout", ablations=edits)
+        followed = direct_effects(model, telling_alone(prompts).answered(), "readout", ablations=edits)
         written = (*followed.ablated, followed.clean)[0]
         is_head = torch.tensor([component.head is not None for component in written.components])
         values[WRITING] = values[RELEASE] = written.direct[:, is_head]

@@ -12,11 +12,11 @@ from headscope.measures.samples import Samples, stacked
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.redundancy.does_the_task import source_answered
-from headscope.studies.redundancy.experiment import Ctx
+from headscope.studies.redundancy.experiment import ANY_NUMBER, Ctx
 from headscope.studies.redundancy.patching import ABLATED, MARGIN, best_cell
 from headscope.studies.redundancy.rounds import rounds
 from headscope.tables import Quantity
-from headscope.tasks.source_and_target import ANSWERS, CONTROLS, EXAMPLES, TASK
+from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TASK
 from headscope.tasks.split import Split
 
 CONTROL_MEANS = {
@@ -48,8 +48,9 @@ def transfer(ctx: Ctx) -> Part:
     )
     examples = probability.at(source=EXAMPLES)
     controls = [probability.at(source=each).measured_as(CONTROL_MEANS[each]) for each in CONTROLS]
-    tables = [table(examples, "transfer", beside=controls), table(excess, "excess")]
-    shown = examples.at(ablated="nothing").only(answer=ANSWERS)
+    whole = [each.whole.labelled(ABLATED, each.name) for each in made if each.whole is not None]
+    tables = [table(examples, "transfer", beside=[*controls, *whole]), table(excess, "excess")]
+    shown = examples.at(ablated="nothing").only(answer=lambda answer: answer != ANY_NUMBER)
     title = "What the zero-shot target answers with each layer patched"
     caption = "Mean probability over target prompts, patched before each layer (the last: after all)."
     return Part(
