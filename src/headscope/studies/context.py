@@ -47,6 +47,7 @@ class Settings:
     """
 
     doing: ClassVar[str] = "study a model"
+    force: bool = setting(False, "go on although the model does not do what the study is about")
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -123,10 +124,25 @@ class Part:
     attention: Sequence[AttentionExample] = ()
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Whether a model does what a study is about: `part` shows it, `stops` says why the study ends here and what to
+    try; empty where it goes on."""
+
+    part: Part
+    stops: tuple[str, ...] = ()
+
+
+def open_gate(ctx: Any) -> Gate:
+    """For studies that have something to say of every model."""
+    return Gate(Part())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[S]):
     """A study: who asks what of which model, and how it is introduced.
 
+    `gate(ctx)` is asked before all questions, which are not asked where it stops (unless the settings `force` them).
     `answer(ctx, parts)` gives the one or two sentences that a reader sees first; `lead` names the figure beside them;
     `prompts(ctx)` are those that the record describes. `shown_on` is the model that the study shows itself on.
     """
@@ -140,6 +156,7 @@ class Plan(Generic[S]):
     questions: tuple[Callable[[Any], Part], ...]
     answer: Callable[[Any, Mapping[str, Claim]], Sequence[str]]
     prompts: Callable[[Any], Iterable[Prompts]]
+    gate: Callable[[Any], Gate] = open_gate
     lead: str = ""
     sources: tuple[Source, ...] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
@@ -147,23 +164,26 @@ class Plan(Generic[S]):
     def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
         """Answer the questions about a model."""
         ctx = Context(settings, (model,), progress)
-        parts = [question(ctx) for question in self.questions]
+        gate = self.gate(ctx)
+        stops = () if settings.force else gate.stops
+        parts = [gate.part, *(question(ctx) for question in (() if stops else self.questions))]
         claims = [claim for part in parts for claim in part.claims]
+        by_name = {claim.name: claim for claim in claims}
         return Study(
             name=self.name,
             title=f"{self.title}: {model.name}",
             question=self.question,
-            answer=tuple(self.answer(ctx, {claim.name: claim for claim in claims})),
+            answer=stops or (*gate.stops, *self.answer(ctx, by_name)),
             claims=tuple(claims),
             tables=_joined(parts),
             figures=tuple(figure for part in parts for figure in part.figures),
-            lead=self.lead,
+            lead="" if stops else self.lead,
             details=tuple(sentence for part in parts for sentence in part.says),
             terms=self.terms,
             sources=self.sources,
             attention=tuple(example for part in parts for example in part.attention),
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-            provenance=provenance(model, self.name, settings, *self.prompts(ctx)),
+            provenance=provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),
         )
 
 

@@ -30,6 +30,7 @@ from headscope.studies.bayes.updates import steps, updates
 from headscope.studies.bayes.variables import variables
 from headscope.studies.bayes.x_probe import x_probe
 from headscope.studies.context import Plan
+from headscope.studies.gate import pairs_gate
 from headscope.studies.head_sets import first_few, rank_in_words
 from headscope.studies.pairs import over_lists
 from headscope.studies.sources import REDUNDANT_HEADS, SCALING_LAWS
@@ -102,6 +103,7 @@ PLAN: Plan[BayesSettings] = Plan(
     shown_on="zoo:linear-4l",
     questions=(*LEARNT, *INSIDE),
     answer=answer,
+    gate=pairs_gate,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(observations).shots)],
     lead="curve-shots",
     sources=(REDUNDANT_HEADS, SCALING_LAWS),

@@ -12,6 +12,7 @@ from headscope.evidence import in_words
 from headscope.figures.words import joined
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Part, Plan
+from headscope.studies.gate import pairs_gate
 from headscope.studies.pairs import described, over_lists
 from headscope.studies.redundancy.attention_to_examples import attention_to_examples
 from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
@@ -124,6 +125,7 @@ PLAN = Plan(
     shown_on="zoo:linear-8l",
     questions=(*map(over_lists, (*QUESTIONS, attention_to_examples)), limits),
     answer=answer,
+    gate=pairs_gate,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(problems).source)],
     lead="task",
     sources=(REDUNDANT_HEADS, TASK_VECTORS),

@@ -11,6 +11,7 @@ from headscope.evidence import percent
 from headscope.evidence.comparisons import head_names
 from headscope.results.study import Claim
 from headscope.studies.context import Plan
+from headscope.studies.gate import pairs_gate
 from headscope.studies.sources import FUNCTION_VECTORS, TASK_VECTORS, WHICH_HEADS_MATTER
 from headscope.studies.vectors.different_heads import different_heads
 from headscope.studies.vectors.does_the_task import baselines, does_the_task, examples_help
@@ -67,6 +68,7 @@ PLAN: Plan[VectorsConfig] = Plan(
     shown_on="zoo:linear-8l",
     questions=QUESTIONS,
     answer=answer,
+    gate=pairs_gate,
     prompts=lambda ctx: [linear(ctx.model, half.few) for half in ctx.once(problems)],
     lead="task_vectors-layer",
     sources=(TASK_VECTORS, FUNCTION_VECTORS, WHICH_HEADS_MATTER),
