@@ -3,7 +3,8 @@
 In: the cells of a sweep, prepared. Out: for each kind of cell (which sites it edits, how it enters) the
 fastest path that gave the numbers of full passes on this very model, and the reason where it is not the
 first. What is compared is a random projection of the logits at the read positions, against the size of the
-logits, so that no measure can hide a difference. A kind is checked once per model and length of prompts.
+logits, so that no measure can hide a difference. A kind is checked once per model and length of prompts, on the
+first few prompts of the sweep: full passes read all logits, and on all prompts would cost more than many a sweep.
 """
 
 import math
@@ -20,10 +21,11 @@ from headscope.models.anatomy import TOLERANCE
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.naive import OWN, evaluate, with_own_position
 from headscope.sweeps.plan import Costs, Traits
-from headscope.sweeps.sweep import Setting, Sweep, Work
+from headscope.sweeps.sweep import Setting, Sweep, Work, prepared
 from headscope.tasks.prompts import Prompts
 
 SAMPLED = 2  # cells of each kind that are run both ways
+PROMPTS = 8  # on so many prompts
 Kind = tuple[str, ...]
 
 
@@ -57,9 +59,9 @@ def kind_of(work: Work, measures: Sequence[Measure]) -> Kind:
 
 
 def choose(
-    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs
+    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, *, prompts: int
 ) -> list[Choice]:
-    """For each cell the first of `paths` that agrees with full passes on its kind."""
+    """For each cell the first of `paths` that agrees with full passes on its kind; it is run on so many prompts."""
     kinds: dict[Kind, list[int]] = {}
     for index, work in enumerate(works):
         kinds.setdefault(kind_of(work, setting.measures), []).append(index)
@@ -68,24 +70,31 @@ def choose(
     for kind, members in kinds.items():
         base = sorted({place.site for place in setting.base_places})
         key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"
-        if len(members) <= SAMPLED and not sweep.model.is_cached(key):
+        few = len(members) * prompts <= SAMPLED * min(PROMPTS, prompts)
+        if few and not sweep.model.is_cached(key):
             choice = Choice(FULL, "so few cells that checking them would cost more")
         else:
             sampled = rng.sample(members, min(SAMPLED, len(members)))
-            agreeing = partial(_first_agreeing, sweep, setting, works, paths, costs, sampled)
+            agreeing = partial(_first_agreeing, _first_prompts(sweep.of(sampled)), paths, costs)
             choice = sweep.model.cached(key, agreeing)
         chosen |= dict.fromkeys(members, choice)
     return [chosen[index] for index in range(len(works))]
 
 
-def _first_agreeing(
-    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, sampled: Sequence[int]
-) -> Choice:
+def _first_prompts(sweep: Sweep) -> Sweep:
+    """The sweep on its first prompts, which keep their places in a larger one."""
+    few = min(PROMPTS, len(sweep.prompts))
+    begin = 0 if sweep.rows is None else sweep.rows.start
+    return replace(sweep.part(slice(0, few)), rows=slice(begin, begin + few))
+
+
+def _first_agreeing(sweep: Sweep, paths: Sequence[Path], costs: Costs) -> Choice:
+    setting, works = prepared(sweep)
     model, read_outs = sweep.model, dict.fromkeys(each.read_out for each in setting.measures)
     measures = [measure for read_out in read_outs for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
     expected = []
-    for cell in (sweep.cells[index] for index in sampled):
+    for cell in sweep.cells:
         edits = [*sweep.base_interventions, *cell.interventions]
         with model.batch_rows(sweep.rows or slice(0, len(sweep.prompts))):
             expected.append(evaluate(model, with_own_position(sweep.prompts, cell.position), measures, edits))
@@ -97,8 +106,7 @@ def _first_agreeing(
             continue
         try:
             # Each twice, so that every one of them runs as rows beside others.
-            twice = [works[i] for i in [*sampled, *sampled]]
-            engine = Engine(model, watched, twice, path.traits, costs, own_positions=path.own_positions)
+            engine = Engine(model, watched, [*works, *works], path.traits, costs, own_positions=path.own_positions)
             resumed = dict(engine.run())
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")
