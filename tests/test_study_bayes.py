@@ -233,7 +233,7 @@ def test_regressions_answer_with_certainty(seen):
 
 @pytest.fixture(scope="module")
 def study(model):
-    return hs.study("bayes", model=model, quick=True, n=40)
+    return hs.study("bayes", model=model, quick=True, n=40, force=True)
 
 
 def test_random_weights_show_nothing(study):
@@ -256,14 +256,14 @@ def test_the_study_is_whole(study, model, tmp_path):
     assert names >= {study.lead, "distances-shots", "extrapolation", "roles"}
     json.dumps(study.to_json(), allow_nan=False)
     out = tmp_path / "run"
-    again = hs.study("bayes", model=model, quick=True, out=out, n=32, shots=4)
+    again = hs.study("bayes", model=model, quick=True, out=out, n=32, shots=4, force=True)
     assert (out / "report.html").exists()
     assert again.provenance["command"].endswith("--n 32 --shots 4 --resamples 60")
     assert "fewer than 8" in claim(again, "near_exact").because
 
 
 def test_text_is_studied_too(reader):
-    found = hs.study("bayes", model=reader, quick=True, n=32)
+    found = hs.study("bayes", model=reader, quick=True, n=32, force=True)
     assert not [claim.name for claim in found.claims if claim.verdict is Verdict.SUPPORTED]
     numbers = found.tables["distances"].rows(outcomes="all numbers")
     assert all(math.isnan(row["kl"]) and row["reason"] for row in numbers)

@@ -594,7 +594,7 @@ def test_direct_effects_of_prompts_of_unequal_length_are_those_of_each_alone(tex
 )
 def test_random_weights_show_nothing(numbers: hs.Model, text: hs.Model, settings: dict[str, str]) -> None:
     for model in (numbers, text):
-        study = hs.study("redundancy", model=model, quick=True, n=10, random_sets=1, **settings)
+        study = hs.study("redundancy", model=model, quick=True, n=10, random_sets=1, force=True, **settings)
         assert not any(claim.verdict is Verdict.SUPPORTED for claim in study.claims)
         assert verdicts(study)["carried"] == "undetermined"
         assert "the source prompt's right answer" in because(study, "carried")
@@ -611,7 +611,7 @@ def test_claims_and_what_decided_them_are_short(found: Study) -> None:
 
 
 def test_the_articles_own_prompts(text: hs.Model) -> None:
-    study = hs.study("redundancy", model=text, quick=True, article=True, n=10)
+    study = hs.study("redundancy", model=text, quick=True, article=True, n=10, force=True)
     assert any("twelve pairs" in note for note in study.notes)
     assert any("several tokens" in note for note in study.notes)
     assert any("a in 1..5" in note for note in study.notes)
@@ -619,7 +619,7 @@ def test_the_articles_own_prompts(text: hs.Model) -> None:
 
 
 def test_notes_say_what_a_model_of_pairs_proves(numbers: hs.Model, text: hs.Model) -> None:
-    settings = RedundancySettings(n=10)
+    settings = RedundancySettings(n=10, force=True)
     of_pairs = plan.PLAN.run(settings, numbers)
     assert any("positive control" in note and "linear-4l" in note for note in of_pairs.notes)
     assert not any("linear-4l" in note for note in plan.PLAN.run(settings, text).notes)
@@ -627,12 +627,24 @@ def test_notes_say_what_a_model_of_pairs_proves(numbers: hs.Model, text: hs.Mode
 
 def test_the_command_writes_a_report_and_prints_json(numbers: hs.Model, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = ["study", "redundancy", "--model", numbers.name, "--quick", "--n", "10", "--json", "--out", str(out)]
+    given = [
+        "study",
+        "redundancy",
+        "--model",
+        numbers.name,
+        "--quick",
+        "--force",
+        "--n",
+        "10",
+        "--json",
+        "--out",
+        str(out),
+    ]
     result = CliRunner().invoke(build("study"), given)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["study"] == "redundancy"
-    assert [claim["name"] for claim in told["claims"]][:3] == ["carried", "redundant", "forms_later"]
+    assert [claim["name"] for claim in told["claims"]][:3] == ["does_the_task", "carried", "redundant"]
     assert (out / "report.html").read_text(encoding="utf-8").count("<h1") == 1
     assert entry("redundancy").shown_on == "zoo:linear-8l"
 

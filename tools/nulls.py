@@ -68,7 +68,7 @@ def run_one(spec: Spec, studies: Sequence[str], out: Path) -> int:
     for study in studies:
         started = time.perf_counter()
         try:
-            claims = hs.study(study, model=model, quick=True).claims
+            claims = hs.study(study, model=model, quick=True, force=True).claims
         except Exception as error:  # the others go on: one line each, and the exit code tells
             failed += 1
             print(f"{study} {spec.name} FAILED: {error!r}", flush=True)

@@ -22,6 +22,7 @@ from headscope.models.protocols import CallEdit, Edit, Reading, SiteEdit
 from headscope.models.recomputed import RecomputedEdits
 from headscope.models.run import Run, blank_padding
 from headscope.models.tap import holding
+from headscope.models.unembedding import read_only_at, worth_it
 from headscope.models.weights import HeadWeights, head_weights
 from headscope.tasks.prompts import Prompts, PromptsLike
 from headscope.vocabulary import Positions, site_named
@@ -72,6 +73,13 @@ class Model(OpenedModel):
                 logits = blank_padding("logits", logits, checked.real)
                 captured = {key: blank_padding(key[0], value, checked.real) for key, value in captured.items()}
         return Run(self, checked, given, logits, captured)
+
+    def logits_at(self, prompts: Prompts, where: Tensor, *, interventions: Edits = ()) -> Tensor:
+        """Logits [batch, position, vocab] of one pass at the positions `where` [batch, position]; others are any."""
+        if not worth_it(where):
+            return self.run(prompts, interventions=interventions).logits
+        with read_only_at(self.anatomy.unembedding, where.to(self.device)):
+            return self.run(prompts, interventions=interventions).logits
 
     def generate(
         self,

@@ -70,6 +70,9 @@ class Settings:
             if limits.get(name) is not None and not holds(value, limits[name]):
                 raise BadArgument(f"{told}it must be {name.replace('_', ' ')} {limits[name]}.")
 
+    def check(self, model: Model) -> None:
+        """Raise BadArgument for what this model cannot be asked, before it runs."""
+
     def quick(self) -> Self:
         """Smaller, for a first look; what was chosen stays as chosen."""
         smaller = {
@@ -163,6 +166,7 @@ class Plan(Generic[S]):
 
     def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
         """Answer the questions about a model."""
+        settings.check(model)
         ctx = Context(settings, (model,), progress)
         gate = self.gate(ctx)
         stops = () if settings.force else gate.stops
@@ -173,7 +177,7 @@ class Plan(Generic[S]):
             name=self.name,
             title=f"{self.title}: {model.name}",
             question=self.question,
-            answer=stops or (*gate.stops, *self.answer(ctx, by_name)),
+            answer=stops or tuple(self.answer(ctx, by_name)),
             claims=tuple(claims),
             tables=_joined(parts),
             figures=tuple(figure for part in parts for figure in part.figures),
@@ -182,7 +186,7 @@ class Plan(Generic[S]):
             terms=self.terms,
             sources=self.sources,
             attention=tuple(example for part in parts for example in part.attention),
-            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            notes=tuple(dict.fromkeys((*gate.stops[:1], *(note for part in parts for note in part.notes)))),
             provenance=provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),
         )
 

@@ -53,6 +53,10 @@ class RedundancySettings(TasksConfig):
         if self.ablate is not None:
             parse_heads(self.ablate)
 
+    def check(self, model: Model) -> None:
+        if self.ablate is not None:
+            heads_among(model, parse_heads(self.ablate))
+
 
 Ctx = Context[RedundancySettings]
 
@@ -121,8 +125,6 @@ def problems(ctx: Ctx) -> SourceAndTarget:
 
 def experiment(ctx: Ctx) -> Experiment:
     model, settings = ctx.model, ctx.settings
-    if settings.ablate is not None:
-        heads_among(model, parse_heads(settings.ablate))  # refused before the model runs, not after the first round
     prompts = halves(ctx.once(problems)).map(lambda half: TransferPrompts.of(model, half))
     shuffled = prompts.map(lambda half: telling_alone(half.sources[CONTROLS[0]]).answered())
     every = [*shuffled, *(half.answered for half in prompts)]

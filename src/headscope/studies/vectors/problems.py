@@ -31,6 +31,14 @@ class VectorsConfig(TasksConfig):
     random_vectors: int = setting(3, "random sets of heads whose sum is a control", at_least=1, quick=1)
     random_sets: int = setting(20, "random sets of heads ablated beside each group", at_least=19)
 
+    def check(self, model: Model) -> None:
+        self.top_of(model)
+        if self.article:
+            raise BadArgument(
+                "cannot study vectors on the article's pairs: they have one function, and its vector is compared "
+                "with those of others. Leave --article away; --a, --b and --inputs choose the functions."
+            )
+
     def top_of(self, model: Model) -> int:
         """How many heads count as the top ones: the papers take about 2%; a small model has too few for that."""
         count = len(model.heads)
@@ -52,14 +60,9 @@ def problems(ctx: Ctx) -> Split[Transfer]:
     """The problems of a run: half of the functions (of one task, of the prompts) select layers and heads.
 
     Raises:
-        BadArgument: for the article's pairs, and for too few functions, shots or inputs.
+        BadArgument: for too few functions, shots or inputs.
     """
     config = ctx.settings
-    if config.article:
-        raise BadArgument(
-            "cannot study vectors on the article's pairs: they have one function, and its vector is compared with "
-            "those of others. Leave --article away; --a, --b and --inputs choose the functions."
-        )
     usual, among = config.draw(ctx.model, n=1), config.among
     # A number token is an answer of its own; halves of functions need no more than another function's answer.
     told = functions_of(ctx.model) is not None and len(usual.functions.among(among)) >= 2 * FEWEST_FUNCTIONS  # type: ignore[arg-type]
