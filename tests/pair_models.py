@@ -35,10 +35,13 @@ def of_number_tokens(folder: Path, *, layers: int = 3, seed: int = 0, d_mlp: int
     return hs.load(str(folder))
 
 
-def of_text(folder: Path, *, layers: int = 3, seed: int = 0) -> hs.Model:
-    """A random Llama whose BPE tokenizer joins some digits, the space before some, and the end of a line."""
+def of_text(folder: Path, *, layers: int = 3, seed: int = 0, letters: str = "") -> hs.Model:
+    """A random Llama whose BPE tokenizer joins some digits, the space before some, and the end of a line.
+
+    It knows these `letters` one by one, beside digits.
+    """
     merges = [("2", "8"), ("5", "9"), (" ", "8"), (")", "\n"), ("1", "0")]
-    words = ["<s>", *"0123456789(), \n", *("".join(pair) for pair in merges)]
+    words = ["<s>", *"0123456789(), \n", *letters, *("".join(pair) for pair in merges)]
     backend = Tokenizer(models.BPE(vocab={word: k for k, word in enumerate(words)}, merges=merges))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
     torch.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -33,12 +34,13 @@ from headscope.studies.vectors.does_the_task import attainable
 from headscope.studies.vectors.effects import (
     ACCURACY,
     DIFFERENCE,
-    DUMMYS,
-    OWN,
+    FEW,
     PROBABILITY,
     RECOVERED,
+    SHUFFLED,
     ZERO,
     Outcomes,
+    asked,
     outcomes_under,
     plain_outcomes,
     recovered,
@@ -51,6 +53,8 @@ from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.controls import AgainstRandom
 from headscope.tasks import linear
 from headscope.tasks.split import Split
+from headscope.tasks.telling import told_apart
+from headscope.tasks.transfer import DUMMYS, OTHERS, OWN
 from headscope.vocabulary import Head
 from tests import pair_models, planted_pairs
 
@@ -113,15 +117,57 @@ def test_no_function_and_no_asked_input_is_on_both_sides(numbers):
     ("settings", "match"),
     [
         ({"article": True}, "one function"),
-        ({"a": "1..1", "b": "0..7"}, "at least 5"),
+        ({"n": 10, "each": 3}, "at least 5"),
         ({"shots": 1}, "2 shots"),
         ({"inputs": "0..15"}, "2 inputs more"),
-        ({"family": "threshold", "a": "12..19", "b": "1..1"}, "another function|at least 5"),
+        ({"a": "1..1", "b": "3..3", "inputs": "0..2"}, "2 inputs more"),
+        ({"a": "0..0", "b": "3..3"}, "apart"),
     ],
 )
 def test_problems_that_cannot_be_drawn_are_refused(numbers, settings, match):
     with pytest.raises(BadArgument, match=match):
         halves(numbers, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "functions"),
+    [({"a": "1..1", "b": "1..1", "inputs": "1..8"}, "y = x + 1", 1), ({"a": "1..1", "b": "0..1"}, "2 functions", 2)],
+)
+def test_few_functions_are_all_in_both_halves_and_a_problem_is_a_unit(numbers, settings, name, functions):
+    drawn = halves(numbers, n=40, **settings)
+    for half in drawn:
+        assert (half.within, half.over) == (name, f"prompts of {name}")
+        assert (half.unit.tolist(), half.functions) == (list(range(40)), functions)
+        assert not set(half.asked.tolist()) & {*half.dummy.query.tolist(), *half.sources.query.tolist()}
+        for shown, *queries in zip(half.few.x.tolist(), half.dummy.query.tolist(), half.asked.tolist(), strict=True):
+            assert not set(shown) & set(queries)
+        values = np.stack(list(half.answers.values()))
+        assert all(len(set(column)) == 3 for column in values.T.tolist())
+    if functions == 1:
+        assert (drawn.estimation.other_answer == drawn.estimation.asked).all()  # y = x beside a single function
+    assert (drawn.selection.few.x != drawn.estimation.few.x).any()
+
+
+def test_words_are_split_into_what_is_asked_and_dummy_queries(tmp_path):
+    text = pair_models.of_text(tmp_path, letters=f"->{string.ascii_lowercase}")
+    selection, estimation = halves(text, n=30, task="past_tense")
+    asked_words, others = ({*half.asked.tolist()} for half in (selection, estimation))
+    assert not asked_words & others  # where a list is long enough, no word is asked in both halves
+    for half in (selection, estimation):
+        assert half.over == "prompts of past_tense"
+        assert not set(half.asked.tolist()) & {*half.dummy.query.tolist(), *half.sources.query.tolist()}
+        told = asked(text, half, FEW)  # "want" and "wanted" are told apart by no letter: such words are drawn again
+        assert told.clear.all()
+        assert max(map(len, told.forced)) > 1  # what "bring" and "brought" share stands after the prompt
+
+
+def test_claims_about_one_task_say_so(numbers):
+    made = task_vector.task_vector(context(numbers, n=15, a="1..1", b="1..1", force=True))
+    (judged,) = made.claims
+    assert judged.statement.startswith("On y = x + 1 alone, the final-token")
+    assert {row.over for row in judged.evidence} == {"prompts of y = x + 1"}
+    (judged,) = task_vector.task_vector(context(numbers)).claims
+    assert judged.statement.startswith("The final-token")
 
 
 # How answers are judged.
@@ -144,14 +190,15 @@ def test_a_whole_answer_comes_first_if_each_of_its_tokens_does():
 def test_outcomes_are_what_the_logits_say(kind, request):
     model = request.getfixturevalue(kind)
     half = halves(model).estimation
-    prompts = linear(model, half.few)
-    found = plain_outcomes(model, prompts)
-    for row, (tokens, answer) in enumerate(zip(prompts.tokens, prompts.answer_tokens, strict=True)):
-        with torch.no_grad():
-            logits = model.hf(torch.tensor([tokens + answer])).logits[0, len(tokens) - 1 : -1]
-        probability = logits.softmax(-1)[range(len(answer)), list(answer)].prod()
-        assert float(found[1, row]) == pytest.approx(float(probability), abs=1e-6)
-        assert bool(found[0, row]) == (logits.argmax(-1).tolist() == list(answer))
+    told = asked(model, half, FEW)
+    found = plain_outcomes(model, told)
+    assert list(found) == [OWN, OTHERS, DUMMYS]
+    for name, prompts in told.prompts.items():
+        for row, (tokens, answer) in enumerate(zip(prompts.tokens, prompts.answers, strict=True)):
+            with torch.no_grad():
+                logits = model.hf(torch.tensor([tokens])).logits[0, -1]
+            assert float(found[name][1, row]) == pytest.approx(float(logits.softmax(-1)[answer]), abs=1e-6)
+            assert bool(found[name][0, row]) == (int(logits.argmax()) == answer)
 
 
 # What vectors are made of.
@@ -254,13 +301,13 @@ def test_a_task_vector_is_the_residual_stream_of_the_dummy_prompt(kind, request)
     model, layer = request.getfixturevalue(kind), 2
     ctx = context(model)
     half = ctx.once(problems).estimation
-    vectors = {TASK: task_vectors(model, half)[TASK]}
-    outcomes = outcomes_under(ctx, half, ZERO, [OWN], vectors, added=False)
+    vectors = task_vectors(model, half, [TASK])
+    outcomes = outcomes_under(ctx, half, ZERO, vectors, added=False)
     block = model.hf.model.layers[layer]
-    dummies, bare = linear(model, half.dummy), linear(model, half.zero)
+    dummies, bare = told_apart(model, half.dummy, half.answers).first, asked(model, half, ZERO).first
     expected = [
         probability_with(
-            model, block, entering(model, block, dummies.tokens[row]), bare.tokens[row], bare.answer_tokens[row]
+            model, block, entering(model, block, dummies.tokens[row]), bare.tokens[row], bare.answers[row : row + 1]
         )
         for row in range(len(half))
     ]
@@ -297,11 +344,12 @@ def test_one_causal_indirect_effect_by_hand(kind, request):
     found = effects_of_heads(ctx, half, means)[model.heads.index(head)]
     projection, size = model.anatomy.layers[head.layer].projection, 8
     own = slice(head.index * size, (head.index + 1) * size)
-    sources, shuffled = linear(model, half.sources), linear(model, half.shuffled)
+    sources = told_apart(model, half.sources, half.source_answers).first
+    shuffled = asked(model, half, SHUFFLED).first
     row = 7
     mine = [place for place, of in enumerate(half.source_function) if of == half.function[row]]
     clean = torch.stack([entering(model, projection, sources.tokens[place])[own] for place in mine])
-    tokens, answer = shuffled.tokens[row], shuffled.answer_tokens[row]
+    tokens, answer = shuffled.tokens[row], shuffled.answers[row : row + 1]
     before = probability_with(model, projection, entering(model, projection, tokens), tokens, answer)
     after = probability_with(model, projection, clean.mean(0), tokens, answer, own)
     assert len(clean) == 3
@@ -420,20 +468,22 @@ def shares(mean, elsewhere):
 
 
 def verdict_of_vector(need=HELP, share=0.9, beyond=0.8, elsewhere=0.0):
-    return task_vector.single_vector(need, shares(share, elsewhere), chosen(beyond, elsewhere)).verdict
+    return task_vector.single_vector([need], shares(share, elsewhere), chosen(beyond, elsewhere)).verdict
 
 
 def verdict_of_heads(need=HELP, share=0.9, elsewhere=0.0, **beyond):
     controls = {"random heads": 0.8, "random direction": 0.8, "other function": 0.8} | beyond
     judged = {name: chosen(mean, elsewhere) for name, mean in controls.items() if mean is not None}
     carried = function_vector.CarriedByHeads(shares(share, elsewhere), judged, chosen(0.8))
-    return function_vector.few_heads(need, carried).verdict
+    return function_vector.few_heads([need], carried).verdict
 
 
-def verdict_of_task(need=HELP, beyond=0.8, not_copied=0.8, follows=0.8, copied=0.0, clearest=OWN, elsewhere=0.0):
-    by_layer = chosen(beyond, elsewhere), chosen(not_copied), chosen(follows), chosen(copied)
+def verdict_of_task(
+    need=HELP, beyond=0.8, not_copied=0.8, follows=0.8, copied=0.0, other=0.8, clearest=OWN, elsewhere=0.0
+):
+    by_layer = chosen(beyond, elsewhere), chosen(not_copied), chosen(follows), chosen(copied), chosen(other)
     carried = task_not_answer.Transferred(*by_layer, clearest)
-    return task_not_answer.task_rather_than_answer(need, carried).verdict
+    return task_not_answer.task_rather_than_answer([need], carried).verdict
 
 
 @pytest.mark.parametrize(
@@ -447,6 +497,7 @@ def verdict_of_task(need=HELP, beyond=0.8, not_copied=0.8, follows=0.8, copied=0
         (verdict_of_heads, "other function"),
         (verdict_of_task, "not_copied"),
         (verdict_of_task, "follows"),
+        (verdict_of_task, "other"),
     ],
 )
 def test_a_claim_falls_with_each_comparison_that_it_needs(verdict, name):
@@ -461,8 +512,8 @@ def test_a_layer_that_was_not_chosen_keeps_a_claim_from_falling():
     assert verdict_of_vector(share=0.05, elsewhere=0.9) is UNDETERMINED
     assert verdict_of_heads(share=0.05, elsewhere=0.9) is UNDETERMINED
     # The vector of another function is followed before a layer that was not chosen.
-    late = task_not_answer.Transferred(chosen(0.8), chosen(0.8), chosen(0.0, 0.8), chosen(0.0), OWN)
-    assert task_not_answer.task_rather_than_answer(HELP, late).verdict is UNDETERMINED
+    late = task_not_answer.Transferred(chosen(0.8), chosen(0.8), chosen(0.0, 0.8), chosen(0.0), chosen(0.8), OWN)
+    assert task_not_answer.task_rather_than_answer([HELP], late).verdict is UNDETERMINED
     assert verdict_of_heads(**{"random heads": None}) is UNDETERMINED  # no other set of so many heads
 
 

@@ -2,8 +2,11 @@
 
 In: logits of prompts made by `Prompts.answered`, whose answer may have several tokens. Out: one number per example
 that holds both, so that a sweep that reads one of them reads the other for nothing; `unpacked` takes values and
-differences of values apart. Not done here: probability alone (measures.readouts.joint_probability).
+differences of values apart. `answer_token` asks the same of one token of each prompt, whatever its answer is. Not
+done here: probability alone (measures.readouts.joint_probability).
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +32,22 @@ def whole_answer() -> Measure:
         return log_probability.double().sum(1).exp() + _FIRST * first.all(1)
 
     return Measure("whole_answer", "", 1, ReadOut(where), compute)
+
+
+def answer_token(tokens: Sequence[int]) -> Measure:
+    """Probability of this token of each prompt + 4 where it is the single most likely one, at the last position."""
+    wanted = torch.tensor(list(tokens))
+
+    def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
+        scores = logits[:, 0].float()
+        following = wanted.to(logits.device)[:, None]
+        first = (scores >= scores.gather(-1, following)).sum(-1) == 1
+        return scores.log_softmax(-1).gather(-1, following)[:, 0].double().exp() + _FIRST * first
+
+    def split(rows: slice) -> Measure:
+        return answer_token(tokens[rows])
+
+    return Measure("answer_token", "", 1, ReadOut(Positions.of("readout")), compute, split, {"tokens": wanted})
 
 
 def unpacked(values: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 In: the cells of a sweep, prepared. Out: for each kind of cell (which sites it edits, how it enters) the
 fastest path that gave the numbers of full passes on this very model, and the reason where it is not the
 first. What is compared is a random projection of the logits at the read positions, against the size of the
-logits, so that no measure can hide a difference. A kind is checked once per model and length of prompts.
+logits, so that no measure can hide a difference. A kind is checked once per model and length of prompts, on the
+first few prompts of the sweep: full passes read all logits, and on all prompts would cost more than many a sweep.
 """
 
 import math
@@ -21,10 +22,11 @@ from headscope.models.kept import Keeper
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.naive import OWN, measured, with_own_position
 from headscope.sweeps.plan import Costs, Traits
-from headscope.sweeps.sweep import Setting, Sweep, Work
+from headscope.sweeps.sweep import Setting, Sweep, Work, prepared
 from headscope.tasks.prompts import Prompts
 
 SAMPLED = 2  # cells of each kind that are run both ways
+PROMPTS = 8  # on so many prompts
 Kind = tuple[str, ...]
 
 
@@ -58,9 +60,9 @@ def kind_of(work: Work, measures: Sequence[Measure]) -> Kind:
 
 
 def choose(
-    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs
+    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, *, prompts: int
 ) -> list[Choice]:
-    """For each cell the first of `paths` that agrees with full passes on its kind."""
+    """For each cell the first of `paths` that agrees with full passes on its kind; it is run on so many prompts."""
     kinds: dict[Kind, list[int]] = {}
     for index, work in enumerate(works):
         kinds.setdefault(kind_of(work, setting.measures), []).append(index)
@@ -71,11 +73,12 @@ def choose(
         key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"
         keeper = Keeper("choice of a path", sweep.model, key)
         before = None if sweep.model.is_cached(key) else _kept_choice(keeper, paths)
-        if len(members) <= SAMPLED and not sweep.model.is_cached(key) and before is None:
+        few = len(members) * prompts <= SAMPLED * min(PROMPTS, prompts)
+        if few and not sweep.model.is_cached(key) and before is None:
             choice = Choice(FULL, "so few cells that checking them would cost more")
         else:
             sampled = rng.sample(members, min(SAMPLED, len(members)))
-            agreeing = partial(_first_agreeing, sweep, setting, works, paths, costs, sampled)
+            agreeing = partial(_first_agreeing, _first_prompts(sweep.of(sampled)), paths, costs)
             choice = before or sweep.model.cached(key, agreeing)
             if before is None:
                 _keep_choice(keeper, paths, choice)
@@ -97,14 +100,20 @@ def _keep_choice(keeper: Keeper, paths: Sequence[Path], choice: Choice) -> None:
     keeper.put([place, torch.tensor(list(choice.note.encode()), dtype=torch.uint8)])
 
 
-def _first_agreeing(
-    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, sampled: Sequence[int]
-) -> Choice:
+def _first_prompts(sweep: Sweep) -> Sweep:
+    """The sweep on its first prompts, which keep their places in a larger one."""
+    few = min(PROMPTS, len(sweep.prompts))
+    begin = 0 if sweep.rows is None else sweep.rows.start
+    return replace(sweep.part(slice(0, few)), rows=slice(begin, begin + few))
+
+
+def _first_agreeing(sweep: Sweep, paths: Sequence[Path], costs: Costs) -> Choice:
+    setting, works = prepared(sweep)
     model, read_outs = sweep.model, dict.fromkeys(each.read_out for each in setting.measures)
     measures = [measure for read_out in read_outs for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
     expected = []
-    for cell in (sweep.cells[index] for index in sampled):
+    for cell in sweep.cells:
         edits = [*sweep.base_interventions, *cell.interventions]
         with model.batch_rows(sweep.rows or slice(0, len(sweep.prompts))):
             expected.append(measured(model, with_own_position(sweep.prompts, cell.position), measures, edits))
@@ -116,8 +125,7 @@ def _first_agreeing(
             continue
         try:
             # Each twice, so that every one of them runs as rows beside others.
-            twice = [works[i] for i in [*sampled, *sampled]]
-            engine = Engine(model, watched, twice, path.traits, costs, own_positions=path.own_positions)
+            engine = Engine(model, watched, [*works, *works], path.traits, costs, own_positions=path.own_positions)
             resumed = dict(engine.run())
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")

@@ -83,7 +83,8 @@ def _resumed(sweep: Sweep, done: Done) -> Iterator[tuple[slice, CellResult]]:
             continue
         setting, works = prepared(part)
         if not choices:
-            costs, choices = costs_of(sweep.model, traits_of(sweep.model)), _choices(part, setting, works)
+            costs = costs_of(sweep.model, traits_of(sweep.model))
+            choices = _choices(part, setting, works, len(sweep.prompts))
             for index, choice in enumerate(choices):
                 if choice.path == FULL:
                     yield from _by_full_passes(sweep, [index], choice.note, done)
@@ -126,18 +127,18 @@ def resumes(sweep: Sweep) -> bool:
     edits = [*sweep.base_interventions, *(edit for cell in sweep.cells for edit in cell.interventions)]
     if refusal(sweep.model) or any(map(recomputes, edits)):
         return False
-    return all(choice.path.name == "resumed" for choice in _choices(sweep, *prepared(sweep)))
+    return all(choice.path.name == "resumed" for choice in _choices(sweep, *prepared(sweep), len(sweep.prompts)))
 
 
-def _choices(sweep: Sweep, setting: Setting, works: Sequence[Work]) -> list[Choice]:
-    """The path of every cell."""
+def _choices(sweep: Sweep, setting: Setting, works: Sequence[Work], prompts: int) -> list[Choice]:
+    """The path of every cell, which is run on so many prompts."""
     traits, paths = traits_of(sweep.model), []
     if traits.positions:
         if not any(place.site in OF_ATTENTION for place in setting.base_places):
             paths.append(Path("resumed, positions side by side", traits, own_positions=True))
         paths.append(Path("resumed", traits))
     paths.append(Path("resumed from position 0", replace(traits, positions=False)))
-    return choose(sweep, setting, works, paths, costs_of(sweep.model, traits))
+    return choose(sweep, setting, works, paths, costs_of(sweep.model, traits), prompts=prompts)
 
 
 def _by_full_passes(sweep: Sweep, which: Sequence[int], note: str, done: Done) -> Iterator[tuple[slice, CellResult]]:

@@ -1,23 +1,36 @@
 """Problems for transferring a function from one prompt to another, in two halves: one to select, one to estimate.
 
 In: few-shot problems as numbers (`Shots`), for their family of functions, shots and noise. Out: `Split[Transfer]`,
-about functions of which none is in both halves. Inputs are split once: what source prompts ask (*dummy queries*,
-Hendel et al. 2023) is never asked where something of them is patched in, so that it cannot hold the answer that is
-wanted. Within a problem neither of the two inputs is shown. Prompts that means are taken over (*sources*) are drawn
-apart from the problems. Not done here: how a prompt is written (tasks.linear).
+about functions of which none is in both halves; of fewer than ten (y = x + 1 alone, a list of word pairs) both halves
+have all, and what differs are prompts: then a problem is the unit, and only *within* the task that they are of.
+Inputs are split once: what source prompts ask (*dummy queries*, Hendel et al. 2023) is never asked where something of
+them is patched in, so that it cannot hold the answer that is wanted; within one task, where there are enough, no
+input is asked in both halves either. Within a problem neither of the two inputs is shown. Prompts that means are
+taken over (*sources*) are drawn apart from the problems. Not done here: how a prompt is written (tasks.linear).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.tasks.functions import Functions, Ints, Which
+from headscope.tasks.functions import Bools, Functions, Ints, Which
 from headscope.tasks.shots import Shots
 from headscope.tasks.split import Split
 
 FEWEST_FUNCTIONS = 5
+# The answers that are looked for: that of the query, that of another function, and that of the dummy query, a copy.
+OWN, OTHERS, DUMMYS = "f(x)", "g(x)", "f(dummy)"
+# Within one task: so many asked inputs in each half keep the halves apart, and so many problems are needed.
+_FEWEST_ASKED, _FEWEST_PROBLEMS = 10, 10
+# How often a problem whose answers are not told apart is drawn again.
+_REDRAWN = 20
+
+# Whether the answers [problem] of these zero-shot problems are told apart.
+Readable = Callable[[Shots, Mapping[str, Ints]], Bools]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +39,8 @@ class Transfer:
 
     `dummy` asks each problem's dummy query, `asked` [problem] is what is really asked. `other` has the same inputs
     and dummy query under the function number `partner` [problem], whose value at `asked` differs. `sources` are
-    further prompts with dummy queries, about the functions `source_function`.
+    further prompts with dummy queries, about the functions `source_function`; `source_asked` is an input that none of
+    them shows. `within` names the task, where problems are those of one and each is a unit; else functions are.
     """
 
     dummy: Shots
@@ -36,14 +50,42 @@ class Transfer:
     partner: Ints
     sources: Shots
     source_function: Ints
+    source_asked: Ints
     seed: int
+    within: str = ""
 
     def __len__(self) -> int:
         return len(self.asked)
 
     @property
+    def unit(self) -> Ints:
+        """What could have come out otherwise independently, by number [problem]."""
+        return np.arange(len(self)) if self.within else self.function
+
+    @property
+    def over(self) -> str:
+        """The units in the plural."""
+        return f"prompts of {self.within}" if self.within else "functions"
+
+    @property
+    def answers(self) -> dict[str, Ints]:
+        """The answers that are looked for, [problem] by name."""
+        return {OWN: self.few.answer, OTHERS: self.other_answer, DUMMYS: self.dummy.answer}
+
+    @property
+    def source_answers(self) -> dict[str, Ints]:
+        """What a source prompt's function says at the input that it asks, and at another."""
+        return {DUMMYS: self.sources.answer, OWN: self.sources.asking(self.source_asked).answer}
+
+    @property
     def functions(self) -> int:
         return int(self.function.max()) + 1
+
+    def first(self, count: int) -> Self:
+        """The first so many problems; with the sources of all."""
+        some = {name: getattr(self, name)[:count] for name in ("asked", "function", "partner")}
+        dummy, other = (each.rows(slice(0, count)) for each in (self.dummy, self.other))
+        return self if count >= len(self) else replace(self, dummy=dummy, other=other, **some)
 
     @cached_property
     def few(self) -> Shots:
@@ -67,71 +109,148 @@ class Transfer:
 
 
 def transfer_halves(
-    usual: Shots, *, n: int, each: int, sources: int, among: Which = "grid", seed: int = 0
+    usual: Shots,
+    *,
+    n: int,
+    each: int,
+    sources: int,
+    among: Which = "grid",
+    seed: int = 0,
+    readable: Readable | None = None,
 ) -> Split[Transfer]:
     """Problems that select and problems that estimate: about `n` in each, `each` of a function.
 
     Functions, shots and noise are those of `usual`. With few functions there are more problems of each. `sources`
-    further prompts of each function are for its means.
+    further prompts of each function are for its means. What is not `readable` is drawn again, or left out.
 
     Raises:
-        BadArgument: for too few functions, shots or inputs.
+        BadArgument: for too few problems, shots or inputs, or functions that are never told apart.
     """
-    functions, shots, generator = usual.functions, usual.x.shape[1], np.random.default_rng(seed)
-    parameters = generator.permutation(functions.among(among))
+    drawing = _Drawing.of(usual, among, seed, readable)
+    if drawing.one_task:
+        return drawing.prompts(n, sources, seed)
+    parameters = drawing.parameters
     count = min(n // each, len(parameters) // 2)
     if count < FEWEST_FUNCTIONS:
         raise BadArgument(
             f"cannot split {n} problems of {len(parameters)} functions: each half needs at least "
             f"{FEWEST_FUNCTIONS} functions, got {count}. Use a larger --n or a wider family."
         )
-    inputs = generator.permutation(np.arange(functions.inputs[0], functions.inputs[1] + 1))
-    if shots < 2 or len(inputs) < shots + 2:
-        raise BadArgument(
-            f"cannot transfer functions with {shots} shots of {len(inputs)} inputs: use 2 shots or more, and 2 "
-            "inputs more than shots, since a problem has two queries that it does not show."
-        )
+    function, asked = np.repeat(np.arange(count), -(-n // count)), drawing.asked
+    # In this order: both halves draw from one generator.
+    selection = drawing.half(parameters[:count], function, asked, sources, 2 * seed)
+    return Split(selection, drawing.half(parameters[count : 2 * count], function, asked, sources, 2 * seed + 1))
 
-    def draw_inputs(n: int) -> tuple[Ints, Ints, Ints]:
-        """Shown inputs [n, shot], a dummy query and one that is asked: none of them twice in a problem."""
-        split, rows = len(inputs) // 2, np.arange(n)
-        dummy = generator.integers(0, split, n)
-        asked = generator.integers(split, len(inputs), n)
+
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """What problems are drawn from: `inputs`, the first half of them dummy queries, and functions in random order."""
+
+    usual: Shots
+    parameters: Ints
+    inputs: Ints
+    generator: np.random.Generator
+    readable: Readable | None
+
+    @classmethod
+    def of(cls, usual: Shots, among: Which, seed: int, readable: Readable | None) -> "_Drawing":
+        functions, shots, generator = usual.functions, usual.x.shape[1], np.random.default_rng(seed)
+        parameters = generator.permutation(functions.among(among))
+        inputs = generator.permutation(np.arange(functions.inputs[0], functions.inputs[1] + 1))
+        drawing = cls(usual, parameters, inputs, generator, readable)
+        fewest = 4 if drawing.one_task else shots + 2  # within one task an input is shown again
+        if shots < 2 or len(inputs) < fewest:
+            raise BadArgument(
+                f"cannot transfer functions with {shots} shots of {len(inputs)} inputs: use 2 shots or more, and 2 "
+                "inputs more than shots, since a problem has two queries that it does not show."
+            )
+        return drawing
+
+    @property
+    def one_task(self) -> bool:
+        """Whether there are too few functions for halves of their own."""
+        return len(self.parameters) < 2 * FEWEST_FUNCTIONS
+
+    @property
+    def asked(self) -> range:
+        """The places of inputs that are no dummy queries."""
+        return range(len(self.inputs) // 2, len(self.inputs))
+
+    def prompts(self, n: int, sources: int, seed: int) -> Split[Transfer]:
+        """Halves of other prompts of the same functions, beside a single one its `others`."""
+        functions, own = self.usual.functions, self.parameters
+        within = functions.single or f"{len(own)} functions"
+        function = np.arange(n) % len(own)
+        own = np.concatenate((own, functions.others[:1])) if len(own) == 1 else own
+        first, second = self.asked[::2], self.asked[1::2]
+        if len(second) < _FEWEST_ASKED:
+            first = second = self.asked
+        selection = self.half(own, function, first, sources, 2 * seed, within)
+        return Split(selection, self.half(own, function, second, sources, 2 * seed + 1, within))
+
+    def half(self, own: Ints, function: Ints, among: range, sources: int, seed: int, within: str = "") -> Transfer:
+        """Problems about these functions, of `own` parameters, and sources of each."""
+        source_function = np.repeat(np.arange(len(own)), sources)
+        x, dummy, asked = self.draw(len(function), among)
+        for _ in range(_REDRAWN if self.readable else 0):
+            if not (unread := ~self.is_readable(own, function, dummy, asked)).any():
+                break
+            x[unread], dummy[unread], asked[unread] = self.draw(int(unread.sum()), among)
+        if self.readable:
+            kept = self.is_readable(own, function, dummy, asked)
+            if kept.sum() < _FEWEST_PROBLEMS:
+                raise BadArgument(
+                    f"cannot tell the answers of {self.usual.functions.stated} apart: in {kept.sum()} of {len(kept)} "
+                    f"problems one token tells f(x) from another function's answer and from that of another query, "
+                    f"and at least {_FEWEST_PROBLEMS} are needed. Choose other functions, inputs or words."
+                )
+            x, dummy, asked, function = x[kept], dummy[kept], asked[kept], function[kept]
+        partner = _partners(self.usual.functions, own, function, asked)
+        if (partner < 0).any():
+            raise BadArgument(
+                "cannot find another function for every query: at some input all functions of a half agree. "
+                "Choose other ranges of a, b or inputs."
+            )
+        shown, query, unshown = self.draw(len(source_function), self.asked)
+        problems, others = self.about(own[function], x, dummy), self.about(own[partner], x, dummy)
+        further = self.about(own[source_function], shown, query)
+        return Transfer(problems, others, asked, function, partner, further, source_function, unshown, seed, within)
+
+    def draw(self, n: int, among: range) -> tuple[Ints, Ints, Ints]:
+        """Shown inputs [n, shot], a dummy query and one that is asked: neither is shown."""
+        inputs, generator, rows = self.inputs, self.generator, np.arange(n)
+        dummy = generator.integers(0, len(inputs) // 2, n)
+        asked = np.array(among)[generator.integers(0, len(among), n)]
         order = generator.random((n, len(inputs)))
         order[rows, dummy] = order[rows, asked] = 2.0
-        return inputs[order.argsort(axis=1)[:, :shots]], inputs[dummy], inputs[asked]
+        # Where inputs are fewer than shots they are shown again.
+        shown = order.argsort(axis=1)[:, np.arange(self.usual.x.shape[1]) % (len(inputs) - 2)]
+        return inputs[shown], inputs[dummy], inputs[asked]
 
-    def about(parameters: Ints, x: Ints, query: Ints) -> Shots:
-        y = functions.shown_values(parameters, x, usual.noise, generator)
-        made_by = {**usual.made_by, "n": len(x), "drawn_for": "vectors"}
-        return replace(usual, parameters=parameters, x=x, y=y, query=query, made_by=made_by)
+    def about(self, parameters: Ints, x: Ints, query: Ints) -> Shots:
+        y = self.usual.functions.shown_values(parameters, x, self.usual.noise, self.generator)
+        made_by = {**self.usual.made_by, "n": len(x), "drawn_for": "vectors"}
+        return replace(self.usual, parameters=parameters, x=x, y=y, query=query, made_by=made_by)
 
-    def half(own: Ints, seed: int) -> Transfer:
-        """Problems of these functions, function by function."""
-        function, source_function = (np.repeat(np.arange(count), times) for times in (-(-n // count), sources))
-        x, dummy, asked = draw_inputs(len(function))
-        partner = _partners(functions, own, function, asked)
-        shown, query, _ = draw_inputs(len(source_function))
-        problems, others = about(own[function], x, dummy), about(own[partner], x, dummy)
-        further = about(own[source_function], shown, query)
-        return Transfer(problems, others, asked, function, partner, further, source_function, seed)
-
-    # In this order: both halves draw from one generator.
-    selection = half(parameters[:count], 2 * seed)
-    return Split(selection, half(parameters[count : 2 * count], 2 * seed + 1))
+    def is_readable(self, own: Ints, function: Ints, dummy: Ints, asked: Ints) -> Bools:
+        """Which problems have another function, and answers that are told apart."""
+        assert self.readable is not None
+        functions, partner = self.usual.functions, _partners(self.usual.functions, own, function, asked)
+        none = np.empty((len(function), 0), np.int64)
+        zero = replace(self.usual, parameters=own[function], x=none, y=none, query=asked)
+        values = {
+            name: functions.values(own[which], at)
+            for name, which, at in ((OWN, function, asked), (OTHERS, partner, asked), (DUMMYS, function, dummy))
+        }
+        return (partner >= 0) & self.readable(zero, values)
 
 
 def _partners(functions: Functions, parameters: Ints, function: Ints, asked: Ints) -> Ints:
-    """For each problem another function whose value at what is asked differs, the next such in order."""
+    """For each problem another function whose value at what is asked differs, the next such in order; -1 for none."""
     own = functions.values(parameters[function], asked)
     partner = np.full_like(function, -1)
     for step in range(len(parameters) - 1, 0, -1):
         candidate = (function + step) % len(parameters)
         differs = functions.values(parameters[candidate], asked) != own
         partner = np.where(differs, candidate, partner)
-    if (partner < 0).any():
-        raise BadArgument(
-            "cannot find another function for every query: at some input all functions of a half agree. "
-            "Choose other ranges of a, b or inputs."
-        )
     return partner

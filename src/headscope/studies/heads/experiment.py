@@ -40,11 +40,7 @@ class HeadsSettings(Settings):
     repeats: int = setting(4, "times it is shown", quick=3, at_least=2)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
     random_sets: int = setting(
-        60,
-        "random sets of heads beside each group",
-        quick=FEWEST_SETS,
-        at_least=FEWEST_SETS,
-        least=FEWEST_SETS,
+        60, "random sets of heads beside each group", quick=FEWEST_SETS, at_least=FEWEST_SETS, least=FEWEST_SETS
     )
     exact: int | None = setting(
         None,

@@ -15,9 +15,9 @@ from headscope.evidence import Test, claim, table
 from headscope.measures.rankings import Agreement, agreement
 from headscope.results.study import Claim
 from headscope.studies.context import Part
-from headscope.studies.vectors.does_the_task import examples_help
+from headscope.studies.vectors.does_the_task import examples_teach
 from headscope.studies.vectors.head_effects import SCORE, indirect_effects, induction, kinds_exist, top_heads
-from headscope.studies.vectors.problems import Ctx
+from headscope.studies.vectors.problems import Ctx, within_task
 from headscope.tables import Column
 from headscope.tasks.split import Split
 
@@ -36,10 +36,11 @@ _COUNTS = (
 _P_VALUE = Column("p_value", pl.Float64, "chance of so strong a correlation with heads exchanged")
 
 
+@within_task
 def different_heads(ctx: Ctx) -> Part:
     """Are the heads that write the function those that look examples up?"""
     rankings, judged = ctx.once(agreements), ctx.once(top_heads).judged
-    claims = [heads_differ([examples_help(ctx), *kinds_exist(ctx)], rankings.get(judged))]
+    claims = [heads_differ([*examples_teach(ctx), *kinds_exist(ctx)], rankings.get(judged))]
     if not rankings:
         return Part(claims=claims)
     marks = {_JUDGED: {kind: kind == judged for kind in rankings}}

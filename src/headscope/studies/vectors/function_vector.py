@@ -4,10 +4,10 @@ In: the heads with the largest causal indirect effect on the selecting functions
 mean outputs over clean prompts of a function, through W_O (without its bias), is added to the final token's residual
 stream of zero-shot and of label-shuffled prompts, before every layer; beside as many random heads, a random
 direction of the same norm, another function's vector, and the sum of all heads. The paper adds it at about a third
-of the depth; here other functions choose the layer.
+of the depth; here other functions (of one task, other prompts) choose the layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,13 +20,13 @@ from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.sites import through_output
 from headscope.studies.vectors import effects
-from headscope.studies.vectors.does_the_task import baselines, examples_help, gain_of_examples
-from headscope.studies.vectors.effects import FEW, OTHERS, OWN, SHUFFLED, ZERO, Draws, Outcomes
+from headscope.studies.vectors.does_the_task import baselines, examples_teach, gain_of_examples
+from headscope.studies.vectors.effects import FEW, SHUFFLED, ZERO, Draws, Outcomes
 from headscope.studies.vectors.head_effects import mean_head_outputs, top_heads
-from headscope.studies.vectors.problems import Ctx, problems
+from headscope.studies.vectors.problems import Ctx, problems, within_task
 from headscope.sweeps.controls import random_sets
 from headscope.tasks.split import Split
-from headscope.tasks.transfer import Transfer
+from headscope.tasks.transfer import OTHERS, OWN, Transfer
 
 FUNCTION, RANDOM_HEADS, RANDOM_DIRECTION = "function vector", "random heads", "random direction"
 OTHER_FUNCTION, ALL_HEADS = "other function", "all heads"
@@ -43,6 +43,7 @@ class CarriedByHeads:
     follows_other: Samples
 
 
+@within_task
 def function_vector(ctx: Ctx) -> Part:
     """Does the sum of a few heads' mean outputs make a prompt do the task?"""
     outcomes, judged = ctx.once(function_vector_outcomes), ctx.once(carried_by_heads)
@@ -58,12 +59,12 @@ def function_vector(ctx: Ctx) -> Part:
             table([each.share.labelled(kind_of, kind) for kind, each in judged.items()], "function_vector_shares"),
             table(compared, "function_vector_differences"),
         ],
-        claims=[few_heads(examples_help(ctx), judged[ZERO])],
+        claims=[few_heads(examples_teach(ctx), judged[ZERO])],
         figures=[_figure(ctx, kind) for kind in outcomes],
     )
 
 
-def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
+def few_heads(needs: Sequence[Test], judged: CarriedByHeads) -> Claim:
     """Whether the top heads' mean outputs transfer the task to zero-shot prompts."""
     tests = [effects.recovers_half("function", judged.share)]
     none = "there is no other set of so many heads"
@@ -74,7 +75,7 @@ def few_heads(need: Test, judged: CarriedByHeads) -> Claim:
         "few_heads",
         "A few heads write the task: their summed mean outputs, added to a zero-shot prompt, recover half of what "
         "examples add.",
-        needs=[need],
+        needs=needs,
         tests=tests,
         tables=["function_vectors", "function_vector_shares", "function_vector_differences", "head_effects"],
     )
@@ -105,8 +106,8 @@ def function_vector_outcomes(ctx: Ctx) -> dict[str, Split[Outcomes]]:
     every = function_vectors(ctx, drawn.estimation, means.estimation)
     return {
         kind: Split(
-            effects.outcomes_under(ctx, drawn.selection, kind, (OWN,), own, added=True),
-            effects.outcomes_under(ctx, drawn.estimation, kind, (OWN, OTHERS), every, added=True),
+            effects.outcomes_under(ctx, drawn.selection, kind, own, added=True),
+            effects.outcomes_under(ctx, drawn.estimation, kind, every, added=True),
         )
         for kind in (ZERO, SHUFFLED)
     }
@@ -141,7 +142,7 @@ def _figure(ctx: Ctx, kind: str) -> Figure:
     plain, known = ctx.once(baselines).accuracy.by("prompts_kind"), accuracy.coordinates("vector")
     looked_for = {**{vector: OWN for vector in _DRAWN if vector in known}, OTHER_FUNCTION: OTHERS}
     drawn = {f"{v}: {answer}": accuracy.at(vector=v, answer=answer) for v, answer in looked_for.items()}
-    heads = head_names(ctx.once(top_heads).function_vector)
+    heads, half = head_names(ctx.once(top_heads).function_vector), ctx.once(problems).estimation
     figure = lines(
         series(drawn, {f"no vector, {each}": plain[each] for each in dict.fromkeys((FEW, kind))}),
         "layer",
@@ -149,8 +150,8 @@ def _figure(ctx: Ctx, kind: str) -> Figure:
         name="function_vectors",
         title=f"Accuracy when a function vector is added before each layer: {kind} prompts",
         caption=f"The summed mean outputs of heads {heads}, added to the final token's residual stream of {kind} "
-        f"prompts: mean over {len(ctx.once(problems).estimation)} problems of the estimating functions. Controls: as "
-        "many random heads, a random direction of the same norm, another function. “All heads”: every head's mean. "
-        "Bands: 95% over functions.",
+        f"prompts: mean over {len(half)} problems that chose nothing. Controls: as many random heads, a random "
+        "direction of the same norm, another function. “All heads”: every head's mean. "
+        f"Bands: 95% over {half.over}.",
     )
     return replace(figure, name=f"function-vectors-{kind}")

@@ -23,18 +23,19 @@ from headscope.errors import HeadscopeError
 from headscope.evidence import Test, table
 from headscope.figures import head_grid
 from headscope.interventions import set_values
-from headscope.measures import joint_probability
 from headscope.measures.samples import Samples, over_heads
+from headscope.measures.whole_answers import answer_token, unpacked
 from headscope.studies.context import Part
 from headscope.studies.sites import head_outputs, means_by
-from headscope.studies.vectors.effects import HALF, by_function
+from headscope.studies.vectors.effects import HALF, SHUFFLED, asked, by_unit
 from headscope.studies.vectors.problems import Ctx, problems
-from headscope.sweeps import Cell, evaluate
+from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity, Table
 from headscope.tasks import linear
 from headscope.tasks.linear import functions_of
 from headscope.tasks.split import Split, halves
+from headscope.tasks.telling import told_apart
 from headscope.tasks.transfer import Transfer
 from headscope.vocabulary import Head
 
@@ -71,7 +72,7 @@ def head_effects(ctx: Ctx) -> Part:
         diverging=True,
         title="Causal indirect effect of each head",
         caption="Rise of the probability of the right answer in label-shuffled prompts when this head's output at "
-        "the final token is its mean over clean prompts of the function; mean over the estimating functions.",
+        "the final token is its mean over clean prompts of the function; mean over the problems that estimate.",
         name="indirect-effect",
     )
     judged = _BY_EXAMPLES if top.judged == EXAMPLES else _BY_PREFIX
@@ -88,12 +89,12 @@ def _left_out(ctx: Ctx) -> list[str]:
 
 
 def indirect_effects(ctx: Ctx) -> Split[Samples]:
-    """The causal indirect effect of every head, [function, head], on both halves."""
+    """The causal indirect effect of every head, [unit, head], on both halves."""
     drawn, means = ctx.once(problems), ctx.once(mean_head_outputs)
 
     def samples(half: Transfer, own: Mapping[int, Tensor]) -> Samples:
-        values = by_function(effects_of_heads(ctx, half, own), half.function)
-        return over_heads(INDIRECT_EFFECT, ctx.model.heads, values, over="functions")
+        values = by_unit(effects_of_heads(ctx, half, own), half)
+        return over_heads(INDIRECT_EFFECT, ctx.model.heads, values, over=half.over)
 
     return Split(samples(drawn.selection, means.selection), samples(drawn.estimation, means.estimation))
 
@@ -101,19 +102,21 @@ def indirect_effects(ctx: Ctx) -> Split[Samples]:
 def mean_head_outputs(ctx: Ctx) -> Split[dict[int, Tensor]]:
     """Mean z at the final token over each function's source prompts, [function, head, head_dim] by layer."""
     drawn = ctx.once(problems)
-    outputs = drawn.map(lambda half: head_outputs(ctx.model, linear(ctx.model, half.sources)))
+    outputs = drawn.map(
+        lambda half: head_outputs(ctx.model, told_apart(ctx.model, half.sources, half.source_answers).first)
+    )
     pairs = zip(drawn, outputs, strict=True)
     return Split(*({at: means_by(z, half.source_function) for at, z in own.items()} for half, own in pairs))
 
 
 def effects_of_heads(ctx: Ctx, half: Transfer, means: Mapping[int, Tensor]) -> Tensor:
     """The causal indirect effect of every head on every problem, float64 [head, problem], heads as in the model."""
-    prompts, measure = linear(ctx.model, half.shuffled).answered(), joint_probability()
+    prompts = asked(ctx.model, half, SHUFFLED).first
     edits = [set_values(h, means[h.layer][half.function, h.index], positions=-1) for h in ctx.model.heads]
     cells = [Cell((e,), h.layer, h.index) for e, h in zip(edits, ctx.model.heads, strict=True)]
-    (before,) = evaluate(ctx.model, prompts, [measure])
-    stage = ctx.stage("replacing each head by its mean")
-    return cell_values(ctx.model, prompts, cells, measure, progress=stage) - before
+    stage, measure = ctx.stage("replacing each head by its mean"), answer_token(prompts.answers)
+    probability: Tensor = unpacked(cell_values(ctx.model, prompts, [Cell(()), *cells], measure, progress=stage))[1]
+    return probability[1:] - probability[:1]
 
 
 def induction(ctx: Ctx) -> dict[str, Split[KeyAttention] | str]:

@@ -20,13 +20,14 @@ from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.head_sets import beyond_random
-from headscope.studies.vectors.does_the_task import examples_help
-from headscope.studies.vectors.effects import by_function
+from headscope.studies.vectors.does_the_task import examples_teach
+from headscope.studies.vectors.effects import FEW, SHUFFLED, asked, by_unit
 from headscope.studies.vectors.head_effects import kinds_exist, top_heads
-from headscope.studies.vectors.problems import Ctx, problems
+from headscope.studies.vectors.problems import Ctx, problems, within_task
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity
-from headscope.tasks import linear
+from headscope.tasks.source_and_target import telling_alone
+from headscope.tasks.transfer import Transfer
 
 MARGIN = 0.05
 """Accuracy by which ablating one kind of heads must cost more."""
@@ -46,7 +47,7 @@ _MORE = (
 
 @dataclass(frozen=True, eq=False)
 class Ablated:
-    """What ablating each group costs, [function, group], with the mean of `random` sets and all of them `beside`.
+    """What ablating each group costs, [unit, group], with the mean of `random` sets and all of them `beside`.
 
     `beside` holds accuracies lost by problem; `more` are columns by group.
     """
@@ -57,12 +58,14 @@ class Ablated:
     more: Mapping[Column, Mapping[Any, Any]]
 
 
+@within_task
 def matter_more(ctx: Ctx) -> Part:
     """Do answers rest on the heads that write the function, or on those that look examples up?"""
     ablated = ctx.once(ablations)
-    judged = function_vector_heads_more([examples_help(ctx), *kinds_exist(ctx)], ablated)
+    judged = function_vector_heads_more([*examples_teach(ctx), *kinds_exist(ctx)], ablated)
     if ablated is None:
         return Part(claims=[judged])
+    half = ctx.once(ablated_problems)
     figure = bars(
         ablated.lost,
         "group",
@@ -70,14 +73,18 @@ def matter_more(ctx: Ctx) -> Part:
         name="ablations",
         title="Few-shot accuracy lost when the heads of one kind are ablated",
         caption="The top heads of one kind that are not top heads of the other, mean-ablated together: mean over "
-        f"{len(ctx.once(problems).estimation)} few-shot problems. The stroke is the mean over random sets of as many "
-        "heads. Whiskers: 95% over functions.",
+        f"{len(half)} few-shot problems. The stroke is the mean over random sets of as many heads. Whiskers: 95% "
+        f"over {half.over}.",
     )
     listed = table(ablated.lost, "ablations", beside=(ablated.random,), more=ablated.more)
     heads, by_group = ablated.more[_MORE[0]], ablated.lost.by("group")
     costs = ", ".join(f"{name} ({heads[name]}) {percent(each)}" for name, each in by_group.items())
     says = f"Few-shot accuracy lost with the top heads of one kind alone ablated: {costs}."
-    return Part(tables=[listed], claims=[judged], figures=[figure], says=[says])
+    every = len(ctx.once(problems).estimation)
+    fewer = f"Sets of heads are ablated on the first {len(half)} of {every} problems alone."
+    return Part(
+        tables=[listed], claims=[judged], figures=[figure], says=[says], notes=[fewer] if len(half) < every else []
+    )
 
 
 def function_vector_heads_more(needs: Sequence[Test], ablated: Ablated | None) -> Claim:
@@ -101,9 +108,15 @@ def function_vector_heads_more(needs: Sequence[Test], ablated: Ablated | None) -
     )
 
 
+def ablated_problems(ctx: Ctx) -> Transfer:
+    """The estimating problems on which sets of heads are ablated."""
+    half = ctx.once(problems).estimation
+    return half.first(ctx.settings.ablated(half))
+
+
 def ablations(ctx: Ctx) -> Ablated | None:
     """Each kind's top heads ablated without the other's; None where all top heads are common."""
-    top, half = ctx.once(top_heads), ctx.once(problems).estimation
+    top, half = ctx.once(top_heads), ctx.once(ablated_problems)
     alone = {
         FUNCTION_VECTOR: [head for head in top.function_vector if head not in top.induction],
         INDUCTION: [head for head in top.induction if head not in top.function_vector],
@@ -113,9 +126,9 @@ def ablations(ctx: Ctx) -> Ablated | None:
         return None
     against_random = against_random_sets(
         ctx.model,
-        linear(ctx.model, half.few).answered(),
+        telling_alone(asked(ctx.model, half, FEW).first).answered(),
         groups,
-        ablation=mean("z", over=linear(ctx.model, ctx.once(problems).selection.shuffled)),
+        ablation=mean("z", over=asked(ctx.model, ctx.once(problems).selection, SHUFFLED).first),
         measure=whole_answer(),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         apart_from={*top.function_vector, *top.induction},
@@ -126,11 +139,11 @@ def ablations(ctx: Ctx) -> Ablated | None:
     for group, each in against_random.items():
         (accuracy, probability), drawn = unpacked(each.damage), unpacked(each.set_damage)[0]
         beside[group] = own = replace(each, damage=accuracy, set_damage=drawn)
-        lost[group] = by_function(accuracy, half.function)
-        random[group] = by_function(drawn.mean(0), half.function)  # NaN where there is no other set
+        lost[group] = by_unit(accuracy, half)
+        random[group] = by_unit(drawn.mean(0), half)  # NaN where there is no other set
         largest, heads = max(own.means.tolist(), default=math.nan), head_names(own.picked)
         columns = heads, largest, len(own.sets), own.match, own.p, float(probability.mean())
         for column, value in zip(_MORE, columns, strict=True):
             more[column][group] = value
-    own_lost, others = (Samples.of(q, [GROUP], v, over="functions") for q, v in ((LOST, lost), (RANDOM, random)))
+    own_lost, others = (Samples.of(q, [GROUP], v, over=half.over) for q, v in ((LOST, lost), (RANDOM, random)))
     return Ablated(own_lost, others, beside, more)

@@ -2,7 +2,8 @@
 
 In: a model and settings of (x, y) problems. Out: a Study. Task vectors (Hendel et al. 2023), function vectors (Todd
 et al. 2024), and the comparison of function-vector with induction heads (Yin & Steinhardt 2025). Layers and heads
-are *selected* on half of the functions and *estimated* on the other half; functions are the unit of intervals.
+are *selected* on half of the functions and *estimated* on the other half; functions are the unit of intervals. Of a
+list of word pairs, or of few functions, halves are of prompts, and claims are about that task alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from headscope.studies.gate import pairs_gate
 from headscope.studies.sources import FUNCTION_VECTORS, TASK_VECTORS, WHICH_HEADS_MATTER
 from headscope.studies.vectors.different_heads import different_heads
 from headscope.studies.vectors.does_the_task import baselines, does_the_task, examples_help
-from headscope.studies.vectors.effects import FEW, OWN, ZERO
+from headscope.studies.vectors.effects import FEW, ZERO
 from headscope.studies.vectors.forecast import stages
 from headscope.studies.vectors.function_vector import carried_by_heads, function_vector
 from headscope.studies.vectors.head_effects import head_effects, top_heads
@@ -24,6 +25,7 @@ from headscope.studies.vectors.problems import Ctx, VectorsConfig, problems
 from headscope.studies.vectors.task_not_answer import task_not_answer
 from headscope.studies.vectors.task_vector import SHUFFLED, recovered_share, task_vector, task_vector_outcomes
 from headscope.tasks import linear
+from headscope.tasks.transfer import OWN
 
 TERMS = {
     "task vector": "The residual stream at the final token of a few-shot prompt, patched into a zero-shot prompt "

@@ -1,21 +1,26 @@
 """What the vectors study asks: its settings, and problems of functions in two halves, one to select, one to estimate.
 
-In: options and a model. Out: `Split[Transfer]` (tasks.transfer).
+In: options and a model. Out: `Split[Transfer]` (tasks.transfer). Of fewer than ten functions, or a list of word
+pairs, both halves have all: the unit is the prompt within that task, and every claim says so (`within_task`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from typing import ClassVar
 
 from headscope.errors import BadArgument
 from headscope.models.model import Model
-from headscope.studies.context import Context, setting
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.context import Context, Part, setting
+from headscope.studies.pairs import TasksConfig
+from headscope.tasks.linear import functions_of
+from headscope.tasks.source_and_target import readable_by
 from headscope.tasks.split import Split
-from headscope.tasks.transfer import Transfer, transfer_halves
+from headscope.tasks.transfer import FEWEST_FUNCTIONS, Transfer, transfer_halves
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorsConfig(PairsConfig):
+class VectorsConfig(TasksConfig):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study vectors"
@@ -43,17 +48,47 @@ class VectorsConfig(PairsConfig):
             raise BadArgument(f"{told} Use a smaller --top.")
         return chosen
 
+    def ablated(self, half: Transfer) -> int:
+        """On how many problems sets of heads are ablated: all, and of one task two fifths."""
+        return max(10, 2 * len(half) // 5) if half.within else len(half)
+
 
 Ctx = Context[VectorsConfig]
 
 
 def problems(ctx: Ctx) -> Split[Transfer]:
-    """The problems of a run: half of the functions select layers and heads, the others estimate.
+    """The problems of a run: half of the functions (of one task, of the prompts) select layers and heads.
 
     Raises:
         BadArgument: for too few functions, shots or inputs.
     """
     config = ctx.settings
     usual, among = config.draw(ctx.model, n=1), config.among
-    sizes = {"n": config.n, "each": config.each, "sources": config.sources, "seed": config.seed}
-    return transfer_halves(usual, among=among, **sizes)  # type: ignore[arg-type]  # checked with the settings
+    # A number token is an answer of its own; halves of functions need no more than another function's answer.
+    told = functions_of(ctx.model) is not None and len(usual.functions.among(among)) >= 2 * FEWEST_FUNCTIONS  # type: ignore[arg-type]
+    return transfer_halves(
+        usual,
+        n=config.n,
+        each=config.each,
+        sources=config.sources,
+        among=among,  # type: ignore[arg-type]  # checked with the settings
+        seed=config.seed,
+        readable=None if told else readable_by(ctx.model),
+    )
+
+
+def within_task(question: Callable[[Ctx], Part]) -> Callable[[Ctx], Part]:
+    """A question about the problems: of one task, its claims are about that task alone, and say so."""
+
+    @wraps(question)
+    def asked(ctx: Ctx) -> Part:
+        part, task = question(ctx), ctx.once(problems).estimation.within
+        if not task:
+            return part
+        claims = (
+            replace(each, statement=f"On {task} alone, {each.statement[:1].lower()}{each.statement[1:]}")
+            for each in part.claims
+        )
+        return replace(part, claims=tuple(claims))
+
+    return asked
