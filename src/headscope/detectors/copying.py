@@ -27,6 +27,7 @@ from headscope.measures.direct_effect import effect_of_heads_logits
 from headscope.measures.samples import Samples, over_heads
 from headscope.measures.simultaneous import MIN_UNITS_TOGETHER
 from headscope.models.direct_paths import DirectPaths, sites
+from headscope.models.kept import kept
 from headscope.models.model import Model
 from headscope.models.norms import FrozenNorm
 from headscope.models.protocols import Edit
@@ -84,14 +85,16 @@ def copying(
         edits = [edit.rows(chosen) for edit in interventions]
         rows = shown.rows(chosen)
         some = {layer: queries[chosen, : rows.longest] for layer, queries in judged.items()}
-        parts.append(_raises(model, rows, tokens[chosen, : rows.longest], some, edits))
+        own = tokens[chosen, : rows.longest]
+        make = partial(_raises, model, rows, own, some, edits)
+        parts += kept("copying", model, (rows, own, some, edits), make)
         progress(_STAGE, chosen.stop, len(shown))
     enough = [layer for layer, queries in judged.items() if int(queries.any(1).sum()) >= MIN_UNITS_TOGETHER]
     layers = enough or list(judged)
     heads = [head for head in model.heads if head.layer in layers]
     values = torch.cat(parts).double().numpy()[:, [head.layer in layers for head in model.heads]]
-    kept = ~np.isnan(values).any(1)
-    return over_heads(COPYING, heads, values[kept], units=tuple(np.flatnonzero(kept).tolist()))
+    whole = ~np.isnan(values).any(1)
+    return over_heads(COPYING, heads, values[whole], units=tuple(np.flatnonzero(whole).tolist()))
 
 
 def kinds(above: Samples, raised: Samples | None) -> dict[str, str]:
@@ -150,8 +153,8 @@ def _judged(model: Model, shown: Prompts, keys: KeySets, tokens: Tensor) -> dict
 
 def _raises(
     model: Model, shown: Prompts, tokens: Tensor, judged: Mapping[int, Tensor], edits: Sequence[Edit]
-) -> Tensor:
-    """[prompt, head]; NaN where no query is judged in the layer of the head."""
+) -> list[Tensor]:
+    """One of [prompt, head]; NaN where no query is judged in the layer of the head."""
     # Logits are not asked for: in a small model with a large vocabulary they cost more than all else.
     captured = model.activations(shown, sites(model, mlps=False), interventions=edits)
     run = Run(model, shown, tuple(edits), torch.empty(0), captured)
@@ -162,7 +165,7 @@ def _raises(
             z, matrix = run["z", layer].nan_to_num(), model.output_matrix(layer)
             raised = effect_of_heads_logits(z, matrix, paths.to_heads(model, layer)).movedim(-1, 1).double().cpu()
             columns.append(mean_where(raised, queries[:, None].expand_as(raised)))
-    return torch.cat(columns, 1)
+    return [torch.cat(columns, 1)]
 
 
 def _copy_direction(final: FrozenNorm, unembedding: Tensor, shown: Prompts, tokens: Tensor) -> Tensor:

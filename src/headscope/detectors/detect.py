@@ -8,6 +8,8 @@ of range are refused before the model runs.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from headscope.detectors.catalogue import DEFAULT, Detector, detectors
 from headscope.detectors.catalogue import detector as detector_named
 from headscope.detectors.copying import COLUMNS, NOTHING_READ, copying, written
@@ -16,6 +18,7 @@ from headscope.detectors.scores import HEADS, LayerMass, rows_of
 from headscope.errors import BadArgument, PromptError, UnservedModel
 from headscope.measures.intervals import MIN_UNITS
 from headscope.measures.samples import Samples
+from headscope.models.kept import kept
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.tables import Table
@@ -181,9 +184,13 @@ def head_attention(
             "Give longer ones."
         )
 
-    def read(stage: str, shown: Prompts, reading: MassReading) -> None:
-        ticks = Ticks(progress, f"reading attention on {stage}", len(shown), model.anatomy.attending)
-        model.read(shown, [reading, ticks], interventions=interventions)
+    def read(stage: str, shown: Prompts, reading: MassReading, *sets: object) -> None:
+        def run() -> list[Tensor]:
+            ticks = Ticks(progress, f"reading attention on {stage}", len(shown), model.anatomy.attending)
+            model.read(shown, [reading, ticks], interventions=interventions)
+            return reading.tensors()
+
+        reading.fill(kept("attention", model, (shown, sets, tuple(interventions)), run))
 
     attention: dict[str, dict[int, LayerMass]] = {}
     for kind in ("natural", "repeated"):
@@ -192,11 +199,12 @@ def head_attention(
             continue
         shown = prompts.natural if kind == "natural" else prompts.repeated
         reading = MassReading([detector.key_sets(shown) for detector in group])
-        read(f"{kind} prompts", shown, reading)
+        sets = (tuple(detector.name for detector in group), shown)  # what decides them
+        read(f"{kind} prompts", shown, reading, *sets)
         null = reading.other
         if kind == "repeated":
             matched = MassReading(reading.sets)
-            read("prompts in which nothing repeats", prompts.unrepeated, matched)
+            read("prompts in which nothing repeats", prompts.unrepeated, matched, *sets)
             null = matched.mass
         for index, detector in enumerate(group):
             attention[detector.name] = {

@@ -35,6 +35,18 @@ class MassReading:
     uniform: dict[int, Tensor] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
+    def tensors(self) -> list[Tensor]:
+        """All that was read, as one list: of the layers their numbers, then of each what it has."""
+        layers = sorted(self.mass)
+        parts = (self.mass, self.other, self.uniform, self.hidden)
+        return [torch.tensor(layers), *(part[layer] for part in parts for layer in layers)]
+
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """Take what `tensors` gave, here or in another process."""
+        layers, values = tensors[0].tolist(), iter(tensors[1:])
+        for part in (self.mass, self.other, self.uniform, self.hidden):
+            part.update({layer: next(values) for layer in layers})
+
     def over_layers(self, index: int) -> tuple[Tensor, Tensor]:
         """`mass` and `other` of one kind of key sets, float64 [prompt, head] over the heads of all layers."""
         mass, other = (

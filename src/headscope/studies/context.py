@@ -15,6 +15,9 @@ from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Claim, Figure, Source, Study
+from headscope.studies.budgets import Budget, Fitted, fitted, told_of
+from headscope.studies.forecasts import Forecast, Stage, forecast
+from headscope.sweeps.cost import Cost, cost_of
 from headscope.tables import Table
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Progress, silent, staged
@@ -28,14 +31,18 @@ def setting(
     help: str,
     *,
     quick: Any = MISSING,
+    least: int | None = None,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """A field of settings: its default, its help, its value in a quick run, and what values it takes."""
+    """A field of settings: its default, its help, its value in a quick run, and what values it takes.
+
+    A study with a budget shrinks a field that has a `least` down to that, unless it was chosen (studies.budgets).
+    """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": tuple(choices)}
-    return field(default=default, metadata={"help": help, "quick": quick, **limits})
+    return field(default=default, metadata={"help": help, "quick": quick, "least": least, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +92,26 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(eq=False)
 class Context(Generic[S]):
-    """What every question is answered in: one model or several, settings, and whom to tell how far it is."""
+    """What every question is answered in: one model or several, settings, and whom to tell how far it is.
+
+    `budget` is None, or knows how long the study may take, and what of that is spent and left.
+    """
 
     settings: S
     models: tuple[Model, ...]
     progress: Progress = silent
+    budget: Budget | None = None
     _known: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
         """The model, or the first of several."""
         return self.models[0]
+
+    @property
+    def cost(self) -> Cost:
+        """What passes of the model cost, in seconds; timed when it is first asked for."""
+        return cost_of(self.model)
 
     def once(self, function: Callable[[Any], T]) -> T:
         """`function(ctx)`, computed when it is first asked for."""
@@ -145,6 +161,8 @@ class Plan(Generic[S]):
     `gate(ctx)` is asked before all questions, which are not asked where it stops (unless the settings `force` them).
     `answer(ctx, parts)` gives the one or two sentences that a reader sees first; `lead` names the figure beside them;
     `prompts(ctx)` are those that the record describes. `shown_on` is the model that the study shows itself on.
+    `stages(settings, model)` say what will be asked of the model; without `fit(settings, model, seconds)`, settings
+    that fit into a budget are found by shrinking what may shrink (studies.budgets).
     """
 
     name: str
@@ -157,13 +175,43 @@ class Plan(Generic[S]):
     answer: Callable[[Any, Mapping[str, Claim]], Sequence[str]]
     prompts: Callable[[Any], Iterable[Prompts]]
     gate: Callable[[Any], Gate] = open_gate
+    stages: Callable[[Any, Model], Sequence[Stage]] | None = None
+    fit: Callable[[Any, Model, float], Fitted] | None = None
     lead: str = ""
     sources: tuple[Source, ...] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, settings: S, model: Model, progress: Progress = silent) -> Study:
-        """Answer the questions about a model."""
-        ctx = Context(settings, (model,), progress)
+    def forecast(self, settings: S, model: Model) -> Forecast:
+        """What the study will ask of a model, by stage; nothing is run but a few passes that are timed.
+
+        Raises:
+            BadArgument: for a study that does not say what it will ask.
+        """
+        return forecast(self.name, model, self._stages(settings, model), cost_of(model))
+
+    def fitting(self, settings: S, model: Model, seconds: float) -> Fitted:
+        """Settings with which the study fits into so many seconds, and what was reduced for it.
+
+        Raises:
+            BadArgument: where it does not fit at the least, with the time that it takes.
+        """
+        if self.fit is not None:
+            return self.fit(settings, model, seconds)
+        return fitted(
+            settings, lambda each: self.forecast(each, model).seconds, seconds, doing=f"run the study {self.name!r}"
+        )
+
+    def _stages(self, settings: S, model: Model) -> Sequence[Stage]:
+        if self.stages is None:
+            raise BadArgument(
+                f"cannot say how long the study {self.name!r} takes: its plan does not say what it asks. Leave "
+                "--budget and --dry-run away."
+            )
+        return self.stages(settings, model)
+
+    def run(self, settings: S, model: Model, progress: Progress = silent, budget: Budget | None = None) -> Study:
+        """Answer the questions about a model; a budget is told in the record, with what was reduced for it."""
+        ctx = Context(settings, (model,), progress, budget)
         gate = self.gate(ctx)
         stops = () if settings.force else gate.stops
         parts = [gate.part, *(question(ctx) for question in (() if stops else self.questions))]
@@ -182,8 +230,11 @@ class Plan(Generic[S]):
             terms=self.terms,
             sources=self.sources,
             attention=tuple(example for part in parts for example in part.attention),
-            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-            provenance=provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),
+            notes=(*dict.fromkeys(note for part in parts for note in part.notes), *told_of(budget)),
+            provenance={
+                **provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),
+                **({} if budget is None else {"budget": budget.to_json()}),
+            },
         )
 
 

@@ -16,6 +16,9 @@ from headscope.measures.whole_answers import unpacked, whole_answer
 from headscope.models.model import Model
 from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Gate, Part
+from headscope.studies.forecasts import Stage
+from headscope.studies.pair_lengths import PairLengths
+from headscope.studies.pairs import PairsConfig
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
@@ -80,3 +83,10 @@ def _stops(model: Model, shots: Shots, right: Samples, made: Claim) -> tuple[str
         "Try an easier task (--a 1..1 --b 1..1 --inputs 1..8 is y = x + 1), more examples (--shots) or a larger "
         "model; --force runs the study all the same.",
     )
+
+
+def gate_stage(settings: PairsConfig, model: Model) -> Stage:
+    """What the gate asks of a model."""
+    length = PairLengths.of(settings, model)
+    tokens = (2 * length.answered(length.pairs) + length.answered(0)) / 3
+    return Stage("does the model do the task", PROBLEMS, tokens, whole=3)

@@ -5,6 +5,7 @@ In: a name, a model (or what to load), settings. Out: the Study record; with `ou
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +17,11 @@ from headscope.report import render
 from headscope.results.folder import check_free, save_somewhere
 from headscope.results.provenance import command
 from headscope.results.study import Study
+from headscope.results.unfinished import check_ours, going_on
 from headscope.studies.bayes import plan as bayes
+from headscope.studies.budgets import Budget, seconds_of
 from headscope.studies.context import Plan
+from headscope.studies.forecasts import Forecast
 from headscope.studies.heads import plan as heads
 from headscope.studies.redundancy import plan as redundancy
 from headscope.studies.vectors import plan as vectors
@@ -43,6 +47,7 @@ def study(
     model: Model | str | None = None,
     out: str | Path | None = None,
     quick: bool = False,
+    budget: str | float | None = None,
     options: Mapping[str, object] = MappingProxyType({}),
     progress: Progress = silent,
     **settings: Any,
@@ -50,29 +55,71 @@ def study(
     """Run a study by name; with `out`, write tables, figures and report.html there.
 
     `model` defaults to the shipped model that the study shows itself on. `settings` are fields of the
-    study's configuration; `quick` makes smaller what they leave at its default. `options` are those with
-    which the model was loaded (dtype, device, revision), for the command that is recorded.
+    study's configuration; `quick` makes smaller what they leave at its default. `budget` ("10m", or seconds) is the
+    time that it may take: what is left at its default shrinks to fit, and the record says so. `options` are those
+    with which the model was loaded (dtype, device, revision), for the command that is recorded. With `out`, what is
+    computed is kept beside it until the study is written: one that is stopped goes on from there.
 
     >>> hs.study("heads", model="zoo:induction-2l", out="runs/heads").claims     # doctest: +SKIP
 
     Raises:
         UnknownName: for an unknown study or setting.
+        BadArgument: for a budget that is none, or too small.
         OutputExists, Unwritable: if `out` cannot be written, before anything is run.
         Unkept: if it cannot be written any more when the study is finished, which is kept elsewhere.
     """
+    plan, config = _asked(name, settings)
+    seconds = None if budget is None else seconds_of(budget)
+    if out is not None:
+        check_free(Path(out))
+        check_ours(Path(out))
+    opened = model if isinstance(model, Model) else load(plan.shown_on if model is None else model)
+    config = config.quick() if quick else config
+    with nullcontext() if out is None else going_on(Path(out)) as kept:
+        given = None
+        if seconds is not None:
+            progress("fitting the study into its budget", 0, 1)
+            fit = plan.fitting(config, opened, seconds)
+            config, given = fit.settings, Budget.starting(seconds, opened, fit.reduced)
+        result = plan.run(config, opened, progress, given)
+    told = {**result.provenance, "command": command(opened, name, config, options)}
+    result = dataclasses.replace(result, provenance=told)
+    if out is not None:
+        save_somewhere(result, Path(out), render)
+    if kept is not None:
+        kept.remove()
+    return result
+
+
+def forecast(
+    name: str,
+    *,
+    model: Model | str | None = None,
+    quick: bool = False,
+    budget: str | float | None = None,
+    **settings: Any,
+) -> Forecast:
+    """What `study` would ask of the model with the same arguments, and about how long; a few passes are timed.
+
+    Raises:
+        UnknownName: for an unknown study or setting.
+        BadArgument: for a study that does not say what it asks, and for a budget that is none, or too small.
+    """
+    plan, config = _asked(name, settings)
+    seconds = None if budget is None else seconds_of(budget)
+    opened = model if isinstance(model, Model) else load(plan.shown_on if model is None else model)
+    config = config.quick() if quick else config
+    if seconds is None:
+        return plan.forecast(config, opened)
+    fit = plan.fitting(config, opened, seconds)
+    return dataclasses.replace(plan.forecast(fit.settings, opened), notes=fit.reduced)
+
+
+def _asked(name: str, settings: Mapping[str, Any]) -> tuple[Plan[Any], Any]:
+    """The study of that name, and its settings."""
     plan = entry(name)
     known = [field.name for field in dataclasses.fields(plan.settings)]
     for setting in settings:
         if setting not in known:
             raise UnknownName.among(f"setting of the study {name!r}", setting, known)
-    config = plan.settings(**settings)
-    if out is not None:
-        check_free(Path(out))
-    opened = model if isinstance(model, Model) else load(plan.shown_on if model is None else model)
-    config = config.quick() if quick else config
-    result = plan.run(config, opened, progress)
-    told = {**result.provenance, "command": command(opened, name, config, options)}
-    result = dataclasses.replace(result, provenance=told)
-    if out is not None:
-        save_somewhere(result, Path(out), render)
-    return result
+    return plan, plan.settings(**settings)

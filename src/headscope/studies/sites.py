@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from headscope.hashing import digest
 from headscope.interventions import patch
 from headscope.measures.intervals import Array
 from headscope.models.model import Model
@@ -101,7 +102,9 @@ def final_token_run(model: Model, prompts: Prompts, edits: Sequence[Edit] = ()) 
         last = torch.tensor(some.lengths) - 1
         parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})
     captured = {site: torch.cat([part[site] for part in parts]) for site in sites}
-    tokens = Prompts(tuple((example[-1],) for example in prompts.tokens))
+    # They are told from others by all of their tokens, not by the last alone.
+    made_by = {"task": "final token", "of": digest(prompts)}
+    tokens = Prompts(tuple((example[-1],) for example in prompts.tokens), made_by=made_by)
     return Run(model, tokens, tuple(edits), torch.empty(len(prompts), 1, 0), captured)
 
 

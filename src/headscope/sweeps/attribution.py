@@ -12,6 +12,7 @@ ranks cells, and `verified` runs those that it ranks highest.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from headscope.interventions.references import by_cell
 from headscope.measures.readouts import Measure
 from headscope.models.attention import AttentionCall
 from headscope.models.execution import edited
+from headscope.models.kept import kept
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
@@ -97,9 +99,17 @@ def estimated_changes(sweep: Sweep, progress: Progress = silent) -> list[tuple[T
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweep.cells]
     for rows in _chunks(sweep.model, sweep.prompts) if sweep.cells else ():
         progress("prompts", rows.start, len(sweep.prompts))
-        for index, estimated in _of_part(sweep.part(rows)):
-            parts[index].append(estimated)
+        some = sweep.part(rows)
+        asked = (some.prompts, some.measure, tuple(some.base_interventions), tuple(some.cells))
+        for index, both in enumerate(kept("first order", sweep.model, asked, partial(_both, some))):
+            parts[index].append((both[0], both[1]))
     return [(torch.cat([clean for clean, _ in own]), torch.cat([change for _, change in own])) for own in parts]
+
+
+def _both(sweep: Sweep) -> list[Tensor]:
+    """Of every cell, in order, clean measure and estimated change, [2, example]."""
+    by_cell = {index: torch.stack(estimated) for index, estimated in _of_part(sweep)}
+    return [by_cell[index] for index in range(len(sweep.cells))]
 
 
 def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:

@@ -35,12 +35,20 @@ def costs_of(model: Model, traits: Traits) -> Costs:
         _known[key] = known if isinstance(known, float) else _measured(model, traits)
         if _known[key] is not known:
             disk_cache.write("passes", key, {"pass_tokens": _known[key]})
-    # The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals.
-    each = 24 * model.d_model * model.dtype.itemsize
-    most = model.at_once(each, share=PARTS)
-    most = min(most, _CPU_TOKENS) if model.device.type == "cpu" else most
     widest = max(layer.heads * layer.head_dim for layer in model.anatomy.layers)
-    return Costs(_known[key], most, key_tokens=2 * widest * model.dtype.itemsize / each)
+    keys_bytes = 2 * widest * model.dtype.itemsize
+    return Costs(_known[key], at_most_tokens(model), key_tokens=keys_bytes / _token_bytes(model))
+
+
+def at_most_tokens(model: Model) -> int:
+    """How many tokens go through the layers at once."""
+    most = model.at_once(_token_bytes(model), share=PARTS)
+    return min(most, _CPU_TOKENS) if model.device.type == "cpu" else most
+
+
+def _token_bytes(model: Model) -> int:
+    """The widest intermediate results: an MLP's, its activation, attention's inputs and outputs, residuals."""
+    return 24 * model.d_model * model.dtype.itemsize
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from headscope.measures.readouts import Measure, ReadOut
 from headscope.models.anatomy import TOLERANCE
+from headscope.models.kept import Keeper
 from headscope.sweeps.engine import Engine
-from headscope.sweeps.naive import OWN, evaluate, with_own_position
+from headscope.sweeps.naive import OWN, measured, with_own_position
 from headscope.sweeps.plan import Costs, Traits
 from headscope.sweeps.sweep import Setting, Sweep, Work
 from headscope.tasks.prompts import Prompts
@@ -68,14 +69,32 @@ def choose(
     for kind, members in kinds.items():
         base = sorted({place.site for place in setting.base_places})
         key = f"sweep {kind} {setting.prompts.longest} {base} {[path.name for path in paths]}"
-        if len(members) <= SAMPLED and not sweep.model.is_cached(key):
+        keeper = Keeper("choice of a path", sweep.model, key)
+        before = None if sweep.model.is_cached(key) else _kept_choice(keeper, paths)
+        if len(members) <= SAMPLED and not sweep.model.is_cached(key) and before is None:
             choice = Choice(FULL, "so few cells that checking them would cost more")
         else:
             sampled = rng.sample(members, min(SAMPLED, len(members)))
             agreeing = partial(_first_agreeing, sweep, setting, works, paths, costs, sampled)
-            choice = sweep.model.cached(key, agreeing)
+            choice = before or sweep.model.cached(key, agreeing)
+            if before is None:
+                _keep_choice(keeper, paths, choice)
         chosen |= dict.fromkeys(members, choice)
     return [chosen[index] for index in range(len(works))]
+
+
+def _kept_choice(keeper: Keeper, paths: Sequence[Path]) -> Choice | None:
+    """What an earlier process found of this kind of cell."""
+    found = keeper.take()
+    if found is None:
+        return None
+    place, note = found
+    return Choice([*paths, FULL][int(place)], bytes(note.tolist()).decode())
+
+
+def _keep_choice(keeper: Keeper, paths: Sequence[Path], choice: Choice) -> None:
+    place = torch.tensor([*paths, FULL].index(choice.path))
+    keeper.put([place, torch.tensor(list(choice.note.encode()), dtype=torch.uint8)])
 
 
 def _first_agreeing(
@@ -88,7 +107,7 @@ def _first_agreeing(
     for cell in (sweep.cells[index] for index in sampled):
         edits = [*sweep.base_interventions, *cell.interventions]
         with model.batch_rows(sweep.rows or slice(0, len(sweep.prompts))):
-            expected.append(evaluate(model, with_own_position(sweep.prompts, cell.position), measures, edits))
+            expected.append(measured(model, with_own_position(sweep.prompts, cell.position), measures, edits))
     tolerance = 10 * TOLERANCE.get(model.dtype, 1.5e-2)
     notes = []
     for path in paths:

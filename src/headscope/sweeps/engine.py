@@ -77,17 +77,42 @@ class Engine:
         self.batches = batches(self.jobs, count, traits.layers, costs, own_positions=own_positions)
         self._same: dict[int | None, list[Tensor]] = {}
 
-    def run(self) -> Iterator[tuple[int, list[Tensor]]]:
-        """(cell, one tensor of values [example] per measure), in the order in which they are done."""
+    def run(self, done: Collection[int] = ()) -> Iterator[tuple[int, list[Tensor]]]:
+        """(cell, one tensor of values [example] per measure), in the order in which they are done.
+
+        Batches that go through the unembedding together are left out where all of their cells are `done`: never a
+        part of them, since rounding depends on what runs side by side.
+        """
         with self._replay.running():
             self._base = base = self._base_run()
             if self._kept is not None:
                 self._kept.base, self._kept.replay, self._kept.changed_from = base, self._replay, None
             entries = EntryStreams(self._replay, base, {i: work.edits for i, work in enumerate(self._works)})
         for cell in self.unchanged:
-            yield cell, self._unchanged(cell)
-        waiting: list[tuple[Job, list[Tensor]]] = []
+            if cell not in done:
+                yield cell, self._unchanged(cell)
+        for together in self._read_together():
+            if not all(job.cell in done for batch in together for job in batch.jobs):
+                yield from self._run_together(together, entries)
+
+    def _read_together(self) -> Iterator[list[Batch]]:
+        """Batches in their order, as many as share one unembedding."""
+        # An unembedding of few rows takes as long as reading all its weights: several batches share it.
+        together: list[Batch] = []
+        count = 0
         for batch in self.batches:
+            together.append(batch)
+            at = (self._at(each, self._works[j.cell].position) for j in batch.jobs for each in self._setting.measures)
+            count += sum(each.numel() for each in at)
+            if count >= _READ_TOGETHER:
+                yield together
+                together, count = [], 0
+        if together:
+            yield together
+
+    def _run_together(self, together: Sequence[Batch], entries: EntryStreams) -> Iterator[tuple[int, list[Tensor]]]:
+        waiting: list[tuple[Job, list[Tensor]]] = []
+        for batch in together:
             with self._replay.running():
                 entered = entries.of(batch.jobs)
                 live = [job for job in batch.jobs if job.entry in _UNENTERED or job.cell in entered]
@@ -98,10 +123,6 @@ class Engine:
             for job in batch.jobs:
                 if job not in live:
                     yield job.cell, self._unchanged(job.cell)
-            # An unembedding of few rows takes as long as reading all its weights: several batches share it.
-            if sum(read.shape[0] * read.shape[1] for _, reads in waiting for read in reads) >= _READ_TOGETHER:
-                yield from self._measured(waiting)
-                waiting = []
         yield from self._measured(waiting)
 
     def _base_run(self) -> BaseRun:

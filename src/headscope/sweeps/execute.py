@@ -88,12 +88,16 @@ def _resumed(sweep: Sweep, done: Done) -> Iterator[tuple[slice, CellResult]]:
                 if choice.path == FULL:
                     yield from _by_full_passes(sweep, [index], choice.note, done)
         for path in dict.fromkeys(choices[index].path for index in left if choices[index].path != FULL):
-            mine = [index for index in left if choices[index].path == path]
+            # All of them, done or not: what runs side by side is what it would be if none were.
+            mine = [index for index, choice in enumerate(choices) if choice.path == path]
+            known = {local for local, index in enumerate(mine) if index not in set(left)}
             assert path.traits is not None
             own = [works[index] for index in mine]
             engine = Engine(sweep.model, setting, own, path.traits, costs, own_positions=path.own_positions)
-            for local, (measured,) in engine.run():
+            for local, (measured,) in engine.run(known):
                 index = mine[local]
+                if local in known:  # ran beside one that was not done
+                    continue
                 yield part.rows, CellResult(sweep.cells[index], measured, index, path.name, choices[index].note)
 
 

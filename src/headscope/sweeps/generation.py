@@ -6,11 +6,13 @@ Decoding one token costs little more for many rows than for one, since the weigh
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.models.execution import edited
 from headscope.models.generation import Generation, decode
+from headscope.models.kept import kept
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
@@ -39,7 +41,24 @@ def generate_many(
     return [
         generation
         for some in model.batches(len(sets), bytes_each=cached * len(checked))
-        for generation in _together(model, checked, sets[some], max_new_tokens)
+        for generation in _generated(model, checked, sets[some], max_new_tokens)
+    ]
+
+
+def _generated(model: Model, checked: Prompts, sets: Sequence[Sequence[Edit]], count: int) -> list[Generation]:
+    """What `_together` gives, kept as all tokens in a row and how many each prompt has."""
+
+    def make() -> list[Tensor]:
+        rows = [row for each in _together(model, checked, sets, count) for row in each.tokens]
+        return [torch.tensor([token for row in rows for token in row]), torch.tensor([len(row) for row in rows])]
+
+    flat, lengths = kept("generated", model, (checked, sets, count), make)
+    rows = [tuple(row.tolist()) for row in torch.split(flat.long(), lengths.tolist())]
+    decode_row = None if model.tokenizer is None else model.tokenizer.decode
+    texts = None if decode_row is None else [decode_row(list(row)) for row in rows]
+    return [
+        Generation(tuple(rows[i : i + len(checked)]), None if texts is None else tuple(texts[i : i + len(checked)]))
+        for i in range(0, len(rows), len(checked))
     ]
 
 

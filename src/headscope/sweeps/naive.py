@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headscope.measures.readouts import Measure
 from headscope.models.certificate import NEXT_TOKEN_LOSS
+from headscope.models.kept import kept
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.sweeps.grid import Cell
@@ -51,14 +52,22 @@ def execute(
     """
     for index, cell in enumerate(cells):
         own = prompts if measure.read_out.positions.role != OWN else with_own_position(prompts, cell.position)
-        values = evaluate(model, own, [measure], [*base_interventions, *cell.interventions])[0]
+        values = measured(model, own, [measure], [*base_interventions, *cell.interventions])[0]
         yield CellResult(cell, values, index)
 
 
 def evaluate(
     model: Model, prompts: Prompts, measures: Sequence[Measure], interventions: Sequence[Edit] = ()
 ) -> list[Tensor]:
-    """Several measures of the same forward passes: float64 [example] each, on the CPU."""
+    """Several measures of the same forward passes: float64 [example] each, on the CPU; see models.kept."""
+    asked = (prompts, tuple(measures), tuple(interventions))
+    return kept("evaluate", model, asked, lambda: measured(model, prompts, measures, interventions))
+
+
+def measured(
+    model: Model, prompts: Prompts, measures: Sequence[Measure], interventions: Sequence[Edit] = ()
+) -> list[Tensor]:
+    """As `evaluate`, and run in any case."""
     require_meaning(model, measures)
     # Logits, the read ones among them, their log-probabilities, and as much again for what is on the way.
     bytes_each = 32 * model.vocab_size * prompts.longest

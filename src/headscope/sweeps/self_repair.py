@@ -18,11 +18,12 @@ from torch import Tensor
 
 from headscope.measures.direct_effect import effect_of_heads_logits, logit_direction
 from headscope.models.direct_paths import DirectPaths, sites
+from headscope.models.kept import kept
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
 from headscope.models.run import Run
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Head, PositionsLike, Progress, silent
+from headscope.vocabulary import Head, Positions, PositionsLike, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -81,25 +82,41 @@ def direct_effects(
     # Logits, and of each layer z and what the MLP adds, both once more for the effects.
     of_token = 8 * model.vocab_size + 4 * model.n_layers * widest * model.dtype.itemsize
     batches = list(model.batches(len(prompts), bytes_each=2 * of_token * prompts.longest))
-    captured = sites(model)
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(1 + len(ablations))]
     for done, chosen in enumerate(batches):
-        some = prompts.rows(chosen)
-        run = model.run(some, capture=captured)
-        unembedding = model.unembedding_matrix()
-        paths = DirectPaths.of(run, partial(logit_direction, unembedding=unembedding, answers=_following(run)))
-        parts[0].append(_effects(run, where, paths))
-        del run  # captures of all layers, no longer needed
-        for index, edit in enumerate(ablations):
-            progress("runs", done * len(ablations) + index, len(batches) * len(ablations))
-            ablated_run = model.run(some, interventions=[edit.rows(chosen)], capture=captured)
-            parts[1 + index].append(_effects(ablated_run, where, paths))
+        some, edits = prompts.rows(chosen), [edit.rows(chosen) for edit in ablations]
+        stage = _counted(progress, done * len(ablations), len(batches) * len(ablations))
+        make = partial(_of_batch, model, some, where, edits, stage)
+        read = kept("direct effects", model, (some, Positions.of(where), edits), make)
+        for part, direct, own in zip(parts, read[::2], read[1::2], strict=True):
+            part.append((direct, own))
     components = _components(model)
     clean, *ablated = (
         Effects(components, torch.cat([direct for direct, _ in part]), torch.cat([own for _, own in part]))
         for part in parts
     )
     return AblatedEffects(clean, tuple(ablated))
+
+
+def _of_batch(
+    model: Model, some: Prompts, where: PositionsLike, edits: Sequence[Edit], progress: Progress
+) -> list[Tensor]:
+    """Effects [prompt, component] and logit [prompt] in the clean run, then under each of the ablations."""
+    captured = sites(model)
+    run = model.run(some, capture=captured)
+    unembedding = model.unembedding_matrix()
+    paths = DirectPaths.of(run, partial(logit_direction, unembedding=unembedding, answers=_following(run)))
+    read = [*_effects(run, where, paths)]
+    del run  # captures of all layers, no longer needed
+    for done, edit in enumerate(edits):
+        progress("runs", done, len(edits))
+        read += _effects(model.run(some, interventions=[edit], capture=captured), where, paths)
+    return read
+
+
+def _counted(progress: Progress, before: int, of: int) -> Progress:
+    """Steps of a part of a whole, told as those of the whole."""
+    return lambda stage, done, _: progress(stage, before + done, of)
 
 
 def compensation(model: Model, clean: Effects, ablated: Effects, layer: int) -> Tensor:

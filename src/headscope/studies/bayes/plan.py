@@ -19,6 +19,7 @@ from headscope.studies.bayes.attention_knockout import attention_knockout
 from headscope.studies.bayes.confidence import confidence
 from headscope.studies.bayes.curve import curve, probabilities
 from headscope.studies.bayes.families import families
+from headscope.studies.bayes.forecast import stages
 from headscope.studies.bayes.mlp_ablation import mlp_ablation
 from headscope.studies.bayes.near_exact import BETWEEN, LATE, differences, near_exact
 from headscope.studies.bayes.observations import EXACT, MODEL, RISE_MARGIN, observations
@@ -104,6 +105,7 @@ PLAN: Plan[BayesSettings] = Plan(
     questions=(*LEARNT, *INSIDE),
     answer=answer,
     gate=pairs_gate,
+    stages=stages,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(observations).shots)],
     lead="curve-shots",
     sources=(REDUNDANT_HEADS, SCALING_LAWS),

@@ -31,7 +31,9 @@ class BayesSettings(PairsConfig):
     """Settings of `headscope study bayes`; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study updates"
-    n: int = setting(300, "problems (prompts) for each estimate", at_least=2 * FEWEST_EACH, quick=60)
+    n: int = setting(
+        300, "problems (prompts) for each estimate", at_least=2 * FEWEST_EACH, quick=60, least=2 * FEWEST_EACH
+    )
     ridge: float = setting(1.0, "strength of the ridge regression that the model is compared with", above=0)
     resamples: int = setting(
         200, "resamples of the prompts, for the bounds of what is fitted to curves", at_least=20, quick=60

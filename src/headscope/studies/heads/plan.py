@@ -15,6 +15,7 @@ from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few, rank_in_words
 from headscope.studies.heads import experiment, screening
 from headscope.studies.heads.experiment import Ctx
+from headscope.studies.heads.forecast import stages
 from headscope.studies.heads.induction_matters import damage_of_groups, induction_matters
 from headscope.studies.heads.joint_ablation import joint_ablation
 from headscope.studies.heads.patching import after_the_match, patching, recovery
@@ -100,6 +101,7 @@ PLAN: Plan[experiment.HeadsSettings] = Plan(
     question="Which attention heads does the model have, and what does it lose without them?",
     settings=experiment.HeadsSettings,
     shown_on="zoo:induction-3l",
+    stages=stages,
     questions=(which_heads, single_ablations, induction_matters, joint_ablation, patching, self_repair),
     answer=answer,
     prompts=lambda ctx: [getattr(ctx.once(experiment.every_prompt), kind) for kind in ("natural", "repeated")],

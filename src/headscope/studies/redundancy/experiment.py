@@ -33,7 +33,7 @@ class RedundancySettings(PairsConfig):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study redundancy"
-    n: int = setting(100, "problems (prompts) for each estimate", at_least=10, quick=24)
+    n: int = setting(100, "problems (prompts) for each estimate", at_least=10, quick=24, least=16)
     ablate: str | None = setting(None, "layers (10,11) or heads (10.5 10.7) to ablate (default: in rounds)")
     positions: str = setting("last", "where in the source: last position, or all", choices=("last", "all"))
     ablation: str = setting("zero", "how: zero, mean or resample (of label-shuffled prompts)", choices=HOW)

@@ -17,6 +17,7 @@ from headscope.studies.pairs import described, over_lists
 from headscope.studies.redundancy.attention_to_examples import attention_to_examples
 from headscope.studies.redundancy.does_the_task import does_the_task, source_answered
 from headscope.studies.redundancy.experiment import Ctx, RedundancySettings, experiment, problems
+from headscope.studies.redundancy.forecast import stages
 from headscope.studies.redundancy.iterative_ablation import iterative_ablation
 from headscope.studies.redundancy.joint_ablation import joint_ablation, joint_layers
 from headscope.studies.redundancy.parity import parity
@@ -126,6 +127,7 @@ PLAN = Plan(
     questions=(*map(over_lists, (*QUESTIONS, attention_to_examples)), limits),
     answer=answer,
     gate=pairs_gate,
+    stages=stages,
     prompts=lambda ctx: [linear(ctx.model, ctx.once(problems).source)],
     lead="task",
     sources=(REDUNDANT_HEADS, TASK_VECTORS),

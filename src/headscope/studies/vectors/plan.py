@@ -16,6 +16,7 @@ from headscope.studies.sources import FUNCTION_VECTORS, TASK_VECTORS, WHICH_HEAD
 from headscope.studies.vectors.different_heads import different_heads
 from headscope.studies.vectors.does_the_task import baselines, does_the_task, examples_help
 from headscope.studies.vectors.effects import FEW, OWN, ZERO
+from headscope.studies.vectors.forecast import stages
 from headscope.studies.vectors.function_vector import carried_by_heads, function_vector
 from headscope.studies.vectors.head_effects import head_effects, top_heads
 from headscope.studies.vectors.matter_more import matter_more
@@ -69,6 +70,7 @@ PLAN: Plan[VectorsConfig] = Plan(
     questions=QUESTIONS,
     answer=answer,
     gate=pairs_gate,
+    stages=stages,
     prompts=lambda ctx: [linear(ctx.model, half.few) for half in ctx.once(problems)],
     lead="task_vectors-layer",
     sources=(TASK_VECTORS, FUNCTION_VECTORS, WHICH_HEADS_MATTER),

@@ -19,7 +19,7 @@ class VectorsConfig(PairsConfig):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study vectors"
-    n: int = setting(150, "problems (prompts) in each half", at_least=10, quick=60)
+    n: int = setting(150, "problems (prompts) in each half", at_least=10, quick=60, least=30)
     each: int = setting(5, "problems of each function (n problems in each half)", at_least=1, quick=3)
     sources: int = setting(10, "prompts of each function that vectors are averaged over", at_least=1, quick=6)
     top: int | None = setting(None, "heads of each kind (default: 2%, but 4 or an eighth of fewer)", at_least=1)
