@@ -49,9 +49,7 @@ class HeadsSettings(Settings):
         at_least=1,
     )
     jointly: int = setting(12, "induction heads that are ablated one after another", quick=6, at_least=2, least=6)
-    in_sets: int = setting(
-        6, "of these, heads of which every set is ablated", quick=4, at_least=2, at_most=10, least=4
-    )
+    in_sets: int = setting(6, "of these, heads whose every set is ablated", quick=4, at_least=2, at_most=10, least=4)
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1, least=2)
 
 

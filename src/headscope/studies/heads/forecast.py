@@ -17,7 +17,7 @@ from headscope.tasks.prompts import Prompts
 
 _GROUPS = 4  # kinds of heads that a model usually has
 _ALONE = 6  # kinds that a larger one has, beside that which stands beside random sets
-_ROLES = 2.5  # at which streams are patched, of either half
+_PAIR = 14  # tokens of a clean or corrupted prompt (see patching.recovery)
 _HOST_SECONDS = 0.8  # bounds and figures on one core
 
 
@@ -34,8 +34,9 @@ def stages(settings: HeadsSettings, model: Model) -> list[Stage]:
     sets = replace(sweep, cells=groups, name="random sets of heads", passes=1, whole=1)
     together = 2 ** (settings.in_sets - 1)
     jointly = replace(sets, cells=together, name="ablating sets of heads", whole=settings.jointly)
-    pairs, positions = 2 * settings.length, settings.length if all_tried else _ROLES
-    patched = Stage("patching", n, pairs, cells=2 * (layers + 1) * positions, share=middle / 2, passes=4, whole=4)
+    # All positions of one half, or four roles; of the other half one.
+    cells = (layers + 1) * (1 + (_PAIR if all_tried else 4))
+    patched = Stage("patching", n, _PAIR, cells=cells, share=middle / 2, passes=4, whole=6)
     # A way back costs about twice the way there.
     screening = Stage("screening all heads", 2 * n, repeated, whole=3)
     return [
