@@ -12,7 +12,7 @@ from headscope.studies.heads import plan, screening
 from headscope.studies.heads.experiment import HeadsSettings
 from tests import planted
 
-# 0.0 writes what the sharp attention of 1.0 and 1.1 looks for: without it they look elsewhere, but no gradient says so.
+# 0.0 writes what the sharp attention of 1.0 and 1.1 looks for; without it they look elsewhere. No gradient says so.
 MISSED = "0.0"
 
 
@@ -82,8 +82,8 @@ def test_estimates_and_exact_damages_are_held_against_each_other(two):
     assert all(row["estimate"] == estimated[row["head"]] for row in rows)
     # Half of the logit each: the loss bends, and a straight line misses by much of it.
     worst = max(rows, key=lambda row: abs(row["damage"] - row["estimate"]))
-    told = f"zero on repeated prompts nan ({worst['head']}: estimate {worst['estimate']:.2f}, exact {worst['damage']:.2f})"
-    assert told in " ".join(two.notes)
+    told = f"{worst['head']}: estimate {worst['estimate']:.2f}, exact {worst['damage']:.2f}"
+    assert f"zero on repeated prompts nan ({told})" in " ".join(two.notes)
 
 
 def test_patching_by_role_supports_the_same_claim(two):

@@ -23,8 +23,8 @@ def probability_of(candidates: Sequence[int], position: PositionsLike = "readout
     def compute(logits: Tensor, prompts: Prompts, at: Tensor) -> Tensor:
         return tokens.log_probability_nats(logits[:, 0].float(), wanted.to(logits.device)).exp()
 
-    def split(rows: slice) -> Measure:
-        return probability_of(candidates[rows], position)
+    def split(rows: Rows) -> Measure:
+        return probability_of(wanted[rows].tolist(), position)
 
     where = ReadOut(Positions.of(position))
     return Measure("probability_of", "", 1, where, compute, split, {"candidates": wanted}, version=1)

@@ -44,8 +44,8 @@ def answer_token(tokens: Sequence[int]) -> Measure:
         first = (scores >= scores.gather(-1, following)).sum(-1) == 1
         return scores.log_softmax(-1).gather(-1, following)[:, 0].double().exp() + _FIRST * first
 
-    def split(rows: slice) -> Measure:
-        return answer_token(tokens[rows])
+    def split(rows: Rows) -> Measure:
+        return answer_token(wanted[rows].tolist())
 
     return Measure("answer_token", "", 1, ReadOut(Positions.of("readout")), compute, split, {"tokens": wanted})
 

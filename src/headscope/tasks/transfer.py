@@ -242,7 +242,7 @@ class _Drawing:
             name: functions.values(own[which], at)
             for name, which, at in ((OWN, function, asked), (OTHERS, partner, asked), (DUMMYS, function, dummy))
         }
-        return (partner >= 0) & self.readable(zero, values)
+        return (partner >= 0) & (self.readable(zero, zero, values) > 0)
 
 
 def _partners(functions: Functions, parameters: Ints, function: Ints, asked: Ints) -> Ints:

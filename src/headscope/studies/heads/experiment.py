@@ -35,9 +35,9 @@ class HeadsSettings(Settings):
     )
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     text: Path | None = setting(None, "UTF-8 file of real text for text detectors")  # noqa: RUF009
-    natural: int = setting(64, "tokens of natural prompts", quick=32, at_least=8)
-    length: int = setting(25, "tokens of the segment that is repeated", quick=12, at_least=2)
-    repeats: int = setting(4, "times it is shown", quick=3, at_least=2)
+    natural: int = setting(64, "tokens of natural prompts", quick=32, at_least=8, least=32)
+    length: int = setting(25, "tokens of the segment that is repeated", quick=12, at_least=2, least=12)
+    repeats: int = setting(4, "times it is shown", quick=3, at_least=2, least=3)
     gap: int = setting(0, "up to so many other tokens before each repeat", at_least=0)
     random_sets: int = setting(
         60, "random sets of heads beside each group", quick=FEWEST_SETS, at_least=FEWEST_SETS, least=FEWEST_SETS
@@ -48,9 +48,9 @@ class HeadsSettings(Settings):
         "model of at most 64, else 12",
         at_least=1,
     )
-    jointly: int = setting(12, "induction heads that are ablated one after another", quick=6, at_least=2)
-    in_sets: int = setting(6, "of these, heads of which every set is ablated", quick=4, at_least=2, at_most=10)
-    followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1)
+    jointly: int = setting(12, "induction heads that are ablated one after another", quick=6, at_least=2, least=6)
+    in_sets: int = setting(6, "of these, heads whose every set is ablated", quick=4, at_least=2, at_most=10, least=4)
+    followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1, least=2)
 
 
 Ctx = Context[HeadsSettings]

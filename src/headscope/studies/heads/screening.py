@@ -21,7 +21,8 @@ from headscope.evidence.comparisons import head_names
 from headscope.interventions import Intervention, to_bos, zero
 from headscope.measures import loss
 from headscope.measures.samples import Samples, over_heads
-from headscope.studies.heads.experiment import PREDICTABLE, Ctx, mean_ablation, named_heads, prompts
+from headscope.models.model import Model
+from headscope.studies.heads.experiment import PREDICTABLE, Ctx, HeadsSettings, mean_ablation, named_heads, prompts
 from headscope.sweeps import each_head
 from headscope.sweeps.attribution import estimated_changes
 from headscope.sweeps.cell_values import damages
@@ -72,11 +73,16 @@ def screened(ctx: Ctx) -> bool:
     return len(ctx.once(tried)) < len(ctx.model.heads)
 
 
+def how_many(settings: HeadsSettings, model: Model) -> int:
+    """How many heads are to be ablated by themselves."""
+    every = len(model.heads)
+    return min(every, settings.exact or (every if every <= ALL_EXACT else TRIED))
+
+
 def tried(ctx: Ctx) -> list[Head]:
     """The heads that are ablated exactly, in the order of the model."""
-    heads, chosen = ctx.model.heads, ctx.settings.exact
-    most = (len(heads) if len(heads) <= ALL_EXACT else TRIED) if chosen is None else chosen
-    if most >= len(heads) or isinstance(found := ctx.once(estimates), str):
+    heads, most = ctx.model.heads, how_many(ctx.settings, ctx.model)
+    if most == len(heads) or isinstance(found := ctx.once(estimates), str):
         return list(heads)
     named = ctx.once(named_heads)
     by_kind = _in_turn([list(named.get(kind, ())) for kind in UNDER_TEST])[: most // 3]
@@ -136,8 +142,7 @@ def notes(ctx: Ctx, measured: Sequence[Samples]) -> list[str]:
     """What was not tried, how it was chosen, and how far estimates can be believed."""
     heads, chosen = ctx.model.heads, ctx.once(tried)
     if not screened(ctx):
-        asked = ctx.settings.exact or (0 if len(heads) <= ALL_EXACT else TRIED)
-        failed = 0 < asked < len(heads)
+        failed = how_many(ctx.settings, ctx.model) < len(heads)
         return [f"All {len(heads)} heads were ablated: {ctx.once(estimates)}"] if failed else []
     sentences = [
         f"{len(chosen)} of {len(heads)} heads were ablated by themselves (table damage): {head_names(chosen)}. They "
