@@ -13,7 +13,7 @@ from torch import Tensor
 from headscope.measures import tokens
 from headscope.measures.readouts import Measure, ReadOut
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions, PositionsLike
+from headscope.vocabulary import Positions, PositionsLike, Rows
 
 
 def probability_of(candidates: Sequence[int], position: PositionsLike = "readout") -> Measure:

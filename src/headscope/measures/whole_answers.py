@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headscope.measures.readouts import ANSWERING, Measure, ReadOut
 from headscope.tasks.prompts import Prompts
-from headscope.vocabulary import Positions
+from headscope.vocabulary import Positions, Rows
 
 _FIRST = 4.0
 

@@ -9,7 +9,6 @@ input is asked in both halves either. Within a problem neither of the two inputs
 taken over (*sources*) are drawn apart from the problems. Not done here: how a prompt is written (tasks.linear).
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -19,6 +18,7 @@ import numpy as np
 from headscope.errors import BadArgument
 from headscope.tasks.functions import Bools, Functions, Ints, Which
 from headscope.tasks.shots import Shots
+from headscope.tasks.source_and_target import Readable
 from headscope.tasks.split import Split
 
 FEWEST_FUNCTIONS = 5
@@ -28,9 +28,6 @@ OWN, OTHERS, DUMMYS = "f(x)", "g(x)", "f(dummy)"
 _FEWEST_ASKED, _FEWEST_PROBLEMS = 10, 10
 # How often a problem whose answers are not told apart is drawn again.
 _REDRAWN = 20
-
-# Whether the answers [problem] of these zero-shot problems are told apart.
-Readable = Callable[[Shots, Mapping[str, Ints]], Bools]
 
 
 @dataclass(frozen=True, eq=False)
