@@ -36,7 +36,7 @@ ROWS = (
     "vectors@zoo:linear-4l",
     "sweep@zoo:linear-8l",
 )
-HEAD = "| what | seconds told | CPU-seconds spent | told / spent | token-passes told / counted | unembedded told / counted |"
+HEAD = "| what | seconds told | CPU-seconds spent | told / spent | token-passes, same | unembedded, same |"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ def measured(row: str) -> str:
         began = time.process_time()
         run()
         spent = time.process_time() - began
-    passes, unembedded = told.token_passes / work.token_passes, told.unembedded / max(1, work.unembedded)
-    name = row.replace(str(Path(source).parent) + "/", "") if "/" in source else row
-    return f"| {name} | {told.seconds:.1f} | {spent:.1f} | {told.seconds / spent:.2f} | {passes:.2f} | {unembedded:.2f} |"
+    parts = source.split("/")
+    name = row.replace(source, parts[-1])
+    ratios = (told.seconds / spent, told.token_passes / work.token_passes, told.unembedded / max(1, work.unembedded))
+    return f"| {name} | {told.seconds:.1f} | {spent:.1f} | " + " | ".join(f"{each:.2f}" for each in ratios) + " |"
 
 
 def _study(what: str, model: hs.Model, given: dict[str, Any]) -> tuple[Told, Any]:

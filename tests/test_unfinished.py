@@ -17,6 +17,8 @@ from headscope.results.unfinished import Unfinished, going_on, unfinished_of
 from headscope.studies import registry
 from headscope.studies.sites import final_token_run
 from headscope.sweeps.cell_values import cell_values
+from headscope.sweeps.execute import run_by_part
+from headscope.sweeps.sweep import Sweep
 from tests.counted import counting
 from tests.test_full_disk import no_file_larger_than
 
@@ -119,6 +121,21 @@ def test_a_sweep_that_stops_in_the_middle_has_the_values_of_one_that_does_not(tm
     with going_on(tmp_path / "run") as store:
         assert cell_values(model, prompts, cells, measure).equal(expected)
         assert store.taken >= 10
+
+
+def test_what_shares_an_unembedding_is_never_run_in_part():
+    # Rounding depends on what runs side by side: beside one that is left, a cell that is done runs again, untold.
+    model = hs.load(MODEL)
+    prompts = hs.tasks.repeated_tokens(model, length=5, repeats=2, n=6, seed=0)
+    cells = hs.grid(hs.zero("z"), layers="all", heads="all").cells(model.n_layers, model.heads, prompts.longest)
+    sweep = Sweep(model, prompts, cells, hs.measures.loss("predictable"))
+    list(run_by_part(sweep))  # whose kind of cell is checked now
+    with counting(model) as whole:
+        list(run_by_part(sweep))
+    with counting(model) as part:
+        told = [result.index for _, result in run_by_part(sweep, lambda index, rows: index == 0)]
+    assert sorted(told) == list(range(1, len(cells)))
+    assert part.layer_tokens == whole.layer_tokens
 
 
 def test_a_torn_file_is_ignored(tmp_path):

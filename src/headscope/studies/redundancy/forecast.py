@@ -8,7 +8,7 @@ from headscope.studies.redundancy.experiment import RedundancySettings
 from headscope.tasks.linear import functions_of
 from headscope.tasks.source_and_target import ANSWERS, CONTROLS
 
-_HOST_SECONDS = 2.0
+_HOST_SECONDS = 1.2
 
 
 def stages(settings: RedundancySettings, model: Model) -> list[Stage]:
