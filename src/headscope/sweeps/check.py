@@ -21,10 +21,11 @@ from headscope.models.kept import Keeper
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.naive import OWN, measured, with_own_position
 from headscope.sweeps.plan import Costs, Traits
-from headscope.sweeps.sweep import Setting, Sweep, Work
+from headscope.sweeps.sweep import Setting, Sweep, Work, prepared
 from headscope.tasks.prompts import Prompts
 
 SAMPLED = 2  # cells of each kind that are run both ways
+PROMPTS = 4  # on which they are, where all have one length: what a path does wrong it does on every prompt
 Kind = tuple[str, ...]
 
 
@@ -75,7 +76,7 @@ def choose(
             choice = Choice(FULL, "so few cells that checking them would cost more")
         else:
             sampled = rng.sample(members, min(SAMPLED, len(members)))
-            agreeing = partial(_first_agreeing, sweep, setting, works, paths, costs, sampled)
+            agreeing = partial(_first_agreeing, *_some(sweep.of(sampled)), paths, costs)
             choice = before or sweep.model.cached(key, agreeing)
             if before is None:
                 _keep_choice(keeper, paths, choice)
@@ -97,14 +98,21 @@ def _keep_choice(keeper: Keeper, paths: Sequence[Path], choice: Choice) -> None:
     keeper.put([place, torch.tensor(list(choice.note.encode()), dtype=torch.uint8)])
 
 
+def _some(sweep: Sweep) -> tuple[Sweep, Setting, list[Work]]:
+    """The cells on the first few prompts, prepared."""
+    if not sweep.prompts.ragged and len(sweep.prompts) > PROMPTS and not (sweep.rows and sweep.rows.start):
+        sweep = sweep.part(slice(0, PROMPTS))
+    return (sweep, *prepared(sweep))
+
+
 def _first_agreeing(
-    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs, sampled: Sequence[int]
+    sweep: Sweep, setting: Setting, works: Sequence[Work], paths: Sequence[Path], costs: Costs
 ) -> Choice:
     model, read_outs = sweep.model, dict.fromkeys(each.read_out for each in setting.measures)
     measures = [measure for read_out in read_outs for measure in fingerprints(read_out)]
     watched = replace(setting, measures=tuple(measures))
     expected = []
-    for cell in (sweep.cells[index] for index in sampled):
+    for cell in sweep.cells:
         edits = [*sweep.base_interventions, *cell.interventions]
         with model.batch_rows(sweep.rows or slice(0, len(sweep.prompts))):
             expected.append(measured(model, with_own_position(sweep.prompts, cell.position), measures, edits))
@@ -116,8 +124,7 @@ def _first_agreeing(
             continue
         try:
             # Each twice, so that every one of them runs as rows beside others.
-            twice = [works[i] for i in [*sampled, *sampled]]
-            engine = Engine(model, watched, twice, path.traits, costs, own_positions=path.own_positions)
+            engine = Engine(model, watched, [*works, *works], path.traits, costs, own_positions=path.own_positions)
             resumed = dict(engine.run())
         except Exception as error:  # whatever a model file raises when its layers are called one by one
             notes.append(f"{path.name} fails with {type(error).__name__}: {str(error).splitlines()[0][:120]}")
