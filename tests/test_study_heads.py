@@ -111,7 +111,9 @@ def test_the_folder_is_whole_and_carries_what_it_says(found, tmp_path):
     study = hs.study("heads", model=planted.induction_circuit(), quick=True, out=out, seed=3)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 3
-    assert manifest["command"].endswith("--seed 3 --random-sets 40 --followed 2")
+    assert manifest["command"].endswith(
+        "--seed 3 --natural 32 --length 12 --repeats 3 --random-sets 19 --jointly 6 --in-sets 4 --followed 2"
+    )
     for name, table in study.tables.items():
         again = pl.read_parquet(out / "tables" / f"{name}.parquet")
         assert again.equals(table.frame, null_equal=True)
@@ -270,7 +272,7 @@ def test_unknown_settings_are_named():
 
 def test_quick_shrinks_what_was_left_alone_and_a_text_may_be_a_string(tmp_path):
     settings = HeadsSettings(n=30).quick()
-    assert (settings.n, settings.random_sets, settings.followed) == (30, 40, 2)
+    assert (settings.n, settings.random_sets, settings.followed) == (30, 19, 2)
     model = hs.load("zoo:induction-2l")
     words = [model.tokenizer.decode([token]) for token in range(100, 200)]
     (tmp_path / "prose.txt").write_text(" ".join(words * 90))

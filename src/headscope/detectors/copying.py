@@ -109,7 +109,7 @@ def kinds(above: Samples, raised: Samples | None) -> dict[str, str]:
 
 def written(raised: Samples | None) -> dict[object, dict[str, float | str]]:
     """Signed raise, bounds and kind of every head, as columns of a table: what each is if it has the pattern."""
-    if raised is None:
+    if raised is None or not raised.units:  # or no window reaches back to an earlier copy
         return {}
     bounds = raised.together()
     told = zip(bounds.mean.tolist(), bounds.low.tolist(), bounds.high.tolist(), strict=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headscope.models.model import Model
-from headscope.sweeps.check import SAMPLED
+from headscope.sweeps.check import PROMPTS, SAMPLED
 from headscope.sweeps.cost import CELL_SECONDS, Cost
 
 
@@ -73,7 +73,7 @@ def checked(stage: Stage) -> Stage:
     # In full, each twice beside others, and once more their base run.
     return Stage(
         f"{stage.name}: spot check",
-        stage.prompts,
+        min(stage.prompts, PROMPTS),
         stage.tokens,
         cells=2 * SAMPLED,
         share=stage.share,

@@ -26,7 +26,7 @@ from headscope.sweeps.sweep import Setting, Sweep, Work, prepared
 from headscope.tasks.prompts import Prompts
 
 SAMPLED = 2  # cells of each kind that are run both ways
-PROMPTS = 8  # on so many prompts
+PROMPTS = 4  # on so many prompts: what a path does wrong it does on every prompt
 Kind = tuple[str, ...]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.sweeps.calibrate import costs_of
-from headscope.sweeps.check import SAMPLED, kind_of
+from headscope.sweeps.check import PROMPTS, SAMPLED, kind_of
 from headscope.sweeps.cost import CELL_SECONDS, cost_of
 from headscope.sweeps.engine import Engine
 from headscope.sweeps.execute import refusal, traits_of
@@ -70,7 +70,7 @@ def forecast(model: Model, prompts: Prompts, cells: Sequence[Cell], measure: Mea
     resumed = cost.seconds(tokens, share=share, unembedded=read)
     kinds = len({kind_of(work, setting.measures) for work in works})
     # A few cells of each kind are run in full, and twice beside others.
-    checks = kinds * SAMPLED * (whole + 2 * resumed) * len(some) / len(prompts)
+    checks = kinds * SAMPLED * (whole + 2 * resumed) * min(PROMPTS, len(some)) / len(prompts)
     memory = len(some) * (widest * 24 + full * 6) * model.d_model * model.dtype.itemsize
     seconds = cost.seconds(tokens, unembedded=read * len(cells)) + checks
     # Cells share passes, as rows of one batch.
