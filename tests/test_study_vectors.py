@@ -83,7 +83,9 @@ def context(model: hs.Model, **settings) -> Context:
 
 
 def halves(model: hs.Model, **settings):
-    return context(model, **settings).once(problems)
+    ctx = context(model, **settings)
+    ctx.settings.check(model)
+    return ctx.once(problems)
 
 
 def claim(study: hs.Study, name: str):
@@ -663,6 +665,7 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
     assert set(told["tables"]) == {
         "does_the_task",
         "baselines",
+        "known_and_learnt",
         "task_vectors",
         "task_vector_shares",
         "task_vector_differences",
@@ -673,7 +676,9 @@ def test_the_command_writes_a_report_and_prints_json(tmp_path):
         "function_vector_differences",
         "overlap",
         "rank_correlations",
-    }  # no ablations: the one top head is the same
+        "whole_answers",  # numbers of several digits
+        "ablations",
+    }
     page = (out / "report.html").read_text()
     assert "Causal indirect effect of each head" in page
 
