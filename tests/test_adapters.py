@@ -170,7 +170,7 @@ def test_a_folder_opens_with_its_base_and_its_tokenizer(base, tmp_path, kind):
 def test_the_certificate_is_remembered_by_the_files_of_both(base, tmp_path, monkeypatch):
     saved(base, tmp_path)
     first = hs.load(tmp_path).certificate
-    monkeypatch.setattr("headscope.models.loading.certify", None)
+    monkeypatch.setattr("headscope.models.proofs.Trial", None)
     assert hs.load(tmp_path).certificate == first
     weights = load_file(base / "model.safetensors")
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})  # at another time

@@ -159,9 +159,10 @@ def signed_raise(
     """What every head writes on the token that an induction head attends to; None with a reason where not served."""
     try:
         keys = detector_named(SIGNED).key_sets(prompts.repeated)
-        return copying(model, prompts.repeated, keys, interventions=interventions, progress=progress), ""
+        raised = copying(model, prompts.repeated, keys, interventions=interventions, progress=progress)
     except UnservedModel as error:
         return None, str(error)
+    return (raised, "") if len(raised.values) else (None, "no query sees a key that counts from any layer")
 
 
 def head_attention(
