@@ -63,11 +63,16 @@ def test_no_sentence_rests_on_heads_that_were_not_tried(circuit):
 
 
 def test_named_heads_are_tried_whatever_the_estimate_says(circuit):
-    ctx = context(circuit, exact=6)
-    assert ctx.once(screening.estimates).selection["zero", "repeated"].at(head=MISSED).mean[0] < 0.05
-    assert hs.Head.parse(MISSED) in ctx.once(screening.tried)
-    assert ctx.once(screening.most_damaging)[0] == hs.Head.parse(MISSED)
-    assert len(ctx.once(screening.most_damaging)) == 8
+    ctx, named = context(circuit, exact=3), hs.Head(1, 3)
+    ctx._known[screening.named_heads] = {"previous_token": (named,)}
+    assert ctx.once(screening.estimates).selection["zero", "repeated"].at(head=str(named)).mean[0] == 0
+    assert ctx.once(screening.tried) == [hs.Head(1, 0), hs.Head(1, 1), named]
+
+
+def test_heads_that_were_not_tried_come_after_those_that_were(circuit):
+    order = context(circuit, exact=3).once(screening.most_damaging)
+    assert set(order[:3]) == set(context(circuit, exact=3).once(screening.tried))
+    assert sorted(order) == sorted(circuit.heads)
 
 
 def test_small_models_are_not_screened(circuit):

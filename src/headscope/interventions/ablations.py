@@ -16,7 +16,7 @@ from torch import Tensor
 from headscope.errors import PromptError, UnservedSite
 from headscope.hashing import digest
 from headscope.interventions.base import Intervention
-from headscope.interventions.references import extent, values_at
+from headscope.interventions.references import extent, mean_at, values_at
 from headscope.interventions.targets import Target
 from headscope.models.layout import Layout
 from headscope.models.protocols import SiteEdit
@@ -77,14 +77,13 @@ class Mean(_FromReference):
     per_position: bool = field(default=False, kw_only=True)
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
+        if not self.per_position and target.site != "pattern":
+            overall = mean_at(model, self.over, *target.place)
+            return self.site_edit(target, lambda value, _: overall.expand_as(value))
         value = self._reference(target, model)
         real = self.over.real.to(value.device).reshape(*self.over.real.shape, *[1] * (value.ndim - 2))
-        total = torch.where(real, value, 0)
-        if not self.per_position:
-            overall = total.sum((0, 1)) / real.sum()
-            return self.site_edit(target, lambda value, _: overall.expand_as(value))
         self._require_reach(prompts)
-        by_position = total.sum(0) / real.sum(0)
+        by_position = torch.where(real, value, 0).sum(0) / real.sum(0)
         return self.site_edit(target, lambda value, layout: by_position[self._within_reach(layout, value.shape[1])])
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headscope.models.model import Model
 
 Sites = Sequence[tuple[str, int]]
-_SHARE_KEPT = 32  # of the memory; a model remembers an eighth of it, other runs among it
+_PARTS = 8  # into which the memory goes: captures of a run take one
 
 
 def values_at(
@@ -31,29 +31,43 @@ def values_at(
     """Sites of a run of these prompts under interventions: [batch, position, ...], padding arbitrary.
 
     Patterns come with their queries second, [batch, query, head, key], as they are edited. `keep` remembers
-    them with the model, those of the other layers too where they fit: whoever asks for one asks for the next. Bare
-    ids that look padded warn, as where they are run.
+    them with the model. Bare ids that look padded warn, as where they are run.
     """
-    wanted = _in_every_layer(model, prompts, *sites[0]) if keep and not under and len(sites) == 1 else sites
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
         given = model.prompts(prompts.tokens) if prompts.bare else prompts
-        captured = model.activations(given, wanted, interventions=under)
+        captured = model.activations(given, sites, interventions=under)
         return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:
         return compute()
-    key = f"activations {digest((tuple(wanted), prompts, tuple(under)))}"
+    key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
     return model.cached(key, compute)  # type: ignore[no-any-return]
 
 
-def _in_every_layer(model: "Model", prompts: Prompts, site: str, layer: int) -> Sites:
-    """The site in all layers that serve it, if one run may keep so much; else in this one."""
-    widest = max(model.d_model, *(each.heads * each.head_dim for each in model.anatomy.layers))
-    bytes_each = len(prompts) * prompts.longest * widest * model.dtype.itemsize
-    if site == "pattern" or model.n_layers * bytes_each > model.memory_bytes // _SHARE_KEPT:
-        return [(site, layer)]
-    return [(site, each) for each in range(model.n_layers) if each == layer or model.why_not(site, each) is None]
+def mean_at(model: "Model", prompts: Prompts, site: str, layer: int) -> Tensor:
+    """Mean of a site over all real positions of a run of these prompts, without their axes.
+
+    Those of all layers are made at once and kept: whoever asks for one asks for the next, and a run gives all.
+    """
+    model.require_site(site, layer)
+
+    def compute() -> Mapping[tuple[str, int], Tensor]:
+        given = model.prompts(prompts.tokens) if prompts.bare else prompts
+        layers = [each for each in range(model.n_layers) if model.why_not(site, each) is None]
+        widest = max(model.d_model, *(each.heads * each.head_dim for each in model.anatomy.layers))
+        each_bytes = len(layers) * prompts.longest * widest * model.dtype.itemsize
+        totals: dict[tuple[str, int], Tensor] = {}
+        for rows in model.batches(len(given), bytes_each=each_bytes, share=_PARTS):
+            some = given.rows(rows)
+            for place, value in model.activations(some, [(site, each) for each in layers]).items():
+                real = some.real.to(value.device).reshape(*some.real.shape, *[1] * (value.ndim - 2))
+                total = torch.where(real, value, 0).sum((0, 1))
+                totals[place] = totals[place] + total if place in totals else total
+        return {place: total / int(given.real.sum()) for place, total in totals.items()}
+
+    means: Mapping[tuple[str, int], Tensor] = model.cached(f"means {digest((site, prompts))}", compute)
+    return means[site, layer]
 
 
 def by_cell(site: str, value: Tensor) -> Tensor:
