@@ -71,13 +71,14 @@ def test_a_sweep_of_heads_does_what_its_stage_says():
     assert near(work.unembedded, sum(each.unembedded for each in told), 1.25)  # a check may read twice
 
 
-def test_the_gate_does_exactly_what_its_stage_says(model):
+def test_the_gate_does_what_its_stage_says(model):
     settings = BayesSettings(n=32)
     stage = gate_stage(settings, model)
     with counting(model) as work:
         bayes.PLAN.gate(Context(settings, (model,)))
-    assert work.token_passes == pytest.approx(stage.token_passes)
-    assert work.unembedded == pytest.approx(stage.unembedded)
+    # The spot check of a few prompts comes on top.
+    assert near(work.token_passes, stage.token_passes, 1.15)
+    assert stage.unembedded <= work.unembedded < stage.token_passes / 4
 
 
 def test_bayes_does_what_its_stages_say():

@@ -48,4 +48,4 @@ def test_models_that_were_taught_pass_and_right_is_what_greedy_decoding_writes(n
     assert taught(right).verdict is Verdict.SUPPORTED
     written = model.generate(hs.tasks.linear(model, shots), max_new_tokens=1, min_new_tokens=1).tokens
     expected = [text == own for text, own in zip(written, hs.tasks.linear(model, shots).answer_tokens, strict=True)]
-    assert right.by("before")[EXAMPLES].values[:, 0].tolist() == expected
+    assert right.by("preceded_by")[EXAMPLES].values[:, 0].tolist() == expected

@@ -54,7 +54,7 @@ def test_the_set_is_that_of_the_full_grid_at_a_part_of_its_cost(induction, k):
     for row in table.rows():
         assert row["low"] - 1e-5 <= damage[row["head"]] <= row["high"] + 1e-5
     # A loss that rises is damage.
-    assert top[0]["damage"] > 1
+    assert top[0]["mean_damage"] > 1
 
 
 @pytest.mark.parametrize("lengths", [(9,), (5, 7, 9)])
@@ -77,7 +77,7 @@ def test_what_prompts_carry_goes_along_in_their_random_order(llama, lengths):
     on_all = [row for row in table.rows() if row["prompts"] == 24]
     assert on_all
     for row in on_all:
-        assert row["damage"] == pytest.approx(damage[row["head"]], abs=2e-5)
+        assert row["mean_damage"] == pytest.approx(damage[row["head"]], abs=2e-5)
 
 
 def test_a_patch_is_of_each_prompts_own_source(llama):
@@ -87,7 +87,7 @@ def test_a_patch_is_of_each_prompts_own_source(llama):
     table = hs.top_heads(llama, given, hs.measures.kl(llama.run(given).logits), 2, ablation=template)
     damage = grid_damage(llama, given, hs.measures.kl(llama.run(given).logits), template)
     assert {row["head"] for row in table.rows(status="top")} == best(damage, 2)
-    assert max(row["damage"] for row in table.rows()) == pytest.approx(max(damage.values()), rel=0.5)
+    assert max(row["mean_damage"] for row in table.rows()) == pytest.approx(max(damage.values()), rel=0.5)
 
 
 def counted(monkeypatch):

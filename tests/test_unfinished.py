@@ -15,9 +15,9 @@ from headscope.models.kept import Keeper, kept
 from headscope.results import unfinished
 from headscope.results.unfinished import Unfinished, going_on, unfinished_of
 from headscope.studies import registry
-from headscope.studies.sites import final_token_run
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.execute import run_by_part
+from headscope.sweeps.final_token import final_token_run
 from headscope.sweeps.sweep import Sweep
 from tests.counted import counting
 from tests.test_full_disk import no_file_larger_than

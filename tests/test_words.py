@@ -263,7 +263,9 @@ def test_the_final_token_alone_is_what_a_full_pass_makes_it(words: hs.Model, mon
 
 def test_the_study_runs_on_words_and_says_what_it_is_about(words: hs.Model, tmp_path: Path) -> None:
     (tmp_path / "past.csv").write_text("".join(f"{x},{y}\n" for x, y in PAIRS))
-    found = hs.study("redundancy", model=words, quick=True, pairs=str(tmp_path / "past.csv"), n=10, shots=4)
+    found = hs.study(
+        "redundancy", model=words, quick=True, pairs=str(tmp_path / "past.csv"), n=10, shots=4, force=True
+    )
     assert all(claim.statement.startswith("On past alone, ") for claim in found.claims)
     assert {row.over for claim in found.claims for row in claim.evidence} <= {"prompts of past", "heads", ""}
     assert "parity" not in {claim.name for claim in found.claims}
@@ -278,7 +280,7 @@ def test_the_study_runs_on_words_and_says_what_it_is_about(words: hs.Model, tmp_
 
 def test_a_single_function_has_copying_as_its_other_and_no_slopes(text: hs.Model) -> None:
     settings = {"a": "1..1", "b": "1..1", "inputs": "1..8"}
-    found = hs.study("redundancy", model=text, quick=True, n=10, **settings)
+    found = hs.study("redundancy", model=text, quick=True, n=10, force=True, **settings)
     assert all(claim.statement.startswith("On y = x + 1 alone, ") for claim in found.claims)
     assert "a · target x" not in {row["answer"] for row in found.tables["transfer"].rows()}
     functions = Functions(a=(1, 1), b=(1, 1), inputs=(1, 8))

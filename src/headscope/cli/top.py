@@ -59,7 +59,9 @@ def _show(table: Table) -> None:
     grid = RichTable("head", "damage", "95% bounds", "prompts", "status", box=None, pad_edge=False)
     for row in top:
         bounds = "none: too alike" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
-        grid.add_row(row["head"], f"{row['damage']:.4f}", bounds, f"{row['prompts']} of {row['of']}", row["status"])
+        grid.add_row(
+            row["head"], f"{row['mean_damage']:.4f}", bounds, f"{row['prompts']} of {row['of']}", row["status"]
+        )
     stdout.print(grid)
     stdout.print(
         f"Damage of {top[0]['measure']} by '{table.rows()[0]['intervention'].split()[0]}' of one head; the top of "

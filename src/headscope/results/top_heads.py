@@ -41,7 +41,10 @@ TOP_HEADS = Schema(
         Column("head", pl.String, "head that is ablated, as in 1.4"),
         Column("status", pl.String, "top, out, or tied: as large as the last of the top on all prompts"),
         Column(
-            "damage", pl.Float64, "how much worse the measure is without it, mean over prompts", "that of the measure"
+            "mean_damage",
+            pl.Float64,
+            "how much worse the measure is without it, mean over prompts",
+            "that of the measure",
         ),
         Column("low", pl.Float64, f"lower 95% bound {BOUNDED}", "that of the measure"),
         Column("high", pl.Float64, f"upper 95% bound {BOUNDED}", "that of the measure"),
@@ -166,7 +169,7 @@ def _rows(sweep: Sweep, found: Elimination) -> list[dict[str, Any]]:
             "rank": rank,
             "head": head_of(sweep.cells[cell]),
             "status": str(found.status[cell]),
-            "damage": float(found.mean[cell]),
+            "mean_damage": float(found.mean[cell]),
             "low": float(found.low[cell]),
             "high": float(found.high[cell]),
             "prompts": int(found.units[cell]),

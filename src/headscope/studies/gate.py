@@ -18,7 +18,7 @@ from headscope.results.study import Claim, Verdict
 from headscope.studies.context import Gate, Part
 from headscope.studies.forecasts import Stage
 from headscope.studies.pair_lengths import PairLengths
-from headscope.studies.pairs import PairsConfig
+from headscope.studies.pairs import PairsConfig, over_lists
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import cell_values
 from headscope.tables import Column, Quantity
@@ -31,7 +31,7 @@ _SEED = 5_000_000  # far from the seeds of the problems that are studied
 EXAMPLES, SHUFFLED, NONE = "examples", "label-shuffled examples", "no examples"
 RIGHT = Quantity("right", "share of queries whose whole answer is the most likely one", "share", (0.0, 1.0))
 PROBABILITY = Quantity("probability", "mean probability of the whole answer", "probability", (0.0, 1.0))
-BEFORE = Column("before", pl.String, "what stands before the query")
+BEFORE = Column("preceded_by", pl.String, "what stands before the query")
 
 
 def pairs_gate(ctx: Any) -> Gate:
@@ -43,6 +43,8 @@ def pairs_gate(ctx: Any) -> Gate:
     right, probability = answered(ctx.model, shots)
     made = taught(right)
     part = Part(tables=[table(right, "does_the_task", bounded=[probability])], claims=[made])
+    if shots.functions.single:
+        part = over_lists(lambda _: part)(ctx)
     return Gate(part, () if made.verdict is Verdict.SUPPORTED else _stops(ctx.model, shots, right, made))
 
 
@@ -62,7 +64,7 @@ def answered(model: Model, shots: Shots) -> tuple[Samples, Samples]:
 
 def taught(right: Samples) -> Claim:
     """Whether answers are right after examples more often than after the same with shuffled labels."""
-    by = right.by("before")
+    by = right.by("preceded_by")
     return claim(
         "does_the_task",
         "Examples teach the model the task: with their labels shuffled fewer queries are answered right.",
@@ -74,7 +76,7 @@ def taught(right: Samples) -> Claim:
 
 
 def _stops(model: Model, shots: Shots, right: Samples, made: Claim) -> tuple[str, ...]:
-    by: Mapping[str, Samples] = right.by("before")
+    by: Mapping[str, Samples] = right.by("preceded_by")
     told = ", ".join(f"{round(float(by[kind].mean[0]) * len(shots))} of {len(shots)} with {kind}" for kind in by)
     found = "does not learn" if made.verdict is Verdict.REFUTED else "is not shown to learn"
     return (
@@ -89,4 +91,5 @@ def gate_stage(settings: PairsConfig, model: Model) -> Stage:
     """What the gate asks of a model."""
     length = PairLengths.of(settings, model)
     tokens = (2 * length.answered(length.pairs) + length.answered(0)) / 3
-    return Stage("does the model do the task", PROBLEMS, tokens, whole=3)
+    # As sweeps of one cell that is the base run, which reads the answers alone.
+    return Stage("does the model do the task", PROBLEMS, tokens, cells=3, share=0.0, read=length.answer, passes=3)

@@ -33,7 +33,7 @@ class Cost:
     `tokens_at_once` go through one pass; more take several.
 
     >>> Cost(0.01, 0.002, 0.001, 4096).seconds(1000, share=0.5, unembedded=20)
-    1.03
+    1.025
     """
 
     call_seconds: float
