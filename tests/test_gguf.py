@@ -170,6 +170,13 @@ def test_a_missing_package(file, monkeypatch):
     refused(UnservedModel, r"Install headscope\[gguf\]", file)
 
 
+@pytest.mark.parametrize("path", ["/no/such/folder/x.gguf", "./no/such/x.gguf", "~/no/such/x.gguf"])
+def test_a_path_of_this_machine_is_not_asked_of_the_hub(path, monkeypatch):
+    monkeypatch.setattr(sources, "cached_file", lambda *args, **options: pytest.fail("asked the hub"))
+    with pytest.raises(hs.errors.ModelNotFound, match="there is no such file"):
+        hs.load(path)
+
+
 def test_a_file_on_the_hub(file, monkeypatch):
     asked = []
 

@@ -7,6 +7,7 @@ from tools.nulls import Judged, file_of, kept, run_one
 
 from headscope.results.study import Verdict
 from headscope.studies.registry import STUDIES
+from tests.truth.cases import CASES
 from tests.truth.models import RANDOM, Random
 
 FOUR = [spec for spec in RANDOM if spec.name in ("toy-usual-0", "gpt2-large-1", "mistral-huge-2", "qwen2-large-3")]
@@ -24,6 +25,10 @@ def judged(request, tmp_path_factory) -> list[Judged]:
 def test_random_weights_support_nothing(judged):
     supported = [(row.study, row.claim, row.because) for row in judged if row.shipped == Verdict.SUPPORTED]
     assert supported == []
+
+
+def test_every_claim_has_worlds_to_be_told_from(judged):
+    assert {(row.study, row.claim) for row in judged} <= {(case.study, case.claim) for case in CASES}
 
 
 def test_nor_with_needs_switched_off(judged):

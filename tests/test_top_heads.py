@@ -143,10 +143,11 @@ def test_a_folder_serves_sweep_and_top_heads(induction, tmp_path, monkeypatch):
     assert not (tmp_path / "top" / "top_heads.parquet").exists()
 
 
-def test_what_is_refused(llama):
+def test_what_is_refused(llama, tmp_path):
     prompts = hs.Prompts.of(tiny.ids(12, 6))
     with pytest.raises(hs.errors.BadArgument, match="cannot find the top 13 of 12"):
-        hs.top_heads(llama, prompts, hs.measures.loss(), 13)
+        hs.top_heads(llama, prompts, hs.measures.loss(), 13, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     marked = hs.Prompts(prompts.tokens, roles={"here": ((1,),) * 11 + ((),)})
     with pytest.raises(hs.errors.BadArgument, match="'loss' is undefined for some of the prompts"):
         hs.top_heads(llama, marked, hs.measures.loss("here"), 2)

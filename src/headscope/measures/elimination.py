@@ -70,6 +70,12 @@ def looks_before(units: int) -> tuple[int, ...]:
     return tuple(look for look in ladder if look < units)
 
 
+def check_top(k: int, arms: int) -> None:
+    """Raise BadArgument unless so many arms can be the top."""
+    if not 1 <= k <= arms:
+        raise BadArgument(f"cannot find the top {k} of {arms}: ask for 1 to {arms}.")
+
+
 def eliminate(
     effects: Effects,
     *,
@@ -92,8 +98,7 @@ def eliminate(
     Raises:
         BadArgument: for fewer arms than k, or no units.
     """
-    if not 1 <= k <= arms:
-        raise BadArgument(f"cannot find the top {k} of {arms}: ask for 1 to {arms}.")
+    check_top(k, arms)
     if units < 1:
         raise BadArgument(f"cannot find the top {k} over no prompts: give some, better 50.")
     early = [look for look in (looks_before(units) if looks is None else looks) if look < units]

@@ -142,16 +142,16 @@ def remember(certificate: Certificate, key: str, *, on_disk: bool) -> None:
 def key_of(model: "Model", identity: str) -> str:
     """What a certificate holds for: weights, libraries, device and precision, attention implementation."""
     kernel = getattr(model.config, "_attn_implementation", None)
-    libraries = (sorted(versions().items()), _code())
+    libraries = (sorted(versions().items()), code_of(Path(__file__).parent))
     parts = (identity, libraries, str(model.device.type), str(model.dtype), kernel)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 @cache
-def _code() -> str:
-    """A hash of the code that makes certificates: what an older one proved is not proven of a newer."""
+def code_of(folder: Path) -> str:
+    """A hash of the code in a folder of ours: what older code proved or computed is not so of newer."""
     sha = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(folder.rglob("*.py")):
         sha.update(file.read_bytes())
     return sha.hexdigest()[:16]
 

@@ -8,6 +8,7 @@ open and has it. Whoever computes (detectors, sweeps) knows the protocol alone a
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from headscope.errors import BadArgument
 from headscope.hashing import digest
-from headscope.models.certificate import versions
+from headscope.models.certificate import code_of, versions
 from headscope.models.model import Model
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -55,7 +56,8 @@ class Keeper:
         self._store, self._key = _open.get(), ""
         if self._store is None:
             return
-        told = [model.name, model.identity, str(model.dtype), str(model.device), versions()]
+        libraries = (versions(), code_of(Path(__file__).parents[1]))
+        told = [model.name, model.identity, str(model.dtype), str(model.device), libraries]
         try:
             self._key = digest([kind, told, model.active_edits, parts])
         except BadArgument:

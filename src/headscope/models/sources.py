@@ -120,8 +120,9 @@ def _place(source: str, revision: str | None) -> str:
 def _from_hub(source: str, revision: str | None) -> str:
     """Where the GGUF file OWNER/REPOSITORY/FILE of the hub is kept on this machine, once fetched."""
     repository, file = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
+    on_hub = bool(file) and source[0] not in "/.~"
     try:
-        found = cached_file(repository, file, revision=revision) if file else None
+        found = cached_file(repository, file, revision=revision) if on_hub else None
     except (OSError, ValueError) as error:
         raise ModelNotFound(
             f"cannot find {source!r}: it is no file here, and no hub gave it ({first_line(error)})"

@@ -19,7 +19,7 @@ from headscope.errors import BadArgument
 from headscope.hashing import digests
 from headscope.interventions import zero
 from headscope.interventions.base import Intervention
-from headscope.measures.elimination import Array, Elimination, Indices, eliminate
+from headscope.measures.elimination import Array, Elimination, Indices, check_top, eliminate
 from headscope.measures.readouts import Measure
 from headscope.models.model import Model
 from headscope.models.protocols import Edit
@@ -111,6 +111,7 @@ def top_of(
 ) -> Table:
     """The `k` of a sweep's cells, one per head, that damage the measure most; see `top_heads`."""
     check(sweep)
+    check_top(k, len(sweep.cells))  # before anything is written
     with keeping(sweep, out, command) as kept:
         damage = _Damage(sweep, np.random.default_rng(seed).permutation(len(sweep.prompts)), kept, progress)
         with sweep.model.unedited():
