@@ -3,6 +3,7 @@
 A layer that stands in for nothing (a replay puts the stream past it to reach the unembedding) counts no token.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def counting(model: hs.Model, on_call: Any = None) -> Iterator[Work]:
 
     def unembedding(module: Any, args: Any, result: Any) -> None:
         if not hasattr(module.forward, "stands_for"):
-            work.unembedded += result.shape[0] * result.shape[1]
+            work.unembedded += math.prod(result.shape[:-1])
 
     hooks = [each.module.register_forward_hook(layer, with_kwargs=True) for each in model.anatomy.layers]
     hooks.append(model.anatomy.unembedding.register_forward_hook(unembedding))

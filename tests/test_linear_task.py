@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 import headscope as hs
-from headscope import measures
+from headscope import measures, tasks
 from headscope.architectures import ToyConfig, ToyForCausalLM
 from headscope.errors import BadArgument, OutOfRange, PromptError
 from headscope.tasks.functions import Functions
@@ -20,16 +21,19 @@ from headscope.tasks.linear import linear, linear_pair
 from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.shots import ARTICLE_PAIRS, Shots, regimes
+from headscope.tasks.vocabulary import text_start
 
 LANGUAGE = PairLanguage()
 
 
-def bpe(*merges, split=None):
-    """A tokenizer of single characters and these merges; digits stay in pairs, so numbers are split."""
+def bpe(*merges, split=None, begun=True):
+    """A tokenizer of single characters and these merges, that begins a text with BOS, or not."""
     words = ["<s>", *"0123456789(), \n", *("".join(merge) for merge in merges)]
     backend = Tokenizer(models.BPE(vocab={word: k for k, word in enumerate(words)}, merges=list(merges)))
     if split is not None:
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(split), "isolated")
+    if begun:
+        backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
 
 
@@ -40,7 +44,8 @@ def reader(tokenizer, **changed):
 
 
 # " 8" begins with the space as in GPT-2; 28 and 59 are single tokens, other numbers of two digits are two.
-TOKENIZER = bpe(("2", "8"), ("5", "9"), (" ", "8"), (")", "\n"))
+MERGES = (("2", "8"), ("5", "9"), (" ", "8"), (")", "\n"))
+TOKENIZER = bpe(*MERGES)
 READER = reader(TOKENIZER)
 NUMBERS = reader(None, language={"generator": "pairs", "parameters": asdict(LANGUAGE)}, context=64)
 
@@ -79,8 +84,8 @@ def test_a_shown_number_of_several_tokens_has_one_token_before_it():
     prompts = linear(READER, small(y=175))
     assert prompts.roles["y"] == ((5, 6, 7),)
     assert prompts.roles["before_y"] == ((4,),)
-    # Without a BOS token every position is one less.
-    bare = linear(reader(TOKENIZER, bos_token_id=None), small(y=175))
+    # Where the tokenizer puts no BOS before a text every position is one less, although the model names one.
+    bare = linear(reader(bpe(*MERGES, begun=False)), small(y=175))
     assert bare.tokens[0] == prompts.tokens[0][1:]
     assert bare.roles["y"] == ((4, 5, 6),)
     assert bare.roles["readout"] == ((len(bare.tokens[0]) - 1,),)
@@ -288,3 +293,27 @@ def test_prompts_carry_whole_answers(toy):
         measures.joint_probability()(toy.run(prompts).logits, prompts)
     with pytest.raises(PromptError, match="'answer_tokens' has 1 entries for 2"):
         Prompts(((1,), (2,)), answer_tokens=((3, 4),))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_texts_begin_as_the_tokenizer_begins_them(begun):
+    model = reader(bpe(*MERGES, begun=begun))
+    start, length = [0] * begun, 6
+    assert text_start(model) == start
+    assert list(tasks.text(model, "28, 59").tokens[0][: len(start)]) == start
+    windows = tasks.windows(model, "(28, 59)\n" * 8, length=length, n=2)
+    assert all(len(one) == length and list(one[: len(start)]) == start for one in windows.tokens)
+    assert (0 in windows.tokens[0][len(start) :]) is False
+
+
+def test_what_ends_a_text_does_not_begin_it():
+    """As T5's tokenizer does, whose models have no BOS; and BERT's, with a token at either end."""
+    tokenizer = bpe(*MERGES, begun=False)
+    tokenizer.add_special_tokens({"eos_token": "0"})
+    ends = TemplateProcessing(single="$A 0", special_tokens=[("0", tokenizer.eos_token_id)])
+    tokenizer._tokenizer.post_processor = ends
+    assert text_start(reader(tokenizer, bos_token_id=None)) == []
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A 0", special_tokens=[("<s>", 0), ("0", tokenizer.eos_token_id)]
+    )
+    assert text_start(reader(tokenizer)) == [0]

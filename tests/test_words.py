@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import headscope as hs
@@ -44,6 +45,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> hs.Model:
                 merges.append((word[: end - 1], word[end - 1]))
                 vocabulary[word[:end]] = None
     backend = Tokenizer(models.BPE(vocab={word: k for k, word in enumerate(vocabulary)}, merges=merges))
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     folder = tmp_path_factory.mktemp("words")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ right depends on the question, so all are one family with one interface.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -43,8 +43,11 @@ class _FromReference(Intervention):
     def _reference(self, target: Target, model: "Model") -> Tensor:
         """[reference example, position, ...] of the site."""
         if target.site == "pattern":
-            raise UnservedSite(f"cannot {self.verb} 'pattern': prompts do not align its keys.")
+            self._refuse_patterns()
         return values_at(model, self.over, [target.place])[target.place]
+
+    def _refuse_patterns(self) -> NoReturn:
+        raise UnservedSite(f"cannot {self.verb} 'pattern': prompts do not align its keys.")
 
     def _require_reach(self, prompts: Prompts) -> None:
         shortest, (_, last) = min(self.over.lengths), extent(prompts, self.positions)
@@ -77,13 +80,13 @@ class Mean(_FromReference):
     per_position: bool = field(default=False, kw_only=True)
 
     def edit_of(self, target: Target, model: "Model", prompts: Prompts) -> SiteEdit:
-        if not self.per_position and target.site != "pattern":
+        if target.site == "pattern":
+            self._refuse_patterns()
+        if not self.per_position:
             overall = mean_at(model, self.over, *target.place)
             return self.site_edit(target, lambda value, _: overall.expand_as(value))
-        value = self._reference(target, model)
-        real = self.over.real.to(value.device).reshape(*self.over.real.shape, *[1] * (value.ndim - 2))
         self._require_reach(prompts)
-        by_position = torch.where(real, value, 0).sum(0) / real.sum(0)
+        by_position = mean_at(model, self.over, *target.place, per_position=True)
         return self.site_edit(target, lambda value, layout: by_position[self._within_reach(layout, value.shape[1])])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headscope.errors import UnservedSite
 from headscope.hashing import digest
@@ -31,43 +32,75 @@ def values_at(
     """Sites of a run of these prompts under interventions: [batch, position, ...], padding arbitrary.
 
     Patterns come with their queries second, [batch, query, head, key], as they are edited. `keep` remembers
-    them with the model. Bare ids that look padded warn, as where they are run.
+    them with the model, and with one layer those around it, so that more may come back than was asked for. Bare ids
+    that look padded warn, as where they are run.
     """
 
-    def compute() -> Mapping[tuple[str, int], Tensor]:
+    def compute(asked: Sites = sites) -> Mapping[tuple[str, int], Tensor]:
         given = model.prompts(prompts.tokens) if prompts.bare else prompts
-        captured = model.activations(given, sites, interventions=under)
+        captured = model.activations(given, asked, interventions=under)
         return {place: by_cell(place[0], value) for place, value in captured.items()}
 
     if not keep:
         return compute()
-    key = f"activations {digest((tuple(sites), prompts, tuple(under)))}"
-    return model.cached(key, compute)  # type: ignore[no-any-return]
+    # Whoever asks for one layer asks for the next, and a run gives all.
+    asked = _with_neighbours(model, prompts, *sites[0]) if len(sites) == 1 else sites
+    key = f"activations {digest((tuple(asked), prompts, tuple(under)))}"
+    return model.cached(key, lambda: compute(asked))  # type: ignore[no-any-return]
 
 
-def mean_at(model: "Model", prompts: Prompts, site: str, layer: int) -> Tensor:
+def mean_at(model: "Model", prompts: Prompts, site: str, layer: int, *, per_position: bool = False) -> Tensor:
     """Mean of a site over all real positions of a run of these prompts, without their axes.
 
-    Those of all layers are made at once and kept: whoever asks for one asks for the next, and a run gives all.
+    `per_position` keeps that of positions: the mean is over the prompts that reach each, [position, ...].
+    Those of all layers are made at once and kept.
     """
     model.require_site(site, layer)
+    over = (0,) if per_position else (0, 1)
 
     def compute() -> Mapping[tuple[str, int], Tensor]:
         given = model.prompts(prompts.tokens) if prompts.bare else prompts
-        layers = [each for each in range(model.n_layers) if model.why_not(site, each) is None]
-        widest = max(model.d_model, *(each.heads * each.head_dim for each in model.anatomy.layers))
-        each_bytes = len(layers) * prompts.longest * widest * model.dtype.itemsize
+        layers = _served(model, site)
+        each_bytes = len(layers) * prompts.longest * _site_bytes(model, site, prompts.longest)
         totals: dict[tuple[str, int], Tensor] = {}
         for rows in model.batches(len(given), bytes_each=each_bytes, share=_PARTS):
             some = given.rows(rows)
             for place, value in model.activations(some, [(site, each) for each in layers]).items():
                 real = some.real.to(value.device).reshape(*some.real.shape, *[1] * (value.ndim - 2))
-                total = torch.where(real, value, 0).sum((0, 1))
+                total = torch.where(real, value, 0).sum(over)
+                if per_position:  # prompts of one part may be shorter than those of another
+                    total = pad(total, [0, 0] * (total.ndim - 1) + [0, given.longest - len(total)])
                 totals[place] = totals[place] + total if place in totals else total
-        return {place: total / int(given.real.sum()) for place, total in totals.items()}
+        count = given.real.sum(over)
+        return {
+            place: total / count.to(total.device).reshape(*count.shape, *[1] * (total.ndim - count.ndim))
+            for place, total in totals.items()
+        }
 
-    means: Mapping[tuple[str, int], Tensor] = model.cached(f"means {digest((site, prompts))}", compute)
+    means: Mapping[tuple[str, int], Tensor] = model.cached(f"means {digest((site, prompts, over))}", compute)
     return means[site, layer]
+
+
+def _served(model: "Model", site: str) -> list[int]:
+    return [each for each in range(model.n_layers) if model.why_not(site, each) is None]
+
+
+def _site_bytes(model: "Model", site: str, longest: int) -> int:
+    """At most what one position of a site takes in one layer."""
+    heads = max(each.heads for each in model.anatomy.layers)
+    widest = max(model.d_model, *(each.heads * each.head_dim for each in model.anatomy.layers))
+    return (heads * longest if site == "pattern" else widest) * model.dtype.itemsize
+
+
+def _with_neighbours(model: "Model", prompts: Prompts, site: str, layer: int) -> list[tuple[str, int]]:
+    """This layer and as many around it as can be kept together: the same ones for each of them."""
+    layers = _served(model, site)
+    if layer not in layers:
+        return [(site, layer)]  # refused where it is run, by its own name
+    each_bytes = len(prompts) * prompts.longest * _site_bytes(model, site, prompts.longest)
+    many = model.at_once(each_bytes, share=2 * _PARTS)
+    first = layers.index(layer) // many * many
+    return [(site, each) for each in layers[first : first + many]]
 
 
 def by_cell(site: str, value: Tensor) -> Tensor:

@@ -98,6 +98,8 @@ class Game:
                 f"cannot ablate {len(self.known) + len(missing)} different sets of players: the limit is "
                 f"{self.most_sets}. Give fewer players or orders, or a larger most_sets."
             )
+        if not missing:
+            return
         for ablated, values in zip(missing, self.damages(missing), strict=True):
             self.known[ablated] = self._checked(ablated, values)
             self.progress(len(self.known))

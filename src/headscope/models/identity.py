@@ -5,7 +5,6 @@ adapters in force do, and the hash of everything that decides what it computes.
 """
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,16 @@ from headscope.models.adapters import switches
 from headscope.models.quantized import scales
 
 
-def state_of(hf: nn.Module, modules: Sequence[Any]) -> int:
-    """A number that changes with weights that are seen to change, with `modules` (of `built`) and with adapters."""
-    tensors = itertools.chain(hf.parameters(), hf.buffers())
+def state_of(parts: Sequence[Any]) -> int:
+    """A number that changes with weights that are seen to change, with `parts` (of `built`) and with adapters.
+
+    It is asked for before every use of a model, so that modules are walked once, in `built`.
+    """
+    modules: Sequence[nn.Module] = parts[::2]
+    tensors = (each for module in modules for each in (*module._parameters.values(), *module._buffers.values()))
     # What offloading moves in inference mode has no version.
-    versions = ((each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
-    return hash((*map(id, modules), switches(hf.modules()), *versions))
+    versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors if t is not None)
+    return hash((*map(id, parts), switches(modules), *versions))
 
 
 def content_hash(hf: Any) -> str:

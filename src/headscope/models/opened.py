@@ -152,7 +152,7 @@ class OpenedModel:
             UnservedModel: if the model, as it is now, is not served.
         """
         modules = built(self.hf)
-        state = state_of(self.hf, modules)
+        state = state_of(modules)
         if state != self.weights_state:
             self.weights_state = state
             self.clear_cache()

@@ -21,6 +21,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)", re.IGNORECASE)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 KEPT_BACK = 0.2  # share of a budget that is not planned with: a forecast is no measurement
 _STEPS = 12  # bisections
+_WORTH_IT = 1.5  # times as many prompts, at least, are worth asking again for
 
 S = TypeVar("S")
 
@@ -85,15 +86,27 @@ class Budget:
         return {"seconds": self.seconds, "spent_seconds": round(self.spent, 1), "reduced": list(self.reduced)}
 
 
-def told_of(budget: Budget | None) -> list[str]:
-    """What a record says of its budget."""
+def told_of(budget: Budget | None, settings: Any = None, still_open: int = 0) -> list[str]:
+    """What a record says of its budget; with claims `still_open` and time left, how many prompts that has room for.
+
+    They are not added here: whoever looks, adds prompts and looks again, until a claim is decided, decides wrongly
+    more often than the intervals say. The next study decides with prompts of its own.
+    """
     if budget is None:
         return []
     given = f"The study was given {in_words(budget.seconds)}"
     if budget.reduced:
         given += f", and was made smaller for it: {'; '.join(budget.reduced)}"
     overrun = f" It took {in_words(budget.spent)} all the same." if budget.left < 0 else ""
-    return [f"{given}.{overrun}"]
+    n, room = getattr(settings, "n", None), (1 - KEPT_BACK) * budget.seconds
+    if not still_open or n is None or budget.spent > room / _WORTH_IT:
+        return [f"{given}.{overrun}"]
+    more, other = int(n * room / budget.spent), getattr(settings, "seed", 0) + 1
+    claims = "1 claim is" if still_open == 1 else f"{still_open} claims are"
+    return [
+        f"{given}, and took {in_words(budget.spent)}. {claims} open: --n {more} --seed {other} asks again on other "
+        "prompts, as many as fit into that time."
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hin
 from headscope.errors import BadArgument
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
-from headscope.results.study import AttentionExample, Claim, Figure, Source, Study
+from headscope.results.study import AttentionExample, Claim, Figure, Source, Study, Verdict
 from headscope.studies.budgets import Budget, Fitted, fitted, told_of
 from headscope.studies.forecasts import Forecast, Stage, forecast
 from headscope.sweeps.cost import Cost, cost_of
@@ -236,7 +236,7 @@ class Plan(Generic[S]):
             attention=tuple(example for part in parts for example in part.attention),
             notes=(
                 *dict.fromkeys((*gate.stops[:1], *(note for part in parts for note in part.notes))),
-                *told_of(budget),
+                *told_of(budget, settings, sum(each.verdict is Verdict.UNDETERMINED for each in claims)),
             ),
             provenance={
                 **provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),

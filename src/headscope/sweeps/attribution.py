@@ -11,6 +11,7 @@ ranks cells, and `verified` runs those that it ranks highest.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,9 +27,10 @@ from headscope.models.kept import kept
 from headscope.models.layout import Layout
 from headscope.models.model import Model
 from headscope.models.protocols import CallEdit, Edit, SiteEdit
+from headscope.models.unembedding import read_only_at, worth_it
 from headscope.sweeps.execute import run
 from headscope.sweeps.grid import Cell
-from headscope.sweeps.naive import OWN, CellResult, with_own_position
+from headscope.sweeps.naive import OWN, CellResult, read_positions, with_own_position
 from headscope.sweeps.sweep import Setting, Sweep, Work, prepared, recomputes
 from headscope.tasks.prompts import Prompts
 from headscope.vocabulary import Progress, silent
@@ -118,10 +120,12 @@ def _of_part(sweep: Sweep) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     own = [_by_place(cell, work, setting) for cell, work in zip(sweep.cells, works, strict=True)]
     places = list(dict.fromkeys(place for edits in own for place in edits))
     redirected = {edit.layer for work in works for edit in work.edits if isinstance(edit, CallEdit)}
-    clean = _forward(sweep.model, setting, places, redirected)
+    own_position = sweep.measure.read_out.positions.role == OWN
+    where = None if own_position else read_positions(sweep.prompts, [sweep.measure])
+    clean = _forward(sweep.model, setting, places, redirected, where)
     measure = sweep.measure
     # Read at each cell's own position, a measure is another one, with a way back of its own, per position.
-    reads = [work.position if measure.read_out.positions.role == OWN else None for work in works]
+    reads = [work.position if own_position else None for work in works]
     different = list(dict.fromkeys(reads))
     for position in different:
         mine = [index for index, read in enumerate(reads) if read == position]
@@ -150,8 +154,13 @@ def _by_place(cell: Cell, work: Work, setting: Setting) -> Edits:
     return by_place
 
 
-def _forward(model: Model, setting: Setting, places: Sequence[Place], redirected: Collection[int]) -> _Clean:
-    """Logits [batch, position, vocab] and the sites they come from, and the calls of the redirected layers."""
+def _forward(
+    model: Model, setting: Setting, places: Sequence[Place], redirected: Collection[int], where: Tensor | None
+) -> _Clean:
+    """Logits [batch, position, vocab] and the sites they come from, and the calls of the redirected layers.
+
+    Logits are computed where they are read, `where` [batch, position]; None: everywhere.
+    """
     prompts = setting.prompts
     if prompts.ragged:
         model.require_service("prompts of unequal length")
@@ -163,8 +172,10 @@ def _forward(model: Model, setting: Setting, places: Sequence[Place], redirected
 
     kept = [CallEdit(layer, keep) for layer in sorted(redirected)]
     edits = [*setting.base_edits, SiteEdit("embed", 0, _followed), *kept]
+    read = None if where is None or not worth_it(where) else where.to(model.device)
+    some = nullcontext() if read is None else read_only_at(model.anatomy.unembedding, read)
     with torch.enable_grad():
-        with edited(model.hf, model.anatomy, layout, edits=edits, wanted=places) as captured:
+        with edited(model.hf, model.anatomy, layout, edits=edits, wanted=places) as captured, some:
             logits = model.hf(prompts.ids.to(model.device), use_cache=False).logits
         # What a measure makes of padding (a reference may be NaN there) must not come back through the graph.
         logits = torch.where(prompts.real.to(logits.device)[..., None], logits, 0)

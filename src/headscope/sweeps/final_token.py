@@ -64,14 +64,14 @@ def final_token_run(model: Model, prompts: Prompts, edits: Sequence[Edit] = ()) 
     for rows in _batches(model, prompts):
         some = prompts.rows(rows)
         with model.batch_rows(rows):
-            run = model.run(some, interventions=[edit.rows(rows) for edit in edits], capture=sites)
+            streams = model.activations(some, sites, interventions=[edit.rows(rows) for edit in edits])
         last = torch.tensor(some.lengths) - 1
-        parts.append({site: run[site][torch.arange(len(some)), last][:, None] for site in sites})
+        parts.append({site: streams[site][torch.arange(len(some)), last][:, None] for site in sites})
     return _as_run(model, prompts, edits, parts)
 
 
 def _batches(model: Model, prompts: Prompts) -> Sequence[slice]:
-    kept_bytes = 4 * prompts.longest * ((model.n_layers + 1) * model.d_model + model.vocab_size)
+    kept_bytes = 4 * prompts.longest * (model.n_layers + 1) * model.d_model
     return list(model.batches(len(prompts), bytes_each=kept_bytes))
 
 

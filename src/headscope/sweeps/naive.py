@@ -79,14 +79,14 @@ def measured(
         some = prompts if whole else prompts.rows(rows)
         edits = list(interventions) if whole else [edit.rows(rows) for edit in interventions]
         with model.batch_rows(rows):
-            logits = model.logits_at(some, _read(some, measures), interventions=edits)
+            logits = model.logits_at(some, read_positions(some, measures), interventions=edits)
         for index, measure in enumerate(measures):
             own = measure if whole else measure.rows(rows)
             parts[index].append(own(logits, some).double().cpu())
     return [torch.cat(part) for part in parts]
 
 
-def _read(prompts: Prompts, measures: Sequence[Measure]) -> Tensor:
+def read_positions(prompts: Prompts, measures: Sequence[Measure]) -> Tensor:
     """The positions that any of the measures reads, bool [batch, position]."""
     where = torch.zeros(len(prompts), prompts.longest + 1, dtype=torch.bool)
     for measure in measures:

@@ -102,16 +102,21 @@ def _of_batch(
     model: Model, some: Prompts, where: PositionsLike, edits: Sequence[Edit], progress: Progress
 ) -> list[Tensor]:
     """Effects [prompt, component] and logit [prompt] in the clean run, then under each of the ablations."""
-    captured = sites(model)
-    run = model.run(some, capture=captured)
+    run = _captured(model, some, ())
     unembedding = model.unembedding_matrix()
     paths = DirectPaths.of(run, partial(logit_direction, unembedding=unembedding, answers=_following(run)))
     read = [*_effects(run, where, paths)]
     del run  # captures of all layers, no longer needed
     for done, edit in enumerate(edits):
         progress("runs", done, len(edits))
-        read += _effects(model.run(some, interventions=[edit], capture=captured), where, paths)
+        read += _effects(_captured(model, some, [edit]), where, paths)
     return read
+
+
+def _captured(model: Model, some: Prompts, edits: Sequence[Edit]) -> Run:
+    """A run without its logits, of which few are judged."""
+    captured = model.activations(some, sites(model), interventions=edits)
+    return Run(model, some, tuple(edits), torch.empty(len(some), some.longest, 0), captured)
 
 
 def _counted(progress: Progress, before: int, of: int) -> Progress:
@@ -162,10 +167,11 @@ def _effects(run: Run, where: PositionsLike, paths: DirectPaths) -> tuple[Tensor
         columns += _of_layer(run, layer, paths)
     effects = _mean_where(torch.stack(columns, dim=-1), judged)
     # What a model does to its scores after the unembedding (a scale, a soft-cap) is no part of this.
-    stream = run["resid_post", run.model.n_layers - 1].nan_to_num()
+    stream = run["resid_post", run.model.n_layers - 1][judged]
     norm = run.model.anatomy.final_norm
     logits = run.model.anatomy.unembedding(stream if norm is None else norm(stream)).float()
-    own = logits.gather(-1, _following(run)[..., None]).squeeze(-1) - logits.mean(-1)
+    own = torch.zeros(judged.shape, device=logits.device)
+    own[judged] = logits.gather(-1, _following(run)[judged][..., None]).squeeze(-1) - logits.mean(-1)
     return effects.double().cpu(), _mean_where(own[..., None], judged)[:, 0].double().cpu()
 
 

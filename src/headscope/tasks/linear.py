@@ -25,6 +25,7 @@ from headscope.tasks.natural import HasLanguage
 from headscope.tasks.pairs import PairLanguage
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.shots import EVERYDAY, Shots
+from headscope.tasks.vocabulary import text_start
 
 _Marked = tuple[str, tuple[int, int]]
 
@@ -114,7 +115,7 @@ def _in_text(model: HasLanguage, shots: Shots, answers: Ints) -> Prompts:
             "cannot write pairs as text: this needs a fast tokenizer, which says where each token stands in the "
             "text. Load the model with one, or use a model of the zoo that knows number tokens."
         )
-    start = [] if model.bos_token_id is None else [model.bos_token_id]
+    start = text_start(model)
     tokens, roles, whole = [], [], []
     for x, y, query, answer in zip(shots.x, shots.y, shots.query, answers, strict=True):
         text, numbers = _written(shots.functions, x.tolist(), y.tolist(), int(query), int(answer))

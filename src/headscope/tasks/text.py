@@ -15,6 +15,7 @@ from typing import Any
 
 from headscope.errors import BadArgument, PromptError
 from headscope.tasks.prompts import HasTokens, Prompts
+from headscope.tasks.vocabulary import text_start
 
 # Modules with long explanatory documentation, the same in spirit in every Python since 3.11.
 _DOCUMENTED = (
@@ -24,22 +25,23 @@ _DOCUMENTED = (
 
 
 def text(model: HasTokens, texts: str | Sequence[str]) -> Prompts:
-    """One example per string, tokenised by the model's tokenizer, BOS in front where there is one.
+    """One example per string, tokenised by the model's tokenizer, which says whether BOS stands in front.
 
     A string that begins with BOS gets no second one.
 
     Raises:
         PromptError: if the model has no tokenizer or a string has no tokens.
     """
-    listed = [texts] if isinstance(texts, str) else list(texts)
-    tokens = tuple(tuple(_with_bos(model, encode(model, one))) for one in listed)
+    listed, start = [texts] if isinstance(texts, str) else list(texts), text_start(model)
+    tokens = tuple(tuple(_begun(start, encode(model, one))) for one in listed)
     if not tokens or not all(listed):
         raise PromptError("cannot use empty prompts: every text needs at least one character.")
     return Prompts(tokens, made_by={"task": "text", "sha256": sha256("\0".join(listed)), "n": len(listed)})
 
 
 def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, named: str = "a given text") -> Prompts:
-    """`n` windows of `length` tokens spread evenly over one long text, BOS in front of each.
+    """`n` windows of `length` tokens spread evenly over one long text, BOS in front of each where the tokenizer
+    puts it before a text.
 
     Windows do not overlap as long as the text has `n * length` tokens; where it is shorter there are
     fewer windows, never overlapping ones, since prompts that share text are not independent.
@@ -52,10 +54,10 @@ def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, nam
         raise BadArgument(
             f"cannot split {named} into {n} windows of {length} tokens: ask for at least 1 window of at least 2."
         )
-    ids = encode(model, source)
-    if ids[:1] == [model.bos_token_id]:
-        ids = ids[1:]  # each window gets its own
-    body = length if model.bos_token_id is None else length - 1
+    ids, start = encode(model, source), text_start(model)
+    if start and ids[: len(start)] == start:
+        ids = ids[len(start) :]  # each window gets its own
+    body = length - len(start)
     available = len(ids) // body
     if available < 1:
         raise PromptError(
@@ -63,8 +65,8 @@ def windows(model: HasTokens, source: str, *, length: int = 64, n: int = 50, nam
             "Give a longer text or shorter windows."
         )
     count = min(n, available)
-    starts = [index * (available // count) * body for index in range(count)]
-    tokens = tuple(tuple(_with_bos(model, ids[start : start + body])) for start in starts)
+    begins = [index * (available // count) * body for index in range(count)]
+    tokens = tuple(tuple(_begun(start, ids[begin : begin + body])) for begin in begins)
     recipe: dict[str, Any] = {"task": "windows", "text": named, "sha256": sha256(source), "length": length}
     return Prompts(tokens, made_by={**recipe, "n": count})
 
@@ -109,9 +111,9 @@ def encode(model: HasTokens, source: str) -> list[int]:
     return ids
 
 
-def _with_bos(model: HasTokens, ids: Sequence[int]) -> list[int]:
-    bos = model.bos_token_id
-    return list(ids) if bos is None or list(ids[:1]) == [bos] else [bos, *ids]
+def _begun(start: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """A text with its start, unless it has that already."""
+    return list(ids) if list(ids[: len(start)]) == list(start) else [*start, *ids]
 
 
 def sha256(source: str) -> str:

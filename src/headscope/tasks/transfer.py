@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from headscope.errors import BadArgument
-from headscope.tasks.functions import Bools, Functions, Ints, Which
+from headscope.tasks.functions import Functions, Ints, Which
 from headscope.tasks.shots import Shots
 from headscope.tasks.source_and_target import Readable
 from headscope.tasks.split import Split
@@ -78,11 +78,14 @@ class Transfer:
     def functions(self) -> int:
         return int(self.function.max()) + 1
 
-    def first(self, count: int) -> Self:
-        """The first so many problems; with the sources of all."""
-        some = {name: getattr(self, name)[:count] for name in ("asked", "function", "partner")}
-        dummy, other = (each.rows(slice(0, count)) for each in (self.dummy, self.other))
-        return self if count >= len(self) else replace(self, dummy=dummy, other=other, **some)
+    def some(self, count: int) -> Self:
+        """So many problems, evenly spaced, since they may stand in an order; with the sources of all."""
+        if count >= len(self):
+            return self
+        chosen = np.linspace(0, len(self) - 1, count).round().astype(int)
+        taken = {name: getattr(self, name)[chosen] for name in ("asked", "function", "partner")}
+        dummy, other = (each.rows(chosen.tolist()) for each in (self.dummy, self.other))
+        return replace(self, dummy=dummy, other=other, **taken)
 
     @cached_property
     def few(self) -> Shots:
@@ -190,18 +193,20 @@ class _Drawing:
         source_function = np.repeat(np.arange(len(own)), sources)
         x, dummy, asked = self.draw(len(function), among)
         for _ in range(_REDRAWN if self.readable else 0):
-            if not (unread := ~self.is_readable(own, function, dummy, asked)).any():
+            if not (unread := self.lengths(own, function, x, dummy, asked) == 0).any():
                 break
             x[unread], dummy[unread], asked[unread] = self.draw(int(unread.sum()), among)
         if self.readable:
-            kept = self.is_readable(own, function, dummy, asked)
-            if kept.sum() < _FEWEST_PROBLEMS:
+            # Prompts of a length stand side by side, and run together.
+            lengths = self.lengths(own, function, x, dummy, asked)
+            order = np.argsort(lengths, kind="stable")[int((lengths == 0).sum()) :]
+            if len(order) < _FEWEST_PROBLEMS:
                 raise BadArgument(
-                    f"cannot tell the answers of {self.usual.functions.stated} apart: in {kept.sum()} of {len(kept)} "
+                    f"cannot tell the answers of {self.usual.functions.stated} apart: in {len(order)} of {len(x)} "
                     f"problems one token tells f(x) from another function's answer and from that of another query, "
                     f"and at least {_FEWEST_PROBLEMS} are needed. Choose other functions, inputs or words."
                 )
-            x, dummy, asked, function = x[kept], dummy[kept], asked[kept], function[kept]
+            x, dummy, asked, function = x[order], dummy[order], asked[order], function[order]
         partner = _partners(self.usual.functions, own, function, asked)
         if (partner < 0).any():
             raise BadArgument(
@@ -229,17 +234,17 @@ class _Drawing:
         made_by = {**self.usual.made_by, "n": len(x), "drawn_for": "vectors"}
         return replace(self.usual, parameters=parameters, x=x, y=y, query=query, made_by=made_by)
 
-    def is_readable(self, own: Ints, function: Ints, dummy: Ints, asked: Ints) -> Bools:
-        """Which problems have another function, and answers that are told apart."""
+    def lengths(self, own: Ints, function: Ints, x: Ints, dummy: Ints, asked: Ints) -> Ints:
+        """Tokens of each problem's prompt; 0 without another function, or where answers are not told apart."""
         assert self.readable is not None
         functions, partner = self.usual.functions, _partners(self.usual.functions, own, function, asked)
-        none = np.empty((len(function), 0), np.int64)
-        zero = replace(self.usual, parameters=own[function], x=none, y=none, query=asked)
+        whole = replace(self.usual, parameters=own[function], x=x, y=x, query=asked)
+        whole = replace(whole, y=whole.true_y)
         values = {
             name: functions.values(own[which], at)
             for name, which, at in ((OWN, function, asked), (OTHERS, partner, asked), (DUMMYS, function, dummy))
         }
-        return (partner >= 0) & (self.readable(zero, zero, values) > 0)
+        return np.where(partner >= 0, self.readable(whole, whole.without_context(), values), 0)
 
 
 def _partners(functions: Functions, parameters: Ints, function: Ints, asked: Ints) -> Ints:

@@ -8,6 +8,7 @@ frequencies, and where nobody gives any, it is not done and the prompts' recipe 
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 
@@ -16,6 +17,21 @@ from headscope.tasks.prompts import HasTokens
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 TRIMMED_SHARE = 0.04
+
+
+def text_start(model: HasTokens) -> list[int]:
+    """The tokens that a text begins with: what the model's own tokenizer puts in front of one.
+
+    Often BOS; for some tokenizers nothing, although they name a BOS: their models have read texts without, and one
+    in front would be a prompt unlike any. Without a tokenizer it is the model's BOS.
+    """
+    bos, tokenizer = model.bos_token_id, model.tokenizer
+    if tokenizer is None:
+        return [] if bos is None else [bos]
+    added: list[int] = tokenizer("", verbose=False)["input_ids"]
+    # What stands behind a text comes in the same list.
+    ends = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "sep")} - {bos}
+    return list(takewhile(lambda token: token not in ends, added))
 
 
 def ordinary_tokens(model: HasTokens, frequencies: Sequence[float] | None = None) -> tuple[list[int], str]:

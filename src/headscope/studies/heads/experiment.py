@@ -5,22 +5,29 @@ on the *selection* half of the prompts; what is reported is of the *estimation* 
 many does not flatter it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from headscope import detectors
 from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS
 from headscope.interventions import Intervention, mean
 from headscope.measures.samples import Samples
+from headscope.models.model import Model
 from headscope.studies.context import Context, Settings, setting
 from headscope.studies.head_sets import named
 from headscope.tables import Quantity
+from headscope.tasks.prompts import Prompts
 from headscope.tasks.split import Split, halves
 from headscope.tasks.text import read_text
 from headscope.vocabulary import Head
 
 PREDICTABLE = "predictable"  # positions of repeated prompts whose next token an earlier copy determines
+JUDGED = "judged"  # positions of either kind of prompts whose next token's loss is read
+MANY_TOKENS, FEW_READ = 100_000, 8  # of so large a vocabulary the unembedding is most of what a pass costs
 FEWEST_SETS = 19  # with fewer no p value reaches .05, since p counts the set itself
 DAMAGE = Quantity("damage", "rise of the loss under the ablation", "nats")
 
@@ -48,6 +55,12 @@ class HeadsSettings(Settings):
         "model of at most 64, else 12",
         at_least=1,
     )
+    read: int | None = setting(
+        None,
+        "tokens of each prompt whose loss is read: predictable ones where it is repeated (default: all; of a "
+        f"vocabulary over {MANY_TOKENS:,} tokens {FEW_READ}, drawn)",
+        at_least=1,
+    )
     jointly: int = setting(12, "induction heads that are ablated one after another", quick=6, at_least=2, least=6)
     in_sets: int = setting(6, "of these, heads whose every set is ablated", quick=4, at_least=2, at_most=10, least=4)
     followed: int = setting(3, "heads whose ablation is followed through the model", quick=2, at_least=1, least=2)
@@ -57,9 +70,9 @@ Ctx = Context[HeadsSettings]
 
 
 def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
-    """Twice `n` prompts of each kind."""
+    """Twice `n` prompts of each kind, with the positions whose loss is read."""
     chosen, text = ctx.settings, None if ctx.settings.text is None else Path(ctx.settings.text)
-    return detectors.default_prompts(
+    made = detectors.default_prompts(
         ctx.model,
         n=2 * chosen.n,
         seed=chosen.seed,
@@ -71,6 +84,29 @@ def every_prompt(ctx: Ctx) -> detectors.DetectorPrompts:
         spoken=chosen.natural,
         fewest=2 * NAMING_UNITS,
     )
+    predicting = [tuple(range(length - 1)) for length in made.natural.lengths]
+    return replace(
+        made,
+        repeated=_judged(ctx, made.repeated, made.repeated.roles[PREDICTABLE]),
+        natural=_judged(ctx, made.natural, predicting),
+    )
+
+
+def read_of_each(settings: HeadsSettings, model: Model) -> int | None:
+    """Of how many tokens of a prompt the loss is read; None for all."""
+    return settings.read or (FEW_READ if model.vocab_size > MANY_TOKENS else None)
+
+
+def _judged(ctx: Ctx, shown: Prompts, predicting: Sequence[tuple[int, ...]]) -> Prompts:
+    """Prompts with the role of the positions that are read: all predicting ones, or so many of each, drawn."""
+    most = read_of_each(ctx.settings, ctx.model)
+    drawn = (
+        at
+        if most is None or len(at) <= most
+        else np.random.default_rng([ctx.settings.seed, row]).permutation(at)[:most]
+        for row, at in enumerate(predicting)
+    )
+    return replace(shown, roles={**shown.roles, JUDGED: tuple(tuple(sorted(map(int, at))) for at in drawn)})
 
 
 def prompts(ctx: Ctx) -> Split[detectors.DetectorPrompts]:
@@ -80,8 +116,10 @@ def prompts(ctx: Ctx) -> Split[detectors.DetectorPrompts]:
 
 def averaged(ctx: Ctx) -> str:
     """Over what a value on repeated tokens is averaged, for captions."""
-    many = len(prompts(ctx).estimation.repeated)
-    return f"Mean over the predictable tokens of {many} sequences of repeated random tokens."
+    many, read = len(prompts(ctx).estimation.repeated), read_of_each(ctx.settings, ctx.model)
+    some = "the" if read is None else f"{read} of the"
+    of_each = "" if read is None else "each of "
+    return f"Mean over {some} predictable tokens of {of_each}{many} sequences of repeated random tokens."
 
 
 def attention(ctx: Ctx) -> Split[dict[str, dict[int, detectors.LayerMass]]]:

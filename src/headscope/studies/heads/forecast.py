@@ -11,7 +11,7 @@ from headscope.detectors.detect import NAMING_UNITS
 from headscope.models.model import Model
 from headscope.studies.context import Context
 from headscope.studies.forecasts import Stage, checked
-from headscope.studies.heads.experiment import PREDICTABLE, HeadsSettings, every_prompt
+from headscope.studies.heads.experiment import JUDGED, HeadsSettings, every_prompt
 from headscope.studies.heads.screening import how_many
 from headscope.tasks.prompts import Prompts
 
@@ -27,9 +27,13 @@ def stages(settings: HeadsSettings, model: Model) -> list[Stage]:
     n, layers, tried = settings.n, model.n_layers, how_many(settings, model)
     middle, all_tried = (layers + 1) / (2 * layers), tried == len(model.heads)
     repeated, natural = _mean_length(shown.repeated), _mean_length(shown.natural)
-    read = float(np.mean([len(each) for each in shown.repeated.roles[PREDICTABLE]]))
+    read, read_of_text = (
+        float(np.mean([len(at) for at in each.roles[JUDGED]])) for each in (shown.repeated, shown.natural)
+    )
     sweep = Stage("ablating each head", n, repeated, cells=4 * tried, share=middle, read=read, passes=5, whole=4)
-    on_text = replace(sweep, name="ablating each head on text", tokens=natural, cells=tried, read=natural, whole=1)
+    on_text = replace(
+        sweep, name="ablating each head on text", tokens=natural, cells=tried, read=read_of_text, whole=1
+    )
     groups = _GROUPS * (1 + settings.random_sets) if all_tried else 1 + settings.random_sets + _ALONE
     sets = replace(sweep, cells=groups, name="random sets of heads", passes=1, whole=1)
     together = 2 ** (settings.in_sets - 1)

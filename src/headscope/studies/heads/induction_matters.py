@@ -23,7 +23,7 @@ from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.head_sets import beyond_random, columns_of
 from headscope.studies.heads import experiment, screening
-from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
+from headscope.studies.heads.experiment import DAMAGE, JUDGED, Ctx, averaged
 from headscope.sweeps import Cell
 from headscope.sweeps.cell_values import damages
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
@@ -75,7 +75,7 @@ def damage_of_groups(ctx: Ctx) -> dict[str, AgainstRandom]:
             experiment.prompts(ctx).estimation.repeated,
             {kind: strongest(ctx, heads, tested) for kind, heads in groups.items()},
             ablation=experiment.mean_ablation(ctx),
-            measure=loss(PREDICTABLE),
+            measure=loss(JUDGED),
             control=Control(ctx.settings.random_sets, ctx.settings.seed),
             apart_from=tested,
             progress=ctx.stage("ablating random heads beside named ones"),
@@ -94,7 +94,7 @@ def _alone(ctx: Ctx, groups: Mapping[str, tuple[Head, ...]]) -> dict[str, Agains
     shown, ablation = experiment.prompts(ctx).estimation.repeated, experiment.mean_ablation(ctx)
     cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in groups.values()]
     stage = ctx.stage("ablating heads of other kinds")
-    harm = list(damages(ctx.model, shown, cells, loss(PREDICTABLE), progress=stage))
+    harm = list(damages(ctx.model, shown, cells, loss(JUDGED), progress=stage))
     return {
         kind: AgainstRandom(heads, damage, (), torch.empty(0, len(shown)), 0, "layers", none=UNCOMPARED)
         for (kind, heads), damage in zip(groups.items(), harm, strict=True)

@@ -19,7 +19,7 @@ from headscope.results.study import Claim
 from headscope.studies.context import Part
 from headscope.studies.head_sets import costly_together, superadditive
 from headscope.studies.heads import experiment, screening
-from headscope.studies.heads.experiment import DAMAGE, PREDICTABLE, Ctx, averaged
+from headscope.studies.heads.experiment import DAMAGE, JUDGED, Ctx, averaged
 from headscope.studies.self_repair import ABLATED
 from headscope.sweeps import evaluate
 from headscope.sweeps.redundancy import Options, head_redundancy
@@ -42,7 +42,7 @@ def joint_ablation(ctx: Ctx) -> Part:
     tables = [table(logits, "joint_ablation"), table(nats, "joint_ablation_loss")]
     if len(heads) > 1:
         shown, stage = experiment.prompts(ctx).estimation.repeated, ctx.stage("ablating sets of heads")
-        options = Options(experiment.mean_ablation(ctx), next_logit(PREDICTABLE))
+        options = Options(experiment.mean_ablation(ctx), next_logit(JUDGED))
         sets = head_redundancy(ctx.model, shown, heads[: ctx.settings.in_sets], options, progress=stage)
         tables += [sets.interactions, sets.effects, sets.sets]
     figure = lines(
@@ -81,7 +81,7 @@ def redundant(damage: Samples | None, tables: Sequence[str] = ()) -> Claim:
 
 def _damage(ctx: Ctx, heads: Sequence[Head]) -> tuple[Samples, Samples]:
     """Damage [prompt, (heads_ablated, ablated, effect)] of the first few heads, in logits and in nats."""
-    split, measures = experiment.prompts(ctx), [next_logit(PREDICTABLE), loss(PREDICTABLE)]
+    split, measures = experiment.prompts(ctx), [next_logit(JUDGED), loss(JUDGED)]
     shown, reference = split.estimation.repeated, split.selection.unrepeated
     clean, stage = evaluate(ctx.model, shown, measures), ctx.stage("ablating induction heads jointly")
     first, harm = [heads[: count + 1] for count in range(len(heads))], []

@@ -22,7 +22,7 @@ from headscope.interventions import Intervention, to_bos, zero
 from headscope.measures import loss
 from headscope.measures.samples import Samples, over_heads
 from headscope.models.model import Model
-from headscope.studies.heads.experiment import PREDICTABLE, Ctx, HeadsSettings, mean_ablation, named_heads, prompts
+from headscope.studies.heads.experiment import JUDGED, Ctx, HeadsSettings, mean_ablation, named_heads, prompts
 from headscope.sweeps import each_head
 from headscope.sweeps.attribution import estimated_changes
 from headscope.sweeps.cell_values import damages
@@ -30,7 +30,7 @@ from headscope.sweeps.sweep import Sweep
 from headscope.tables import Column, Quantity, Schema, Table
 from headscope.tasks.prompts import Prompts
 from headscope.tasks.split import Split
-from headscope.vocabulary import Head, PositionsLike
+from headscope.vocabulary import Head
 
 ALL_EXACT = 64  # heads of a model in which all are ablated exactly if nothing else is asked for
 TRIED = 12  # of a larger one
@@ -63,9 +63,9 @@ def ablations(ctx: Ctx) -> dict[Kind, Intervention]:
     }
 
 
-def judged(half: DetectorPrompts, kind: str) -> tuple[Prompts, PositionsLike]:
-    """The prompts of a kind, and where their loss is read."""
-    return (half.repeated, PREDICTABLE) if kind == "repeated" else (half.natural, "all")
+def judged(half: DetectorPrompts, kind: str) -> Prompts:
+    """The prompts of a kind."""
+    return half.repeated if kind == "repeated" else half.natural
 
 
 def screened(ctx: Ctx) -> bool:
@@ -105,7 +105,7 @@ def most_damaging(ctx: Ctx) -> list[Head]:
     """
     heads, half = ctx.once(tried), prompts(ctx).selection
     cells, stage = each_head(mean_ablation(ctx), heads), ctx.stage("selecting heads")
-    harm = damages(ctx.model, half.repeated, cells, loss(PREDICTABLE), progress=stage).mean(1).tolist()
+    harm = damages(ctx.model, half.repeated, cells, loss(JUDGED), progress=stage).mean(1).tolist()
     damage = dict(zip(heads, harm, strict=True))
     worst = sorted(heads, key=lambda head: -damage[head])
     if not screened(ctx):
@@ -171,13 +171,13 @@ def notes(ctx: Ctx, measured: Sequence[Samples]) -> list[str]:
 def _estimated(ctx: Ctx, half: DetectorPrompts) -> dict[Kind, Samples]:
     heads, templates, found = ctx.model.heads, ablations(ctx), {}
     for kind in ("repeated", "natural"):
-        shown, where = judged(half, kind)
+        shown = judged(half, kind)
         own = [key for key in templates if key[1] == kind]
         cells = list(chain.from_iterable(each_head(templates[key], heads) for key in own))
         stage = ctx.stage(f"screening all heads to first order ({kind})")
         # Of a loss the change is the damage.
         changes = np.stack(
-            [change.numpy() for _, change in estimated_changes(Sweep(ctx.model, shown, cells, loss(where)), stage)]
+            [change.numpy() for _, change in estimated_changes(Sweep(ctx.model, shown, cells, loss(JUDGED)), stage)]
         )
         for key, part in zip(own, np.split(changes, len(own)), strict=True):
             found[key] = over_heads(ESTIMATE, heads, part.T)

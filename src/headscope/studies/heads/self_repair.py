@@ -16,7 +16,7 @@ from headscope.measures.samples import Samples
 from headscope.results.study import Claim, Figure
 from headscope.studies.context import Part
 from headscope.studies.head_sets import FLOOR
-from headscope.studies.heads.experiment import PREDICTABLE, Ctx, averaged, named_heads, prompts
+from headscope.studies.heads.experiment import JUDGED, Ctx, averaged, named_heads, prompts
 from headscope.studies.heads.screening import most_damaging
 from headscope.studies.self_repair import (
     NEAR_ZERO_LOGITS,
@@ -41,7 +41,7 @@ def self_repair(ctx: Ctx) -> Part:
     heads, stage = heads_to_follow(ctx), ctx.stage("following ablations through the model")
     edits = [zero(head) for head in heads]
     followed = prompts(ctx).map(
-        lambda half: direct_effects(ctx.model, half.repeated, PREDICTABLE, ablations=edits, progress=stage)
+        lambda half: direct_effects(ctx.model, half.repeated, JUDGED, ablations=edits, progress=stage)
     )
     effects = followed.map(lambda half: effects_before_and_after(ctx.model, heads, half))
     repair = followed.map(lambda half: self_repair_of(heads, half))

@@ -17,7 +17,7 @@ from headscope.measures import loss
 from headscope.measures.samples import Samples, over_heads
 from headscope.studies.context import Part
 from headscope.studies.heads import screening
-from headscope.studies.heads.experiment import DAMAGE, Ctx, averaged, prompts
+from headscope.studies.heads.experiment import DAMAGE, JUDGED, Ctx, averaged, prompts
 from headscope.studies.heads.screening import ABLATION, ESTIMATE, KIND
 from headscope.sweeps import each_head, evaluate
 from headscope.sweeps.cell_values import cell_values
@@ -72,8 +72,8 @@ def damage_of_each(ctx: Ctx) -> list[tuple[Samples, float]]:
     """Damage of the heads tried [prompt, (ablation, prompts_kind, layer, head)] and clean loss, for each ablation."""
     heads, measured = ctx.once(screening.tried), []
     for (ablation, kind), template in screening.ablations(ctx).items():
-        judged, where = screening.judged(prompts(ctx).estimation, kind)
-        measure, stage = loss(where), ctx.stage(f"ablating heads ({ablation}, {kind})")
+        judged = screening.judged(prompts(ctx).estimation, kind)
+        measure, stage = loss(JUDGED), ctx.stage(f"ablating heads ({ablation}, {kind})")
         (clean,) = evaluate(ctx.model, judged, [measure])
         ablated = cell_values(ctx.model, judged, each_head(template, heads), measure, progress=stage)
         damage = over_heads(DAMAGE, heads, measure.damage(clean, ablated).T.numpy())

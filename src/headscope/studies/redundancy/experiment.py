@@ -43,10 +43,10 @@ class RedundancySettings(TasksConfig):
     ablate: str | None = setting(None, "layers (10,11) or heads (10.5 10.7) to ablate (default: in rounds)")
     positions: str = setting("last", "where in the source: last position, or all", choices=("last", "all"))
     ablation: str = setting("zero", "how: zero, mean or resample (of label-shuffled prompts)", choices=HOW)
-    rounds: int = setting(4, "rounds of iterative ablation at most", at_least=1, quick=2)
+    rounds: int = setting(4, "rounds of iterative ablation at most", at_least=1, quick=2, least=2)
     first_layers: int = setting(2, "attention layers that the first round ablates", at_least=1)
-    random_sets: int = setting(5, "random ablations of the same size beside each", at_least=1, quick=2)
-    top_heads: int = setting(6, "heads of which every set is ablated", at_least=2, quick=4)
+    random_sets: int = setting(5, "random ablations of the same size beside each", at_least=1, quick=2, least=2)
+    top_heads: int = setting(6, "heads of which every set is ablated", at_least=2, quick=4, least=4)
 
     def __post_init__(self) -> None:
         super().__post_init__()

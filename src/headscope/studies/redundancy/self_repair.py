@@ -10,9 +10,8 @@ labels, where there is no task to take over, is no backup either.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
-from operator import methodcaller
 
 import numpy as np
 import polars as pl
@@ -33,8 +32,7 @@ from headscope.studies.redundancy.rounds import rounds
 from headscope.studies.self_repair import backup_growth, released, self_repair_of, unserved_direct_effects
 from headscope.sweeps.self_repair import compensation, direct_effects
 from headscope.tables import Column, Quantity, Table
-from headscope.tasks.prompts import Prompts
-from headscope.tasks.source_and_target import CONTROLS, telling_alone
+from headscope.tasks.source_and_target import CONTROLS, EXAMPLES, TransferPrompts, telling_alone
 from headscope.tasks.split import Split
 
 # So many heads are listed for each ablation and kind of growth.
@@ -101,18 +99,21 @@ def growth(ctx: Ctx) -> dict[str, Growth]:
     model, tried, top = ctx.model, ctx.once(experiment), ctx.once(important_heads)[:1]
     pairs = [(old.patched.heads, new.patched.heads, new.new) for old, new in pairwise(ctx.once(rounds))]
     parts: dict[str, list[Growth]] = {}
-    shown = tried.prompts.map(lambda half: half.source)
-    null = tried.prompts.map(lambda half: half.sources[CONTROLS[0]])
-
-    @cache
-    def read_under(heads: Heads) -> list[Split[dict[str, Samples]]]:
-        return [prompts.map(partial(reads_and_writes, tried, heads=heads)) for prompts in (shown, null)]
-
-    for before, after, new in dict.fromkeys([*pairs, *([((), top, top)] if top else [])]):
+    compared = [*dict.fromkeys([*pairs, *([((), top, top)] if top else [])])]
+    if not compared:
+        return {}
+    states = [*dict.fromkeys(heads for before, after, _ in compared for heads in (before, after))]
+    shown, shuffled = (
+        tried.prompts.map(partial(reads_and_writes, tried, of=of, states=states)) for of in (EXAMPLES, CONTROLS[0])
+    )
+    for before, after, new in compared:
         later = [str(head) for head in model.heads if head.layer > min(new).layer and head not in set(after)]
-        read = list(zip(read_under(before), read_under(after), strict=True))
-        for kind in read[0][0].selection if later else ():
-            (old, now), (was, became) = ([each.map(methodcaller("get", kind)) for each in pair] for pair in read)
+        for kind in shown.selection[before] if later else ():
+            old, now, was, became = (
+                Split(*(half[heads][kind] for half in each))
+                for each in (shown, shuffled)
+                for heads in (before, after)
+            )
             every = Growth(kind, old, now, Split(*(grown(kind, *each) for each in zip(was, became, strict=True))))
             most = most_grown(every.beyond.selection, later)
             parts.setdefault(kind, []).append(every.of(most, set_name(model, after)))
@@ -130,18 +131,30 @@ def _stacked(parts: list[Growth]) -> Growth:
     return Growth(parts[0].kind, *(Split(*(stacked(half) for half in zip(*side, strict=True))) for side in sides))
 
 
-def reads_and_writes(tried: Experiment, prompts: Prompts, heads: Heads) -> dict[str, Samples]:
-    """Of every head under an ablation: attention from the final position to labels and inputs, direct effect."""
-    model, edits = tried.model, tried.edits(heads)
-    reading = MassReading([last_to(prompts, role) for role in ("y", "x")])
-    model.read(prompts, [reading], interventions=edits)
-    values = {kind: reading.over_layers(index)[0] for index, kind in enumerate((LABELS, INPUTS))}
-    if not unserved_direct_effects(model):
-        followed = direct_effects(model, telling_alone(prompts).answered(), "readout", ablations=edits)
-        written = (*followed.ablated, followed.clean)[0]
+def reads_and_writes(
+    tried: Experiment, half: TransferPrompts, of: str, states: Sequence[Heads]
+) -> dict[Heads, dict[str, Samples]]:
+    """Of every head, with each of these sets of heads ablated: attention from the final position, direct effect.
+
+    On sources of one kind.
+    """
+    model, prompts, read = tried.model, half.sources[of], {}
+    for heads in states:
+        reading = MassReading([last_to(prompts, role) for role in ("y", "x")])
+        model.read(prompts, [reading], interventions=tried.edits(heads))
+        values = {kind: reading.over_layers(index)[0] for index, kind in enumerate((LABELS, INPUTS))}
+        read[heads] = {kind: over_heads(SHARE, model.heads, each) for kind, each in values.items()}
+    if unserved_direct_effects(model):
+        return read
+    edits = [edit for heads in states for edit in tried.edits(heads)]
+    followed = direct_effects(model, telling_alone(prompts).answered(), "readout", ablations=edits)
+    ablated = iter(followed.ablated)
+    for heads in states:
+        written = next(ablated) if heads else followed.clean
         is_head = torch.tensor([component.head is not None for component in written.components])
-        values[WRITING] = values[RELEASE] = written.direct[:, is_head]
-    return {kind: over_heads(KINDS[kind][0], model.heads, each) for kind, each in values.items()}
+        effect = over_heads(LOGITS, model.heads, written.direct[:, is_head])
+        read[heads] |= {WRITING: effect, RELEASE: effect}
+    return read
 
 
 def backups(needs: Sequence[Test], growths: Mapping[str, Growth]) -> Claim:

@@ -81,7 +81,7 @@ def matter_more(ctx: Ctx) -> Part:
     costs = ", ".join(f"{name} ({heads[name]}) {percent(each)}" for name, each in by_group.items())
     says = f"Few-shot accuracy lost with the top heads of one kind alone ablated: {costs}."
     every = len(ctx.once(problems).estimation)
-    fewer = f"Sets of heads are ablated on the first {len(half)} of {every} problems alone."
+    fewer = f"Sets of heads are ablated on {len(half)} of {every} problems alone."
     return Part(
         tables=[listed], claims=[judged], figures=[figure], says=[says], notes=[fewer] if len(half) < every else []
     )
@@ -111,7 +111,7 @@ def function_vector_heads_more(needs: Sequence[Test], ablated: Ablated | None) -
 def ablated_problems(ctx: Ctx) -> Transfer:
     """The estimating problems on which sets of heads are ablated."""
     half = ctx.once(problems).estimation
-    return half.first(ctx.settings.ablated(half))
+    return half.some(ctx.settings.ablated(half))
 
 
 def ablations(ctx: Ctx) -> Ablated | None:
