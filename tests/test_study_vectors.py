@@ -41,6 +41,7 @@ from headscope.studies.vectors.effects import (
     ZERO,
     Outcomes,
     asked,
+    by_unit,
     outcomes_under,
     plain_outcomes,
     recovered,
@@ -313,7 +314,7 @@ def test_a_task_vector_is_the_residual_stream_of_the_dummy_prompt(kind, request)
         )
         for row in range(len(half))
     ]
-    by_function = np.reshape(expected, (5, 3)).mean(1)  # three problems of each function
+    by_function = by_unit(np.array(expected), half)
     found = outcomes.probability.at(vector=TASK, answer=OWN, layer=layer)
     assert found.values[:, 0] == pytest.approx(by_function, abs=1e-6)
 
