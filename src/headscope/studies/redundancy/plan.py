@@ -151,7 +151,7 @@ PLAN = Plan(
     lead="task",
     sources=(REDUNDANT_HEADS, TASK_VECTORS),
     terms={
-        "source prompt": "Shows pairs of a function f(x) = a x + b and asks for f of another x.",
+        "source prompt": "Shows pairs of x and f(x), and asks for f of another x.",
         "target prompt": "Asks for f of yet another x, without any pairs (zero-shot).",
         "iterative ablation": "Ablate the attention just before the first layer that transfers the task, and again.",
     },
