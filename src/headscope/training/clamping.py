@@ -151,8 +151,8 @@ class _Held:
         """The heads' outputs [example, position, head * head_dim], those of held heads by their fixed patterns."""
         (mixed,), values = given, self.values
         assert values is not None
-        by_head = values.unflatten(-1, (-1, self.head_dim)).unbind(-2)
-        parts = list(mixed.unflatten(-1, (-1, self.head_dim)).unbind(-2))
+        by_head = torch.split(values, self.head_dim, dim=-1)
+        parts = list(torch.split(mixed, self.head_dim, dim=-1))
         for head, kind in self.patterns.items():
             parts[head] = pattern_of(kind, values.shape[1], values) @ by_head[head]
         return (torch.cat(parts, dim=-1),)
