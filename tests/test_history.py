@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from headscope.cli import models as models_verb
 from headscope.errors import BadArgument, BrokenWeights, ModelNotFound, UnknownName
 from headscope.models import history
 from headscope.models.history import history_of
+from headscope.training.watches import watch
 from tests.test_training import TINY
 
 TOKENS = [[0, 3, 4, 5, 3, 4]]
@@ -106,6 +108,25 @@ def test_the_zoo_names_its_steps(capsys):
     models_verb.run(json=True)
     listed = {card["name"]: card["checkpoints"] for card in json.loads(capsys.readouterr().out)}
     assert listed == {name: list(zoo.steps(name)) for name in zoo.names()}
+
+
+def test_what_ships_with_a_history_is_small_and_follows_the_run_that_its_card_tells_of():
+    """Loss on the probes of the card, half-way through each: in half precision it is that of the card's row."""
+    folders = [zoo.path(name) for name in zoo.names() if len(zoo.steps(name)) > 1]
+    assert len(folders) >= 4
+    assert sum(file.stat().st_size for folder in folders for file in folder.glob("history/*")) < 10e6
+    for folder in folders:
+        card, recipe, found = zoo.card(folder.name), training.recipe(folder.name), history_of(f"zoo:{folder.name}")
+        assert list(found.steps) == [*card["checkpoints"], card["steps"]]
+        gaps = {after - before for before, after in pairwise(found.steps)}
+        assert len(gaps) == 1  # an even grid, which does not give a change away
+        told = {row["step"]: row for row in card["history"]}
+        shared = [step for step in found.steps if step in told]
+        probes = watch(recipe.data).probes(recipe.data, recipe.seed)
+        step = shared[len(shared) // 2]
+        measured = watch(recipe.data).measure(found.open(step).hf, probes)
+        assert measured["loss_nats"] == pytest.approx(told[step]["loss_nats"], abs=2e-3)
+        assert found.tokens(step) == step * recipe.batch_size * recipe.data.length
 
 
 def test_a_file_of_weights_that_is_cut_off_is_refused(shipped, tmp_path):
