@@ -52,8 +52,8 @@ def weights(folder, step=12):
     return AutoModelForCausalLM.from_pretrained(folder / f"step-{step}", dtype=torch.float32).state_dict()
 
 
-def assert_same_weights(folder, other):
-    ours, theirs = weights(folder), weights(other)
+def assert_same_weights(folder, other, step=12):
+    ours, theirs = weights(folder, step), weights(other, step)
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
 
@@ -243,6 +243,10 @@ def test_scores_of_hand_made_patterns():
     pattern = torch.zeros(1, 2, 5, 5)
     pattern[0, 0, 3, 2], pattern[0, 0, 4, 3], pattern[0, 0, 4, 2] = 0.5, 0.25, 0.75
     assert_close(evaluation._prefix_matching(tokens, pattern), tensor([[0.375, 0.0]]))
+    # One further: key 3 of the query at 3, and key 4 of that at 4, which hold 0 and .5; BOS: 0, 0, .25 and .125.
+    pattern[0, 0, 4, 4], pattern[0, 0, 3, 0], pattern[0, 0, 4, 0] = 0.5, 0.25, 0.125
+    assert_close(evaluation._one_further(tokens, pattern), tensor([[0.25, 0.0]]))
+    assert_close(evaluation._first_token(tokens, pattern), tensor([[0.375 / 4, 0.0]]))
     # Previous token: queries 2, 3, 4 hold 0, 0.5 and 0.25 on the key before; queries 0 and 1 are left out.
     pattern[0, 0, 1, 0] = 1.0
     assert_close(evaluation._previous_token(tokens, pattern), tensor([[0.25, 0.0]]))
@@ -254,9 +258,9 @@ def test_losses_are_read_where_they_belong(monkeypatch):
     probes = evaluation.Probes(tensor([[0, *range(1, 11), *[5] * 10]]), tensor([[0, 1, 2, 3, 1, 2, 3]]), segment=3)
     losses = {"held_out": torch.arange(20.0), "repeated": tensor([10.0, 1.0, 3.0, 20.0, 5.0, 9.0])}
 
-    def read(model, sequences, score):
+    def read(model, sequences, *scores):
         which = "held_out" if sequences is probes.held_out else "repeated"
-        return losses[which], torch.zeros(1, 1)
+        return losses[which], *torch.zeros(len(scores), 1, 1)
 
     monkeypatch.setattr(evaluation, "_eager_twin", lambda model: model)
     monkeypatch.setattr(evaluation, "_read", read)

@@ -37,11 +37,14 @@ def load(
     """Open a model for study.
 
     `source`: `zoo:NAME`, a local folder (of a model or an adapter), a GGUF file, a Hub id, or a model object of
-    transformers or peft (used as it is, put in evaluation mode; give its `tokenizer`). `dtype="auto"` is float32 on
-    a CPU, where half precision is several per cent wrong, and the checkpoint's own precision on a GPU.
+    transformers or peft (used as it is, put in evaluation mode; give its `tokenizer`). `revision`: a branch, tag or
+    commit on the hub; a step of training ("step-700") for a zoo name or a folder that keeps them (models.history
+    lists them). `dtype="auto"` is float32 on a CPU, where half precision is several per cent wrong, and the
+    checkpoint's own precision on a GPU.
 
     Raises:
         ModelNotFound, UnsafeWeights, BrokenWeights, UnservedModel: each names what to do.
+        UnknownName: for a step that is not kept; the message lists those that are.
     """
     if isinstance(source, nn.Module):
         name = getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__

@@ -6,9 +6,11 @@ is of a family that is not served is refused by one sentence. Nothing is proved 
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,9 +22,10 @@ from headscope import zoo
 from headscope.errors import BrokenWeights, ModelNotFound, UnsafeWeights, UnservedModel, first_line
 from headscope.models import adapters, gguf_file
 from headscope.tasks.language import LANGUAGES
+from headscope.zoo.checkpoints import HISTORY, card_in, checkpoint
 
 _ZOO = "zoo:"
-_GGUF = ".gguf"
+_GGUF, _WEIGHTS = ".gguf", ".safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -49,6 +52,8 @@ def read_model(source: str, *, revision: str | None, dtype: str | torch.dtype, t
     """
     place = _place(source, revision)
     folder = Path(place)
+    if folder.is_file() and folder.suffix == _WEIGHTS:
+        return _of_history(folder, source, dtype)
     if folder.is_file():
         config = gguf_file.read_config(folder, source)
         refuse_encoders(config, source)
@@ -59,7 +64,8 @@ def read_model(source: str, *, revision: str | None, dtype: str | torch.dtype, t
         )
     if _is_adapter(folder):
         base, base_revision = adapters.base_of(folder, source)
-        read = read_model(base, revision=base_revision, dtype=dtype, trust_remote_code=trust_remote_code)
+        on_hub = None if Path(base).exists() else base_revision  # a folder here is what it is
+        read = read_model(base, revision=on_hub, dtype=dtype, trust_remote_code=trust_remote_code)
         return Source(
             adapters.with_adapter(read.hf, folder, source),
             lambda: _tokenizer(place, None, trust_remote_code) or read.tokenizer(),
@@ -102,11 +108,11 @@ def _is_adapter(folder: Path) -> bool:
 
 def _place(source: str, revision: str | None) -> str:
     """Where transformers should look: a folder or file that is there, or an id on the hub."""
-    if source.startswith(_ZOO):
-        return str(zoo.path(source.removeprefix(_ZOO)))
-    place = Path(source).expanduser()
+    place = zoo.path(source.removeprefix(_ZOO)) if source.startswith(_ZOO) else Path(source).expanduser()
     if place.is_file() and place.suffix == _GGUF:
         return str(place)
+    if place.is_dir() and revision is not None:
+        return str(checkpoint(place, revision, source))
     if place.exists() and not _is_adapter(place) and not (place / "config.json").is_file():
         raise ModelNotFound(
             f"cannot open {source!r} as a model: it holds no config.json. Give a folder written by "
@@ -115,6 +121,21 @@ def _place(source: str, revision: str | None) -> str:
     if place.exists():
         return str(place)
     return _from_hub(source, revision) if place.suffix == _GGUF else source
+
+
+def _of_history(file: Path, name: str, dtype: str | torch.dtype) -> Source:
+    """A model of which only the weights are kept at this step; what belongs to them stands beside its last ones."""
+    home = file.parents[1] if file.parent.name == HISTORY else file.parent
+    with TemporaryDirectory(prefix="headscope-") as whole:
+        shutil.copyfile(home / "config.json", Path(whole) / "config.json")
+        shutil.copyfile(file, Path(whole) / "model.safetensors")
+        hf = _weights(whole, name, revision=None, dtype=dtype, trust_remote_code=False)
+    # What a model is called is part of its identity; the folder that was made for reading it is not.
+    for module in (hf.config, *hf.modules()):
+        for attribute in ("_name_or_path", "name_or_path"):
+            if hasattr(module, attribute):
+                setattr(module, attribute, str(home))
+    return Source(hf, lambda: _tokenizer(str(home), None, False), files=file, language=_language(home))
 
 
 def _from_hub(source: str, revision: str | None) -> str:
@@ -210,9 +231,10 @@ def _tokenizer(place: str, revision: str | None, trust_remote_code: bool) -> Any
 
 
 def _language(folder: Path) -> Mapping[str, Any] | None:
-    """The synthetic language that a model was trained on, where a card of ours beside it names one."""
-    card = folder / "card.json"
-    if not card.is_file():
-        return None
-    told = json.loads(card.read_text(encoding="utf-8")).get("prompts")
+    """The synthetic language that a model was trained on, where a card or a recipe of ours beside it names one."""
+    told = card_in(folder).get("prompts")
+    recipe = folder.parent / "recipe.json"
+    if told is None and recipe.is_file():  # a checkpoint of headscope train
+        parameters = json.loads(recipe.read_text(encoding="utf-8")).get("data", {})
+        told = {"generator": parameters.pop("generator", None), "parameters": parameters}
     return told if isinstance(told, dict) and told.get("generator") in LANGUAGES else None

@@ -6,9 +6,20 @@
 from headscope.training.catalogue import recipe, recipes
 from headscope.training.definition import Recipe
 from headscope.training.evaluation import Evaluation
-from headscope.training.export import export
+from headscope.training.export import add_history, export
 from headscope.training.loop import history, train
 from headscope.training.milestone import Milestone
 from headscope.training.pair_evaluation import PairEvaluation
 
-__all__ = ["Evaluation", "Milestone", "PairEvaluation", "Recipe", "export", "history", "recipe", "recipes", "train"]
+__all__ = [
+    "Evaluation",
+    "Milestone",
+    "PairEvaluation",
+    "Recipe",
+    "add_history",
+    "export",
+    "history",
+    "recipe",
+    "recipes",
+    "train",
+]

@@ -17,8 +17,13 @@ from headscope.training.milestone import Milestone
 from headscope.training.watches import WATCHES
 
 
-def make_card(recipe: Recipe, history: Sequence[Milestone], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a finished run as plain JSON data; `config` is the architecture as it was built."""
+def make_card(
+    recipe: Recipe, history: Sequence[Milestone], config: Mapping[str, Any], checkpoints: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The record of a finished run as plain JSON data.
+
+    `config` is the architecture as it was built, `checkpoints` the steps whose weights ship as well.
+    """
     last, watch = history[-1], WATCHES[name_of(recipe.data)]
     plain = recipe.to_json()
     parameters = dict(plain["data"])
@@ -44,6 +49,7 @@ def make_card(recipe: Recipe, history: Sequence[Milestone], config: Mapping[str,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        **({"checkpoints": sorted(checkpoints)} if checkpoints else {}),
         "command": f"headscope train {recipe.name} --out runs/train/{recipe.name}",
         "license": "Apache-2.0",
     }
@@ -71,6 +77,7 @@ def readme(card: Mapping[str, Any]) -> str:
         f"CPU-seconds. One seed: nothing is claimed beyond this model. {card['selection']}".strip(),
         "## How it came about",
         markdown_table(watch.history, [tuple(row.values()) for row in milestones]),
+        _told_of_checkpoints(card),
         "## How to make it again",
         f"    {card['command']}",
         f"Recipe `{card['recipe_digest']}`, seed {card['seed']}, batches of {recipe['batch_size']}, "
@@ -81,6 +88,17 @@ def readme(card: Mapping[str, Any]) -> str:
         f"It has only ever seen the language of `headscope.tasks.{prompts['generator']}`, with:",
         markdown_table(("parameter", "value"), sorted(prompts["parameters"].items())),
         f"Licence: {card['license']}. The text is generated: no data of anyone went into the weights.",
+    )
+
+
+def _told_of_checkpoints(card: Mapping[str, Any]) -> str:
+    """Which earlier weights ship, and how to open them; empty where none do."""
+    steps = card.get("checkpoints", ())
+    if not steps:
+        return ""
+    return (
+        f"Weights of steps {', '.join(map(str, steps))} are kept in half precision: "
+        f'`headscope.load("zoo:{card["name"]}", revision="step-{steps[-1]}")`.'
     )
 
 

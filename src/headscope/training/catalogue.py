@@ -4,6 +4,7 @@ Their numbers were found by trying; each says what its model is for. `headscope 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from headscope.errors import UnknownName
@@ -32,6 +33,61 @@ _INDUCTION_2L = Recipe(
         "Positions, language and number of steps were picked among about eight variants, nearly all on this "
         "seed, by the same probes that this card reports; so its figures are those of a picked model, not of a "
         "typical one."
+    ),
+)
+
+
+def _sibling(name: str, purpose: str, *, steps: int, every: int, n_layers: int, **fields: Any) -> Recipe:
+    """A model like induction-2l but for the given fields of its architecture.
+
+    Checkpoints stand on one even grid from beginning to end, so that the grid does not give a change away.
+    """
+    return replace(
+        _INDUCTION_2L,
+        name=name,
+        purpose=purpose,
+        architecture={**_INDUCTION_2L.architecture, "n_layers": n_layers, **fields},
+        steps=steps,
+        evaluate_every=every,
+        checkpoint_steps=tuple(range(0, steps + 1, every)),
+        selection="Language, positions, batch and learning rate are those of induction-2l; only the number of steps "
+        "and the spacing of checkpoints were chosen for this model, after a first run.",
+    )
+
+
+_SIBLINGS = (
+    _sibling(
+        "induction-1l",
+        "One attention-only layer: induction-2l without the layer that tells a token what stands before it. The "
+        "control in which induction heads cannot form.",
+        steps=1600,
+        every=80,
+        n_layers=1,
+    ),
+    _sibling(
+        "induction-1l-smeared",
+        "One attention-only layer whose keys also hold the token before theirs, so that one layer is enough for "
+        "induction heads.",
+        steps=400,
+        every=20,
+        n_layers=1,
+        smeared_keys=True,
+    ),
+    _sibling(
+        "induction-2l-smeared",
+        "induction-2l with keys that also hold the token before theirs: induction heads need no previous-token head.",
+        steps=400,
+        every=20,
+        n_layers=2,
+        smeared_keys=True,
+    ),
+    _sibling(
+        "induction-2l-mlp",
+        "induction-2l with an MLP in each layer: do induction heads form the same way beside MLPs?",
+        steps=1600,
+        every=80,
+        n_layers=2,
+        d_mlp=128,
     ),
 )
 
@@ -128,7 +184,9 @@ _LINEAR_8L = _linear(
     ),
 )
 
-_RECIPES = {recipe.name: recipe for recipe in (_INDUCTION_2L, _INDUCTION_3L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)}
+_RECIPES = {
+    recipe.name: recipe for recipe in (_INDUCTION_2L, *_SIBLINGS, _INDUCTION_3L, _LINEAR_4L, _LINEAR_6L, _LINEAR_8L)
+}
 
 
 def recipes() -> list[str]:

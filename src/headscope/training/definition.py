@@ -15,11 +15,18 @@ from headscope.errors import BadArgument
 from headscope.hashing import digest
 from headscope.tasks.language import Language, language_of, name_of, with_tuples
 from headscope.tasks.pairs import PairLanguage
+from headscope.training.clamping import Clamp
 
 Decay = Literal["constant", "linear", "cosine"]
 
 # Fields that older recipes lack: left out of the JSON at these values, so that those keep their hash.
-_ADDED_LATER: dict[str, Any] = {"attention_drop": 0.0, "carried_at": (), "head_penalty": 0.0, "head_penalty_from": 0}
+_ADDED_LATER: dict[str, Any] = {
+    "attention_drop": 0.0,
+    "carried_at": (),
+    "head_penalty": 0.0,
+    "head_penalty_from": 0,
+    "clamped": (),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Recipe:
     is left out of a training step (see `dropping`). `carried_at` names layers, one drawn for each step, before which
     the answer position is taught to carry the hidden function into prompts without context (see `carrying`). From
     step `head_penalty_from` on, every head costs `head_penalty` times the norm of its weights (see `sparing`).
+    `clamped` holds attention fixed from given steps on, in training and in what is measured (see `clamping`).
 
     Raises:
         BadArgument: for sizes below 1, or architecture and language that do not fit together.
@@ -60,6 +68,7 @@ class Recipe:
     carried_at: tuple[int, ...] = ()
     head_penalty: float = 0.0
     head_penalty_from: int = 0
+    clamped: tuple[Clamp, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "threads", "evaluate_every"):
@@ -87,6 +96,8 @@ class Recipe:
                 f"cannot train {self.name!r} with carried_at={self.carried_at}: expected layers 1 to {layers - 1}, "
                 "since nothing has been read before the first."
             )
+        for clamp in self.clamped:
+            clamp.require(layers, self.architecture.get("n_heads", 0), self.name)
         for ours, theirs in (("vocab_size", "vocab_size"), ("n_ctx", "length")):
             built, spoken = self.architecture.get(ours), getattr(self.data, theirs)
             if built != spoken:
@@ -123,7 +134,9 @@ class Recipe:
         try:
             language = language_of(generator, data)
             architecture = dict(given["architecture"])
-            return cls(**with_tuples(given) | {"data": language, "architecture": architecture})
+            clamps = tuple(Clamp(**with_tuples(each)) for each in given.get("clamped", ()))
+            fields = with_tuples(given) | {"data": language, "architecture": architecture, "clamped": clamps}
+            return cls(**fields)
         except (TypeError, KeyError) as error:
             raise BadArgument(
                 f"cannot read a recipe from JSON: {error}. Compare with one that to_json wrote."

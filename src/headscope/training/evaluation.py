@@ -7,6 +7,7 @@ plainly from full patterns, which a toy can afford. The detectors proper, with i
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from headscope.architectures import ToyForCausalLM
 from headscope.tasks.phrases import BOS, PhraseLanguage
+from headscope.training.clamping import after_copies
 from headscope.training.milestone import Milestone
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Of tokens [example, position] and a pattern [example, head, query, key]: a number per example and head."""
 
 N_HELD_OUT, N_REPEATED, BATCH = 256, 50, 64
 HELD_OUT_STREAM = 0  # training step s draws from stream s, and steps count from 1
@@ -40,6 +45,8 @@ class Evaluation(Milestone):
 
     Late in the context is its last fifth, early its second tenth. `prefix_matching` is read on later showings of
     repeated random tokens, `previous_token` on held-out text; the losses of copies leave out the first token of each.
+    `prefix_matching_null` is the largest score of any head for one token further, `first_token` the largest attention
+    to BOS on held-out text; both are NaN in the logs of older runs.
     """
 
     loss_nats: float
@@ -52,6 +59,8 @@ class Evaluation(Milestone):
     previous_token_head: str
     prefix_matching_by_head: list[list[float]]
     previous_token_by_head: list[list[float]]
+    prefix_matching_null: float = math.nan
+    first_token: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -77,23 +86,25 @@ class Probes:
 def measure(model: ToyForCausalLM, probes: Probes) -> dict[str, Any]:
     """The fields of `Evaluation` that are read off the model itself."""
     twin = _eager_twin(model)
-    held_out_nats, previous = _read(twin, probes.held_out, _previous_token)
-    repeated_nats, matching = _read(twin, probes.repeated, _prefix_matching)
+    held_out_nats, previous, first_token = _read(twin, probes.held_out, _previous_token, _first_token)
+    repeated_nats, matching, null = _read(twin, probes.repeated, _prefix_matching, _one_further)
     n, segment = held_out_nats.shape[0], probes.segment
     early, late = held_out_nats[n // 10 : n // 5].mean(), held_out_nats[n - n // 5 :].mean()
     # loss[q] is about token q + 1: the second token of a showing that begins at q is predicted at q.
-    first, second = repeated_nats[1:segment], repeated_nats[1 + segment : 2 * segment]
+    shown, again = repeated_nats[1:segment], repeated_nats[1 + segment : 2 * segment]
     return {
         "loss_nats": held_out_nats.mean().item(),
         "icl_nats": (late - early).item(),
-        "first_copy_nats": first.mean().item(),
-        "second_copy_nats": second.mean().item(),
+        "first_copy_nats": shown.mean().item(),
+        "second_copy_nats": again.mean().item(),
         "prefix_matching": matching.max().item(),
         "prefix_matching_head": _best(matching),
         "previous_token": previous.max().item(),
         "previous_token_head": _best(previous),
         "prefix_matching_by_head": matching.tolist(),
         "previous_token_by_head": previous.tolist(),
+        "prefix_matching_null": null.max().item(),
+        "first_token": first_token.max().item(),
     }
 
 
@@ -105,17 +116,16 @@ def _eager_twin(model: ToyForCausalLM) -> ToyForCausalLM:
 
 
 @torch.no_grad()
-def _read(
-    model: ToyForCausalLM, sequences: Tensor, score: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Mean loss in nats of each prediction [position - 1], and the mean score of each head [layer, head]."""
-    losses, scores = [], []
+def _read(model: ToyForCausalLM, sequences: Tensor, *scores: Score) -> tuple[Tensor, ...]:
+    """Mean loss in nats of each prediction [position - 1], then each mean score of every head [layer, head]."""
+    losses, found = [], []
     for tokens in torch.split(sequences, BATCH):
         out = model(tokens, output_attentions=True)
         wanted = tokens[:, 1:]
         losses.append(torch.nn.functional.cross_entropy(out.logits[:, :-1].mT, wanted, reduction="none"))
-        scores.append(torch.stack([score(tokens, pattern) for pattern in out.attentions], dim=1))
-    return torch.cat(losses).mean(0), torch.cat(scores).mean(0)
+        by_layer = [torch.stack([score(tokens, pattern) for score in scores]) for pattern in out.attentions]
+        found.append(torch.stack(by_layer, dim=2))
+    return torch.cat(losses).mean(0), *torch.cat(found, dim=1).mean(1)
 
 
 def _previous_token(tokens: Tensor, pattern: Tensor) -> Tensor:
@@ -123,16 +133,29 @@ def _previous_token(tokens: Tensor, pattern: Tensor) -> Tensor:
     return pattern.diagonal(offset=-1, dim1=-2, dim2=-1)[..., 1:].mean(-1)
 
 
+def _first_token(tokens: Tensor, pattern: Tensor) -> Tensor:
+    """Mean attention to BOS, [example, head], without query 0, which has no choice."""
+    return pattern[..., 1:, 0].mean(-1)
+
+
 def _prefix_matching(tokens: Tensor, pattern: Tensor) -> Tensor:
     """Mean attention to the tokens after earlier copies of the query's own, [example, head].
 
     Queries without an earlier copy are left out.
     """
-    same = (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
-    after = torch.nn.functional.pad(same, (1, 0))[..., :-1]
-    mass = (pattern * after[:, None]).sum(-1)
-    has_copy = after.any(-1)[:, None]
-    return (mass * has_copy).sum(-1) / has_copy.sum(-1)
+    return _attention_to(after_copies(tokens), pattern)
+
+
+def _one_further(tokens: Tensor, pattern: Tensor) -> Tensor:
+    """The null of prefix matching: mean attention one token further than that, where nothing is gained."""
+    return _attention_to(torch.nn.functional.pad(after_copies(tokens), (1, 0))[..., :-1].tril(), pattern)
+
+
+def _attention_to(keys: Tensor, pattern: Tensor) -> Tensor:
+    """Mean attention to the chosen keys [example, query, key], over queries that have any; [example, head]."""
+    mass = (pattern * keys[:, None]).sum(-1)
+    has_any = keys.any(-1)[:, None]
+    return (mass * has_any).sum(-1) / has_any.sum(-1)
 
 
 def _best(scores: Tensor) -> str:

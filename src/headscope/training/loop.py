@@ -26,6 +26,7 @@ from headscope.errors import OutputExists, Partial, Unwritable, system_errors
 from headscope.tasks.functions import Ints
 from headscope.tasks.pairs import PairLanguage
 from headscope.training.carrying import carried_loss_nats, entering
+from headscope.training.clamping import clamped
 from headscope.training.definition import Recipe
 from headscope.training.dropping import attention_dropped
 from headscope.training.initialising import initialise
@@ -105,10 +106,11 @@ def _run(
     probes = watching.probes(recipe.data, recipe.seed)
     began = time.process_time() - stage.cpu_seconds
     for step in range(stage.step + 1, recipe.steps + 1):
-        train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
-        if step not in recipe.milestones:
-            continue
-        metrics = watching.measure(model, probes)
+        with clamped(model, recipe.clamped, step):
+            train_loss_nats = float("nan") if step == 0 else _take_step(recipe, model, optimizer, step)
+            if step not in recipe.milestones:
+                continue
+            metrics = watching.measure(model, probes)
         cpu_seconds = time.process_time() - began
         if step in recipe.checkpoint_steps or step == recipe.steps:
             # A folder that `AutoModelForCausalLM` and `AutoTokenizer` load.

@@ -2,7 +2,8 @@
 
 They load like any model (`headscope.load("zoo:NAME")`, or `from_pretrained(zoo.path(NAME))` once
 `headscope.architectures` is imported). The card says what a model is for, the recipe and command that made
-it, and which generator writes the text it knows.
+it, and which generator writes the text it knows. Some ship with checkpoints of their training: `steps(NAME)` lists
+them, `headscope.load("zoo:NAME", revision="step-700")` opens one.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import UnknownName
+from headscope.zoo.checkpoints import checkpoints_in
 
 _FOLDER = Path(__file__).parent
 
@@ -38,6 +40,15 @@ def card(name: str) -> dict[str, Any]:
     """
     contents: dict[str, Any] = json.loads((path(name) / "card.json").read_text(encoding="utf-8"))
     return contents
+
+
+def steps(name: str) -> tuple[int, ...]:
+    """The steps of training at which that model can be opened; the last is the model itself.
+
+    Raises:
+        UnknownName: if there is none of that name.
+    """
+    return tuple(checkpoints_in(path(name)))
 
 
 def standing(model: str) -> str:
