@@ -210,7 +210,7 @@ def _interval(values: Array, logistic: Shapes, change: Fitted, noise: Array) -> 
     # A parabola about the least error has a straight root: between two midpoints the bound is looked up on that.
     far = np.sqrt(np.maximum((errors + least) / (change.error[0] + least) - 1, 0)) / math.sqrt(allowed)
     far[tried == middle] = 0
-    fits = np.flatnonzero(far <= 1)
+    fits = np.flatnonzero(far <= 1).tolist()
     ends = (_crossing(tried[::-1], far[::-1], len(tried) - 1 - fits[0]), _crossing(tried, far, fits[-1]))
     return float(np.exp(ends[0])), float(np.exp(ends[1]))
 

@@ -3,8 +3,8 @@
 In: change points (measures.change_point), one per training seed. Out: estimates over seeds. A midpoint is a place in
 log step, so means are geometric and differences are ratios of steps. Five to ten log midpoints are too few to
 resample and about normal: intervals are Student's and Welch's. A seed without a change has no midpoint, and to leave
-it out would make every change look sure: it is counted as later than all others in a test by ranks (exact), and a mean
-over such seeds is undefined, with the reason. Fewer than five seeds say nothing. Not done here: training.
+it out would make every change look sure: a test by ranks (exact) counts it as later than all others, and a mean over
+such seeds is undefined, with the reason. Fewer than five seeds say nothing. Not done here: training.
 """
 
 import math
@@ -165,8 +165,8 @@ def _rank_p(first: Array, second: Array, seed: int) -> float:
     """Chance that seeds dealt at random give `first` ranks as early as these; ties share their ranks."""
     ranks, n = stats.rankdata(np.concatenate((first, second))), len(first)
     if math.comb(len(ranks), n) <= _DEALT:
-        sums = np.array([ranks[list(dealt)].sum() for dealt in combinations(range(len(ranks)), n)])
-        return float((sums <= ranks[:n].sum()).mean())
+        dealt = ranks[np.array(list(combinations(range(len(ranks)), n)))].sum(1)
+        return float((dealt <= ranks[:n].sum()).mean())
     dealt = np.random.default_rng(seed).permuted(np.tile(ranks, (_DEALT, 1)), axis=1)[:, :n].sum(1)
     return float((1 + (dealt <= ranks[:n].sum()).sum()) / (1 + _DEALT))
 
