@@ -1,0 +1,171 @@
+"""Do induction heads attend to the counterpart of the token that comes next, and raise its logit?
+
+In: the prompts of a behaviour. Out: for every head the attention from the position that predicts a token to that
+token's counterpart, beyond the larger of two nulls: what stands beside the counterpart (the same kind, nearly the
+same distance), and what stands in its place where it is missing. And the head's direct effect on the logit of the
+right token, minus that where the counterpart is missing. The selection half chooses the induction head that is judged.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from headscope.detectors import COPYING_MARGIN, NAMED_MARGIN, LayerMass, above_null
+from headscope.detectors.pairs import KeySets
+from headscope.detectors.reading import MassReading
+from headscope.evidence import Test, any_of, claim, table
+from headscope.figures import head_grid
+from headscope.measures.samples import Samples, over_heads
+from headscope.models.kept import kept
+from headscope.results.example import attention_example
+from headscope.results.study import AttentionExample, Claim
+from headscope.studies.abilities.experiment import BEHAVIOUR, NO_HEADS, Ctx, named_heads, needed, prompts
+from headscope.studies.context import Part
+from headscope.studies.head_sets import first_few, named
+from headscope.studies.self_repair import unserved_direct_effects
+from headscope.sweeps.self_repair import direct_effects
+from headscope.tables import Quantity
+from headscope.tasks.counterparts import BEHAVIOURS, PREDICTING, Counterparts
+from headscope.tasks.split import Split
+from headscope.vocabulary import Head
+
+ATTENTION = Quantity("attention", "attention on the counterpart, beyond the larger of both nulls", "", (-1.0, 1.0))
+RAISED = Quantity("raised", "direct effect on the right token's logit, minus that without the counterpart", "logits")
+COUNTERPARTS = {
+    "literal_copying": "the next token of a copied passage",
+    "translation": "the original of a translation's next word",
+    "pattern_matching": "the labels of lines of the same kinds",
+}
+MOST_NAMED = 6
+
+
+def attention(ctx: Ctx) -> Part:
+    """Which heads attend to the counterpart of what comes next, and raise it?"""
+    read, written, heads = ctx.once(attended), ctx.once(raised), ctx.once(named_heads)["induction"]
+    why = unserved_direct_effects(ctx.model)
+    none = why or ("no window reaches back to the counterpart" if heads else NO_HEADS)
+    claims = [
+        attends(name, *needed(ctx, name, none), heads, read.get(name), written.get(name)) for name in BEHAVIOURS
+    ]
+    samples, effects = (
+        [each.estimation.labelled(BEHAVIOUR, name) for name, each in by.items()] for by in (read, written)
+    )
+    listed = table(samples, "heads", bounded=effects)
+    grid = head_grid(
+        listed,
+        "attention",
+        facet="behaviour",
+        diverging=True,
+        title="Attention to the counterpart of what comes next",
+        caption="From the position that predicts a token to its counterpart in the passage or the lines before, "
+        "beyond the larger of two nulls: what stands beside it, and what stands there where it is missing. Mean "
+        f"over {ctx.settings.n} prompts.",
+    )
+    says = [_others(name, named(each.estimation), heads) for name, each in read.items()]
+    notes = [why] if why else []
+    return Part(tables=[listed], claims=claims, figures=[grid], says=says, attention=[_example(ctx)], notes=notes)
+
+
+def attends(
+    behaviour: str,
+    does: Test,
+    none: str,
+    heads: Sequence[Head],
+    above: Split[Samples] | None,
+    written: Split[Samples] | None,
+) -> Claim:
+    """Whether some of these heads attends to the counterpart and raises it; samples [prompt, (layer, head)].
+
+    The selection half chooses the head: of those that may attend the one that raises most. `none`: why not known.
+    """
+    attending = raising = None
+    some = None if above is None else above.map(lambda half: half.only(head=[str(head) for head in heads]))
+    if some is not None and len(some.selection):
+        may = some.selection.together().at_most > NAMED_MARGIN
+        patterned = [head for (_, head), each in zip(some.selection.cells, may, strict=True) if each]
+        first = some.selection.best("head")
+        if written is not None and patterned:
+            first = written.selection.only(head=patterned).best("head")
+            raising = written.estimation.only(head=patterned).choosing(head=first)
+        attending = some.estimation.choosing(head=first)
+    tests = [any_of("attention on the counterpart beyond the nulls", attending, above=NAMED_MARGIN, reason=none)]
+    # Where surely none attends, nothing else is left to be asked.
+    if raising is not None or attending is None or written is None:
+        what = "direct effect on the right token beyond that without its counterpart"
+        tests.append(any_of(what, raising, above=COPYING_MARGIN, reason=none))
+    return claim(
+        behaviour,
+        f"Some induction heads attend to {COUNTERPARTS[behaviour]}, beyond the nulls, and raise the right token's logit.",
+        needs=[does],
+        tests=tests,
+        tables=["behaviours", "heads"],
+    )
+
+
+def attended(ctx: Ctx) -> dict[str, Split[Samples]]:
+    """Attention beyond the nulls [prompt, (layer, head)] of every behaviour asked, on either half."""
+    return {
+        behaviour: split.map(lambda half: above_null(_masses(ctx, half)).measured_as(ATTENTION))
+        for behaviour, split in ctx.once(prompts).items()
+    }
+
+
+def raised(ctx: Ctx) -> dict[str, Split[Samples]]:
+    """Direct effects beyond the null [prompt, (layer, head)] of every behaviour asked, on either half, where served."""
+    served = {} if unserved_direct_effects(ctx.model) else ctx.once(prompts)
+    return {behaviour: split.map(lambda half: _raised(ctx, half)) for behaviour, split in served.items()}
+
+
+def key_sets(half: Counterparts) -> KeySets:
+    """For every predicting position the counterpart, against what stands beside it; of prompts and nulls."""
+    both = half.both
+    pairs = torch.zeros(len(both), both.longest, both.longest, dtype=torch.bool)
+    beside = torch.zeros(pairs.shape)
+    for row in range(len(both)):
+        for slot in range(half.slots):
+            for query in both.roles[f"query {slot}"][row]:
+                pairs[row, query, list(both.roles[f"analogue {slot}"][row])] = True
+                beside[row, query, list(both.roles[f"beside {slot}"][row])] = 1.0
+    return KeySets(pairs, pairs.any(-1), (beside,))
+
+
+def _masses(ctx: Ctx, half: Counterparts) -> dict[int, LayerMass]:
+    reading, many = MassReading([key_sets(half)]), len(half)
+
+    def run() -> list[torch.Tensor]:
+        ctx.model.read(half.both, [reading])
+        return reading.tensors()
+
+    reading.fill(kept("attention", ctx.model, (half.both, "counterparts"), run))
+    masses = {}
+    for layer, mass in sorted(reading.mass.items()):
+        null = torch.stack([reading.other[layer][0, :many], mass[0, many:]]).amax(0)
+        masses[layer] = LayerMass(mass[0, :many], null, reading.uniform[layer][0, :many])
+    return masses
+
+
+def _raised(ctx: Ctx, half: Counterparts) -> Samples:
+    clean = direct_effects(ctx.model, half.both, PREDICTING).clean
+    of_heads = torch.stack([clean.of(head) for head in ctx.model.heads], dim=1).numpy()
+    return over_heads(RAISED, ctx.model.heads, of_heads[: len(half)] - of_heads[len(half) :])
+
+
+def _others(behaviour: str, found: Sequence[Head], induction: Sequence[Head]) -> str:
+    """Heads that attend to the counterpart, and which of them are no induction heads."""
+    other = [head for head in found if head not in induction]
+    beside = f", of which {first_few(other, MOST_NAMED)} were not named induction heads" if other else ""
+    told = (
+        f"In {behaviour.replace('_', ' ')} the heads that attend to the counterpart, by a bound for all at once, are"
+    )
+    return f"{told} {first_few(found, MOST_NAMED) or 'none'}{beside}."
+
+
+def _example(ctx: Ctx) -> AttentionExample:
+    """Every head's pattern on a prompt: a translation where there is one."""
+    shown, kinds = ctx.once(prompts), ctx.once(named_heads).items()
+    one = shown.get("translation", shown["literal_copying"]).estimation.matched.rows(slice(0, 1))
+    return attention_example(
+        ctx.model.run(one, capture="pattern"),
+        labels={str(head): kind.replace("_", " ") for kind, heads in kinds for head in heads},
+        caption="A head that helps looks from where a word is predicted to the word's counterpart.",
+    )

@@ -1,0 +1,121 @@
+"""What the questions about abilities share: settings, prompts in two halves, induction heads, and losses.
+
+In: a model and settings. Out: functions of the context, each computed once (`ctx.once`). Induction heads are named by
+the usual detector on repeated random tokens, on which no behaviour is judged. Of each behaviour's prompts one half
+chooses among these heads and is what a mean ablation averages over; all estimates are of the other half.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from headscope import detectors
+from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS
+from headscope.errors import PromptError
+from headscope.evidence import Test
+from headscope.measures import loss
+from headscope.measures.samples import Samples
+from headscope.studies.context import Context, Settings, setting
+from headscope.studies.head_sets import named
+from headscope.sweeps import evaluate
+from headscope.sweeps.controls import FEWEST_SETS
+from headscope.tables import Column, Quantity
+from headscope.tasks.counterparts import BEHAVIOURS, MOST_CLAUSES, PREDICTING, Counterparts, counterparts
+from headscope.tasks.split import Split, halves
+from headscope.vocabulary import Head
+
+MARGIN = 0.1  # nats a token; a model that gains less from the counterpart does not do it
+BEHAVIOUR = Column("behaviour", pl.String, "what is done in context")
+LOSS = Quantity("loss", "mean loss of the judged tokens after their counterpart", "nats")
+NULL_LOSS = Quantity("null_loss", "the same after another passage, or lines with exchanged words", "nats")
+GAIN = Quantity("gain", "loss without the counterpart minus loss with it, on the same tokens", "nats")
+NO_HEADS = "no head was named an induction head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbilitiesSettings(Settings):
+    """What can be chosen; the command's options and help come from these fields."""
+
+    doing: ClassVar[str] = "study abilities"
+    n: int = setting(
+        50,
+        "prompts of each behaviour for estimates (as many again select heads)",
+        quick=16,
+        at_least=NAMING_UNITS,
+        least=NAMING_UNITS,
+    )
+    seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
+    clauses: int = setting(2, "clauses of a passage", quick=1, at_least=1, at_most=MOST_CLAUSES, least=1)
+    length: int = setting(12, "tokens of a passage where a model reads no text", at_least=3)
+    random_sets: int = setting(
+        40, "random sets of heads beside induction heads", quick=FEWEST_SETS, at_least=FEWEST_SETS, least=FEWEST_SETS
+    )
+
+
+Ctx = Context[AbilitiesSettings]
+
+
+def asked(ctx: Ctx) -> dict[str, Split[Counterparts] | str]:
+    """Prompts of every behaviour in two halves, or why it is not asked."""
+    chosen, found = ctx.settings, dict[str, Split[Counterparts] | str]()
+    sizes = {"n": 2 * chosen.n, "clauses": chosen.clauses, "length": chosen.length, "seed": chosen.seed}
+    for behaviour in BEHAVIOURS:
+        try:
+            found[behaviour] = halves(counterparts(ctx.model, behaviour, **sizes))
+        except PromptError as error:
+            found[behaviour] = f"not asked: {error}"
+    return found
+
+
+def prompts(ctx: Ctx) -> dict[str, Split[Counterparts]]:
+    """Those of the behaviours that are asked."""
+    return {behaviour: each for behaviour, each in ctx.once(asked).items() if isinstance(each, Split)}
+
+
+def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
+    """Heads by kind, most strongly first; those with the pattern of induction alone are a kind of their own."""
+    n, seed, stage = ctx.settings.n, ctx.settings.seed, ctx.stage("naming induction heads")
+    shown = detectors.default_prompts(ctx.model, n=n, seed=seed, length=12, repeats=3, spoken=32, fewest=NAMING_UNITS)
+    kinds = ("induction", "previous_token", "duplicate_token")
+    read = detectors.head_attention(ctx.model, kinds, prompts=shown, progress=stage)
+    above = {kind: detectors.above_null(layers) for kind, layers in read.items()}
+    sign = detectors.kinds(above["induction"], detectors.signed_raise(ctx.model, shown, progress=stage)[0])
+    found = {kind: named(each) for kind, each in above.items()}
+    copies = tuple(head for head in found["induction"] if sign[str(head)] == "induction")
+    other = tuple(head for head in found["induction"] if head not in copies)
+    return {**found, "induction": copies, "like_induction": other}
+
+
+def induction_heads(ctx: Ctx) -> tuple[Head, ...]:
+    """The induction heads that are ablated, strongest first: at most half as many as there are heads of no kind."""
+    every = ctx.once(named_heads)
+    free = set(ctx.model.heads) - {head for heads in every.values() for head in heads}
+    return every["induction"][: max(1, len(free) // 2)]
+
+
+def losses(ctx: Ctx) -> dict[str, tuple[Samples, Samples]]:
+    """By behaviour, the loss a judged token with and without its counterpart, [prompt] of the estimating half."""
+    measured = {}
+    for behaviour, split in ctx.once(prompts).items():
+        (values,) = evaluate(ctx.model, split.estimation.both, [loss(PREDICTING)])
+        there, missing = values.numpy().reshape(2, -1)
+        measured[behaviour] = Samples.one(LOSS, there), Samples.one(NULL_LOSS, missing)
+    return measured
+
+
+def gains(ctx: Ctx) -> dict[str, Samples]:
+    """What the counterpart adds to every behaviour asked, [prompt]."""
+    return {name: (missing - there).measured_as(GAIN) for name, (there, missing) in ctx.once(losses).items()}
+
+
+def does_it(gain: Samples | None, none: str = "") -> Test:
+    """The need of every claim about a behaviour; `none` says why it has no gain."""
+    return Test("loss without the counterpart minus loss with it", gain, above=MARGIN, reason=none)
+
+
+def needed(ctx: Ctx, behaviour: str, otherwise: str) -> tuple[Test, str]:
+    """That need for a behaviour, and why its tests have no numbers where they have none."""
+    each = ctx.once(asked)[behaviour]
+    why = each if isinstance(each, str) else ""
+    return does_it(ctx.once(gains).get(behaviour), why), why or otherwise

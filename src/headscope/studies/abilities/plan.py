@@ -1,0 +1,61 @@
+"""The abilities study: do induction heads do more than copy, and what is left without them?
+
+In: any causal language model. Out: a Study. It puts to the test, on the model at hand, argument 4 of Olsson et al.
+(2022): that the heads which copy repeated tokens also translate and match patterns. A model that reads no text is
+asked for copying alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from headscope.evidence import in_words
+from headscope.measures.samples import Samples
+from headscope.results.study import Claim
+from headscope.studies.abilities import experiment
+from headscope.studies.abilities.attention import attention
+from headscope.studies.abilities.experiment import Ctx
+from headscope.studies.abilities.forecast import stages
+from headscope.studies.abilities.gain import gain
+from headscope.studies.abilities.without_induction import ABLATED, EDGES, LOST, lost_without, without_induction
+from headscope.studies.context import Plan
+from headscope.studies.head_sets import first_few, rank_in_words
+from headscope.studies.sources import INDUCTION_HEADS
+
+MOST_NAMED = 6
+
+
+def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
+    """Which behaviours the model shows, and what of each is lost without its induction heads."""
+    gains, heads = ctx.once(experiment.gains), ctx.once(experiment.induction_heads)
+    told = [f"{name.replace('_', ' ')} {in_words(each)}" for name, each in gains.items()]
+    sentences = [f"What {ctx.model.name} gains a token from the counterpart of what comes next: {', '.join(told)}."]
+    if not heads:
+        return [*sentences, f"Whether induction heads take part is not known: {experiment.NO_HEADS}."]
+    lost = []
+    for name in gains:
+        ablated, edges = (ctx.once(lost_without)[name, done] for done in (ABLATED, EDGES))
+        if claims[f"rests_on_induction_{name}"].evidence[0].side == "yes":
+            costs, alone = (in_words(Samples.one(LOST, each.damage)) for each in (ablated, edges))
+            lost.append(f"{costs} of {name.replace('_', ' ')}, {rank_in_words(ablated)}, and by their edges {alone}")
+    which = f"its {len(heads)} induction heads ({first_few(heads, MOST_NAMED)})" if len(heads) > 1 else f"{heads[0]}"
+    return [*sentences, f"Ablating {which} costs {'; '.join(lost)}."] if lost else sentences
+
+
+PLAN: Plan[experiment.AbilitiesSettings] = Plan(
+    name="abilities",
+    help="Which kinds of learning in context (copying, translation, pattern matching) rest on induction heads.",
+    title="What induction heads do",
+    question="Do the model's induction heads also translate and match patterns, and what survives without them?",
+    settings=experiment.AbilitiesSettings,
+    shown_on="zoo:induction-3l",
+    stages=stages,
+    questions=(gain, attention, without_induction),
+    answer=answer,
+    prompts=lambda ctx: [half.matched for split in ctx.once(experiment.prompts).values() for half in split],
+    lead="without_induction-behaviour",
+    terms={
+        "counterpart": "what stands before and tells the next token: the same token of the passage, the word that it "
+        "translates, or the labels of lines of the same kinds",
+        "edge": "attention of one head from the position that predicts a token to the token's counterpart",
+    },
+    sources=(INDUCTION_HEADS,),
+)
