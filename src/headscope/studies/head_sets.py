@@ -95,7 +95,7 @@ def costly_together(
     return Test("joint damage", together, above=floor, reason=reason)
 
 
-def columns_of(sets: Mapping[str, AgainstRandom], names: str) -> dict[Column, dict[str, Any]]:
+def columns_of(sets: Mapping[Any, AgainstRandom], names: str) -> dict[Column, dict[Any, Any]]:
     """Columns with these names (`more=`) of a table with a row for each set."""
     by_name = {column.name: column for column in COLUMNS}
     wanted = [by_name[name] for name in names.split()]

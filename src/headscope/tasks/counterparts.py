@@ -5,7 +5,7 @@ The three behaviours of Olsson et al. 2022, argument 4. *Literal copying*: a pas
 aligned words; the French adjective stands after its noun). *Pattern matching*: lines such as `May lion: 2`, in which
 the kinds of both words decide the number. In: a model. Out: `Counterparts`, each prompt beside its null: the same
 tokens are judged, but what stands before them is another passage (the same phrases with other words), or has its
-words exchanged between lines. A model that reads no text gets random tokens, copied.
+words exchanged between lines. A model that cannot be asked in text gets random tokens, copied.
 
 Roles: `predicting` are the positions whose *next* token is judged. For the i-th judged token, `query i` is that
 position, `analogue i` are the tokens of its counterpart (in the null, of what stands in its place), and `beside i`
@@ -60,33 +60,39 @@ class Counterparts:
         return Prompts((*self.matched.tokens, *self.null.tokens), roles, made_by=self.matched.made_by)
 
 
-def reads_text(model: HasLanguage) -> bool:
-    """Whether a model was made to read text, not a language of its own."""
-    return model.language is None and model.tokenizer is not None
-
-
 def counterparts(
     model: HasLanguage, behaviour: str, *, n: int = 50, clauses: int = 2, length: int = 12, seed: int = 0
 ) -> Counterparts:
-    """`n` prompts of a behaviour, each with its null; passages have so many clauses, or random tokens.
+    """`n` prompts of a behaviour, each with its null; a passage has so many clauses, or `length` random tokens.
 
     Raises:
-        PromptError: if the model reads no text, its tokenizer cannot write the words, or its context is too short.
+        PromptError: if the model reads no text, its tokenizer cannot write the words, or its context is too short;
+            for copying only if random tokens cannot be had either.
     """
-    generator = np.random.default_rng([seed, BEHAVIOURS.index(behaviour)])
     recipe = {"task": behaviour, "n": n, "seed": seed}
-    if not reads_text(model) and behaviour != LITERAL:
+    try:
+        return _made(model, _in_text(model, behaviour, n, clauses, seed), {**recipe, "clauses": clauses})
+    except PromptError:
+        if behaviour != LITERAL:
+            raise
+    length = min(length, (model.context or 10**9) // 2 - 1, len(ordinary_tokens(model)[0]) // 2)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [_random_tokens(model, length, generator) for _ in range(n)]
+    return _made(model, pairs, {**recipe, "written": "random tokens", "length": length})
+
+
+def _in_text(model: HasLanguage, behaviour: str, n: int, clauses: int, seed: int) -> list[tuple[_Row, _Row]]:
+    if model.language is not None or model.tokenizer is None:
         raise PromptError("this model reads no text")
-    if not reads_text(model):
-        recipe |= {"written": "random tokens", "length": length}
-        pairs = [_random_tokens(model, length, generator) for _ in range(n)]
-    elif behaviour == PATTERN:
-        pairs = [_lines(model, generator) for _ in range(n)]
-    else:
-        recipe |= {"clauses": clauses}
-        # The halves, of even and of odd number, have both languages.
-        to = ["" if behaviour == LITERAL else ("French", "German")[row // 2 % 2] for row in range(n)]
-        pairs = [_passages(model, language, clauses, generator) for language in to]
+    generator = np.random.default_rng([seed, BEHAVIOURS.index(behaviour)])
+    if behaviour == PATTERN:
+        return [_lines(model, generator) for _ in range(n)]
+    # The halves, of even and of odd number, have both languages.
+    to = ["" if behaviour == LITERAL else ("French", "German")[row // 2 % 2] for row in range(n)]
+    return [_passages(model, language, clauses, generator) for language in to]
+
+
+def _made(model: HasLanguage, pairs: list[tuple[_Row, _Row]], recipe: Mapping[str, Any]) -> Counterparts:
     longest = max(len(tokens) for pair in pairs for tokens, _ in pair)
     if model.context is not None and longest > model.context:
         raise PromptError(f"its context of {model.context} tokens is shorter than the prompts ({longest})")
@@ -109,10 +115,9 @@ def _prompts(rows: Sequence[_Row], recipe: Mapping[str, Any]) -> Prompts:
     return Prompts(tuple(tokens for tokens, _ in rows), roles, made_by=recipe)
 
 
-def _random_tokens(model: HasLanguage, length: int, generator: np.random.Generator) -> tuple[_Row, _Row]:
+def _random_tokens(model: HasLanguage, length: int, generator: torch.Generator) -> tuple[_Row, _Row]:
     """A passage of different random tokens twice; in the null others stand in its first place."""
-    drawing = torch.Generator().manual_seed(int(generator.integers(2**31)))
-    drawn = distinct_tokens(ordinary_tokens(model)[0], 2 * length, drawing)
+    drawn = distinct_tokens(ordinary_tokens(model)[0], 2 * length, generator)
     start = [] if model.bos_token_id is None else [model.bos_token_id]
     first = len(start)
     slots: list[_Slot] = [

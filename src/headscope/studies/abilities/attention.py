@@ -1,22 +1,19 @@
 """Do induction heads attend to the counterpart of the token that comes next, and raise its logit?
 
-In: the prompts of a behaviour. Out: for every head the attention from the position that predicts a token to that
-token's counterpart, beyond the larger of two nulls: what stands beside the counterpart (the same kind, nearly the
-same distance), and what stands in its place where it is missing. And the head's direct effect on the logit of the
-right token, minus that where the counterpart is missing. The selection half chooses the induction head that is judged.
+In: the prompts of a behaviour. Out: for every head its attention to the counterpart beyond the nulls
+(detectors.counterparts), and its direct effect on the logit of the right token, minus that where the counterpart is
+missing. The selection half chooses the induction head that is judged.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from headscope.detectors import COPYING_MARGIN, NAMED_MARGIN, LayerMass, above_null
-from headscope.detectors.pairs import KeySets
-from headscope.detectors.reading import MassReading
+from headscope.detectors import COPYING_MARGIN, NAMED_MARGIN, above_null
+from headscope.detectors.counterparts import counterpart_attention
 from headscope.evidence import Test, any_of, claim, table
 from headscope.figures import head_grid
 from headscope.measures.samples import Samples, over_heads
-from headscope.models.kept import kept
 from headscope.results.example import attention_example
 from headscope.results.study import AttentionExample, Claim
 from headscope.studies.abilities.experiment import BEHAVIOUR, NO_HEADS, Ctx, named_heads, needed, prompts
@@ -95,7 +92,7 @@ def attends(
         tests.append(any_of(what, raising, above=COPYING_MARGIN, reason=none))
     return claim(
         behaviour,
-        f"Some induction heads attend to {COUNTERPARTS[behaviour]}, beyond the nulls, and raise the right token's logit.",
+        f"Some induction heads attend to {COUNTERPARTS[behaviour]}, beyond the nulls, and raise the right token.",
         needs=[does],
         tests=tests,
         tables=["behaviours", "heads"],
@@ -105,43 +102,15 @@ def attends(
 def attended(ctx: Ctx) -> dict[str, Split[Samples]]:
     """Attention beyond the nulls [prompt, (layer, head)] of every behaviour asked, on either half."""
     return {
-        behaviour: split.map(lambda half: above_null(_masses(ctx, half)).measured_as(ATTENTION))
+        behaviour: split.map(lambda half: above_null(counterpart_attention(ctx.model, half)).measured_as(ATTENTION))
         for behaviour, split in ctx.once(prompts).items()
     }
 
 
 def raised(ctx: Ctx) -> dict[str, Split[Samples]]:
-    """Direct effects beyond the null [prompt, (layer, head)] of every behaviour asked, on either half, where served."""
+    """Direct effects beyond the null [prompt, (layer, head)] of every behaviour asked, where they are served."""
     served = {} if unserved_direct_effects(ctx.model) else ctx.once(prompts)
     return {behaviour: split.map(lambda half: _raised(ctx, half)) for behaviour, split in served.items()}
-
-
-def key_sets(half: Counterparts) -> KeySets:
-    """For every predicting position the counterpart, against what stands beside it; of prompts and nulls."""
-    both = half.both
-    pairs = torch.zeros(len(both), both.longest, both.longest, dtype=torch.bool)
-    beside = torch.zeros(pairs.shape)
-    for row in range(len(both)):
-        for slot in range(half.slots):
-            for query in both.roles[f"query {slot}"][row]:
-                pairs[row, query, list(both.roles[f"analogue {slot}"][row])] = True
-                beside[row, query, list(both.roles[f"beside {slot}"][row])] = 1.0
-    return KeySets(pairs, pairs.any(-1), (beside,))
-
-
-def _masses(ctx: Ctx, half: Counterparts) -> dict[int, LayerMass]:
-    reading, many = MassReading([key_sets(half)]), len(half)
-
-    def run() -> list[torch.Tensor]:
-        ctx.model.read(half.both, [reading])
-        return reading.tensors()
-
-    reading.fill(kept("attention", ctx.model, (half.both, "counterparts"), run))
-    masses = {}
-    for layer, mass in sorted(reading.mass.items()):
-        null = torch.stack([reading.other[layer][0, :many], mass[0, many:]]).amax(0)
-        masses[layer] = LayerMass(mass[0, :many], null, reading.uniform[layer][0, :many])
-    return masses
 
 
 def _raised(ctx: Ctx, half: Counterparts) -> Samples:

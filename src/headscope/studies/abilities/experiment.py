@@ -76,7 +76,9 @@ def prompts(ctx: Ctx) -> dict[str, Split[Counterparts]]:
 def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
     """Heads by kind, most strongly first; those with the pattern of induction alone are a kind of their own."""
     n, seed, stage = ctx.settings.n, ctx.settings.seed, ctx.stage("naming induction heads")
-    shown = detectors.default_prompts(ctx.model, n=n, seed=seed, length=12, repeats=3, spoken=32, fewest=NAMING_UNITS)
+    shown = detectors.default_prompts(
+        ctx.model, n=n, seed=seed, length=12, repeats=3, gaps=(0, 4), spoken=32, fewest=NAMING_UNITS
+    )
     kinds = ("induction", "previous_token", "duplicate_token")
     read = detectors.head_attention(ctx.model, kinds, prompts=shown, progress=stage)
     above = {kind: detectors.above_null(layers) for kind, layers in read.items()}

@@ -14,30 +14,21 @@ from headscope.studies.context import Context
 from headscope.studies.forecasts import Stage, checked
 from headscope.tasks.counterparts import PREDICTING
 
-_HOST_SECONDS = 2.0  # bounds and figures on one core
-_NATURAL, _REPEATS = 32, 3
+_NATURAL, _REPEATED, _HOST_SECONDS = 32, 45, 2.0  # tokens; bounds and figures on one core
 
 
 def stages(settings: AbilitiesSettings, model: Model) -> list[Stage]:
     """In the order of the questions."""
     n = settings.n
-    named = Stage("naming induction heads", n, 1 + _REPEATS * settings.length, passes=4)
-    listed = [replace(named, name="naming induction heads on text", tokens=_NATURAL, passes=1), named]
-    # Of which layers induction heads are is not known before: from half of them on.
-    layers = model.n_layers
-    share = (layers - layers // 2 + 1) / (2 * layers) if layers > 2 else 0.5
+    named = Stage("naming induction heads", n, _REPEATED, passes=3)
+    listed = [replace(named, name="naming heads on text", tokens=_NATURAL, passes=1), named]
+    # In which layers induction heads are is not known before: taken is that they begin in the middle.
+    share = (1 - model.n_layers // 2 / model.n_layers + 1 / model.n_layers) / 2
     for behaviour, split in prompts(Context(replace(settings, n=NAMING_UNITS), (model,))).items():
-        both = split.selection.both
-        tokens, read = float(np.mean(both.lengths)), float(np.mean([len(at) for at in both.roles[PREDICTING]]))
-        name = behaviour.replace("_", " ")
-        sweep = Stage(
-            f"{name}: ablating heads", 2 * n, tokens, cells=1 + settings.random_sets, share=share, read=read
-        )
-        listed += [
-            Stage(f"reading {name}", 4 * n, tokens, passes=2, whole=1),
-            replace(sweep, passes=2, whole=1),
-            checked(sweep),
-            replace(sweep, name=f"{name}: knocking out edges", passes=2, whole=1),
-            checked(sweep),
-        ]
+        both, name = split.selection.both, behaviour.replace("_", " ")
+        tokens, read = (float(np.mean(each)) for each in (both.lengths, [*map(len, both.roles[PREDICTING])]))
+        sweep = Stage(name, 2 * n, tokens, cells=1 + settings.random_sets, share=share, read=read, passes=2, whole=1)
+        listed.append(Stage(f"reading {name}", 4 * n, tokens, passes=2))
+        for done in ("ablating heads", "knocking out edges"):
+            listed += [each := replace(sweep, name=f"{name}: {done}"), checked(each)]
     return [*listed, Stage("bounds and figures", host_seconds=_HOST_SECONDS)]

@@ -30,14 +30,13 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     sentences = [f"What {ctx.model.name} gains a token from the counterpart of what comes next: {', '.join(told)}."]
     if not heads:
         return [*sentences, f"Whether induction heads take part is not known: {experiment.NO_HEADS}."]
-    lost = []
-    for name in gains:
-        ablated, edges = (ctx.once(lost_without)[name, done] for done in (ABLATED, EDGES))
-        if claims[f"rests_on_induction_{name}"].evidence[0].side == "yes":
-            costs, alone = (in_words(Samples.one(LOST, each.damage)) for each in (ablated, edges))
-            lost.append(f"{costs} of {name.replace('_', ' ')}, {rank_in_words(ablated)}, and by their edges {alone}")
+    told, lost = [], ctx.once(lost_without)
+    for name in (name for name, done in lost if done == ABLATED):
+        costs, alone = (in_words(Samples.one(LOST, lost[name, done].damage)) for done in (ABLATED, EDGES))
+        rank = rank_in_words(lost[name, ABLATED])
+        told.append(f"{costs} of {name.replace('_', ' ')}, {rank} (knocking out their edges alone {alone})")
     which = f"its {len(heads)} induction heads ({first_few(heads, MOST_NAMED)})" if len(heads) > 1 else f"{heads[0]}"
-    return [*sentences, f"Ablating {which} costs {'; '.join(lost)}."] if lost else sentences
+    return [*sentences, f"Ablating {which} costs {'; '.join(told)}."] if told else sentences
 
 
 PLAN: Plan[experiment.AbilitiesSettings] = Plan(

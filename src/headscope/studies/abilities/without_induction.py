@@ -7,25 +7,20 @@ of the same layers where enough are left. What the loss without the counterpart 
 that what an ablation costs any text is no cost of the behaviour.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from headscope.evidence import Test, bars, claim, table
 from headscope.interventions import Intervention, knock_out, mean
 from headscope.measures import loss
+from headscope.measures.intervals import Array
 from headscope.measures.samples import Samples
 from headscope.results.study import Claim
-from headscope.studies.abilities.experiment import (
-    BEHAVIOUR,
-    NO_HEADS,
-    Ctx,
-    gains,
-    induction_heads,
-    named_heads,
-    needed,
-    prompts,
-)
+from headscope.studies.abilities import experiment
+from headscope.studies.abilities.experiment import BEHAVIOUR, NO_HEADS, Ctx, gains, induction_heads, named_heads
 from headscope.studies.context import Part
 from headscope.studies.head_sets import FLOOR, beyond_random, columns_of
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
@@ -33,7 +28,8 @@ from headscope.tables import Column, Quantity
 from headscope.tasks.counterparts import BEHAVIOURS, PREDICTING, Counterparts
 
 SHARE = 0.5
-NOTHING, ABLATED, EDGES = "nothing", "ablated", "edges knocked out"
+NOTHING, ABLATED, EDGES = ("nothing", "ablated", "edges knocked out")
+NOT_DONE = "the heads were not ablated, since the model is not shown to do this (--force ablates them)"
 DONE = Column("done", pl.String, "what is done to the induction heads")
 LOST = Quantity("lost", "what is lost of the gain", "nats")
 LEFT = Quantity("left", "what is left of the gain", "nats")
@@ -44,20 +40,22 @@ def without_induction(ctx: Ctx) -> Part:
     """What is lost of each behaviour without the induction heads, and without their edges?"""
     lost, claims = ctx.once(lost_without), []
     for name in BEHAVIOURS:
-        does, none = needed(ctx, name, NO_HEADS)
+        does, none = experiment.needed(ctx, name, NOT_DONE if ctx.once(induction_heads) else NO_HEADS)
         ablated, edges = (lost.get((name, done)) for done in (ABLATED, EDGES))
         claims += [rests_on_induction(name, does, none, ablated), edges_suffice(name, does, none, ablated, edges)]
     if not lost:
         return Part(claims=claims)
-    gain = {name: each.values[:, 0] for name, each in ctx.once(gains).items()}
-    clean = {(name, NOTHING): each for name, each in gain.items()}
-    left = clean | {cell: gain[cell[0]] - one.damage.numpy() for cell, one in lost.items()}
-    random = clean | {cell: gain[cell[0]] - one.set_damage.numpy().mean(0) for cell, one in lost.items() if one.sets}
-    order = [(name, done) for name in gain for done in (NOTHING, ABLATED, EDGES)]
-    shown = Samples.of(LEFT, (BEHAVIOUR, DONE), {cell: left[cell] for cell in order})
-    beside = Samples.of(RANDOM, (BEHAVIOUR, DONE), random)
+    left, random = dict[tuple[str, str], Array](), dict[tuple[str, str], Array]()
+    for name, each in ctx.once(gains).items():
+        gain = each.values[:, 0]
+        left[name, NOTHING] = random[name, NOTHING] = gain
+        for done in (ABLATED, EDGES):
+            if one := lost.get((name, done)):
+                left[name, done] = gain - one.damage.numpy()
+                random[name, done] = gain - one.set_damage.numpy().mean(0) if one.sets else np.nan * gain
+    shown, beside = Samples.of(LEFT, (BEHAVIOUR, DONE), left), Samples.of(RANDOM, (BEHAVIOUR, DONE), random)
     damage = Samples.of(LOST, (BEHAVIOUR, DONE), {cell: one.damage for cell, one in lost.items()})
-    more = columns_of(lost, "ablated size random_mean random_max random_worst random_sets p_value")  # type: ignore[arg-type]
+    told = "ablated size random_mean random_max random_worst random_sets p_value"
     figure = bars(
         shown,
         "behaviour",
@@ -69,7 +67,7 @@ def without_induction(ctx: Ctx) -> Part:
         "induction heads ablated, and with only their attention to the counterpart knocked out; the stroke is the "
         f"mean over random sets of as many heads. Mean over {ctx.settings.n} prompts.",
     )
-    listed = table(shown, "without_induction", beside=[beside], bounded=[damage], more=more)
+    listed = table(shown, figure.table, beside=[beside], bounded=[damage], more=columns_of(lost, told))
     return Part(tables=[listed], claims=claims, figures=[figure], notes=_notes(ctx))
 
 
@@ -106,18 +104,20 @@ def edges_suffice(
 
 
 def lost_without(ctx: Ctx) -> dict[tuple[str, str], AgainstRandom]:
-    """By behaviour and by what is done: what is lost of the gain, nats [prompt], beside random sets of heads."""
+    """By behaviour and by what is done: what is lost of the gain, nats [prompt], beside random sets of heads.
+
+    Behaviours that the model is not shown to do are left out, unless the settings `force` them.
+    """
     found = {}
-    for name, split in ctx.once(prompts).items() if ctx.once(induction_heads) else ():
-        edges = [knock_out("z", f"query {slot}", f"analogue {slot}") for slot in range(split.estimation.slots)]
-        found[name, ABLATED] = _lost(
-            ctx, split.estimation, [mean("z", over=split.selection.null)], f"{name}: ablating"
-        )
-        found[name, EDGES] = _lost(ctx, split.estimation, edges, f"{name}: knocking out edges")
+    for name, split in ctx.once(experiment.prompts).items() if ctx.once(induction_heads) else ():
+        if ctx.settings.force or experiment.needed(ctx, name, "")[0].row("need").side == "yes":
+            edges = [knock_out("z", f"query {slot}", f"analogue {slot}") for slot in range(split.estimation.slots)]
+            found[name, ABLATED] = _lost(ctx, split.estimation, [mean("z", over=split.selection.null)])
+            found[name, EDGES] = _lost(ctx, split.estimation, edges)
     return found
 
 
-def _lost(ctx: Ctx, half: Counterparts, templates: list[Intervention], stage: str) -> AgainstRandom:
+def _lost(ctx: Ctx, half: Counterparts, templates: Sequence[Intervention]) -> AgainstRandom:
     found = against_random_sets(
         ctx.model,
         half.both,
@@ -126,7 +126,9 @@ def _lost(ctx: Ctx, half: Counterparts, templates: list[Intervention], stage: st
         measure=loss(PREDICTING),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
         apart_from={head for heads in ctx.once(named_heads).values() for head in heads},
-        progress=ctx.stage(stage.replace("_", " ")),
+        progress=ctx.stage(
+            f"{half.matched.made_by['task'].replace('_', ' ')}: {templates[0].verb.replace('_', ' ')}"
+        ),
     )["induction"]
     there, missing = found.damage.reshape(2, -1)
     sets = found.set_damage.reshape(-1, 2, len(half))
@@ -139,9 +141,7 @@ def _notes(ctx: Ctx) -> list[str]:
         "A head is ablated by its mean over prompts of the other half without the counterpart. What the loss without "
         "the counterpart rises by is subtracted from what the loss with it rises by."
     ]
-    if len(used) < len(every):
-        fewer = f"Of {len(every)} induction heads the {len(used)} strongest were ablated: with more of them too few"
-        notes.append(
-            f"{fewer} heads are left to draw random sets from, and those that are left may make up for them."
-        )
-    return notes
+    few = (
+        f"Of {len(every)} induction heads the {len(used)} strongest were ablated, which the others may make up for: "
+    )
+    return [*notes, *([f"{few}too few heads of no kind are left to compare more with."] if used != every else [])]
