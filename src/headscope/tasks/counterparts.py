@@ -2,14 +2,14 @@
 
 The three behaviours of Olsson et al. 2022, argument 4. *Literal copying*: a passage, and the same again.
 *Translation*: a passage in English, and the same in French or German (`lists/parallel.txt`: phrases of our own with
-aligned words; the French adjective stands after its noun). *Pattern matching*: lines such as `May lion: 2`, in which
-the kinds of both words decide the number. In: a model. Out: `Counterparts`, each prompt beside its null: the same
-tokens are judged, but what stands before them is another passage (the same phrases with other words), or has its
-words exchanged between lines. A model that cannot be asked in text gets random tokens, copied.
+aligned words; the French adjective stands after its noun); words are judged by their first tokens, but for those that
+the original has too. *Pattern matching*: lines such as `May lion: 2`, in which the kinds of both words decide the
+number. In: a model. Out: `Counterparts`, each prompt beside its null: the same tokens are judged, but what stands
+before them is another passage of the same phrases, or has its words exchanged between lines. A model that cannot be
+asked in text is given random tokens to copy.
 
-Roles: `predicting` are the positions whose *next* token is judged. For the i-th judged token, `query i` is that
-position, `analogue i` are the tokens of its counterpart (in the null, of what stands in its place), and `beside i`
-those of the words next to it, or of the labels of other kinds.
+Roles: `predicting` are the positions whose *next* token is judged; for the i-th of these tokens `query i` is that
+position, `analogue i` its counterpart (in the null, what stands in its place), `beside i` what stands next to that.
 """
 
 import re
@@ -29,7 +29,7 @@ from headscope.tasks.vocabulary import distinct_tokens, ordinary_tokens, text_st
 
 PREDICTING = "predicting"
 LITERAL, TRANSLATION, PATTERN = BEHAVIOURS = ("literal_copying", "translation", "pattern_matching")
-MOST_CLAUSES, SHOWN_OF_A_KIND = 4, 2
+MOST_CLAUSES, SHOWN_OF_A_KIND, _PHRASES = 4, 2, 12
 _KINDS = (("month", "animal"), ("month", "fruit"), ("color", "animal"), ("color", "fruit"))
 _SLOTS, _COLUMNS = ("who", "does", "what", "where"), {"English": 1, "French": 2, "German": 3}
 _LISTS = Path(__file__).parent / "lists"
@@ -66,19 +66,18 @@ def counterparts(
     """`n` prompts of a behaviour, each with its null; a passage has so many clauses, or `length` random tokens.
 
     Raises:
-        PromptError: if the model reads no text, its tokenizer cannot write the words, or its context is too short;
-            for copying only if random tokens cannot be had either.
+        PromptError: if the model cannot be asked in text; for copying only if there are too few random tokens too.
     """
-    recipe = {"task": behaviour, "n": n, "seed": seed}
+    recipe = {"task": behaviour, "n": n, "seed": seed, "clauses": clauses}
     try:
-        return _made(model, _in_text(model, behaviour, n, clauses, seed), {**recipe, "clauses": clauses})
+        return _made(model, _in_text(model, behaviour, n, clauses, seed), recipe)
     except PromptError:
         if behaviour != LITERAL:
             raise
     length = min(length, (model.context or 10**9) // 2 - 1, len(ordinary_tokens(model)[0]) // 2)
     generator = torch.Generator().manual_seed(seed)
     pairs = [_random_tokens(model, length, generator) for _ in range(n)]
-    return _made(model, pairs, {**recipe, "written": "random tokens", "length": length})
+    return _made(model, pairs, recipe | {"written": "random tokens", "clauses": 0, "length": length})
 
 
 def _in_text(model: HasLanguage, behaviour: str, n: int, clauses: int, seed: int) -> list[tuple[_Row, _Row]]:
@@ -98,11 +97,9 @@ def _made(model: HasLanguage, pairs: list[tuple[_Row, _Row]], recipe: Mapping[st
         raise PromptError(f"its context of {model.context} tokens is shorter than the prompts ({longest})")
     if not all(any(slots) for pair in pairs for _, slots in pair):
         raise PromptError("its words begin with tokens that stand before them")
-    matched, null = (
-        _prompts(rows, {**recipe, "counterpart": there})
-        for there, rows in zip((True, False), zip(*pairs, strict=True), strict=True)
-    )
-    return Counterparts(matched, null, len(pairs[0][0][1]))
+    matched, null = zip(*pairs, strict=True)
+    both = _prompts(matched, {**recipe, "counterpart": True}), _prompts(null, {**recipe, "counterpart": False})
+    return Counterparts(*both, len(matched[0][1]))
 
 
 def _prompts(rows: Sequence[_Row], recipe: Mapping[str, Any]) -> Prompts:
@@ -119,28 +116,24 @@ def _random_tokens(model: HasLanguage, length: int, generator: torch.Generator) 
     """A passage of different random tokens twice; in the null others stand in its first place."""
     drawn = distinct_tokens(ordinary_tokens(model)[0], 2 * length, generator)
     start = [] if model.bos_token_id is None else [model.bos_token_id]
-    first = len(start)
-    slots: list[_Slot] = [
-        (first + length + at, (first + at,), tuple(first + near for near in (at - 1, at + 1) if near < length))
-        for at in range(1, length)
-    ]
+    begin, end = len(start), len(start) + length
+    slots: list[_Slot] = [(at + length, (at,), (at - 1, at + 1)[: end - at]) for at in range(begin + 1, end)]
     own, other = ((*start, *before, *drawn[:length]) for before in (drawn[:length], drawn[length:]))
     return (own, slots), (other, slots)
 
 
 def _passages(model: HasLanguage, to: str, clauses: int, generator: np.random.Generator) -> tuple[_Row, _Row]:
     """A passage and, on the next line, the same in the language `to`, or again; after another one in the null."""
-    drawn = {slot: generator.permutation(len(_phrases(slot)))[: 2 * clauses].tolist() for slot in _SLOTS}
+    drawn = {slot: generator.permutation(_PHRASES)[: 2 * clauses].tolist() for slot in _SLOTS}
     target = _passage("target", to or "English", {slot: each[::2] for slot, each in drawn.items()})
-    rows = []
-    for part in (0, 1):
-        source = _passage("source", "English", {slot: each[part::2] for slot, each in drawn.items()})
-        rows.append(_tokenised(model, f"English: {source}\n{to}: {target}" if to else f"{source}\n{target}"))
+    sources = [_passage("source", "English", {slot: each[k::2] for slot, each in drawn.items()}) for k in (0, 1)]
+    opening, between = ("English: ", f"\n{to}: ") if to else ("", "\n")
+    rows = [_tokenised(model, f"{opening}{source}{between}{target}") for source in sources]
     (own, spans), (other, null_spans) = rows
     # What stands before its own translation could be copied; what stands in the null is known there.
     known = {*other[: null_spans["target0"][0]], *(own[: spans["target0"][0]] if to else ())}
     words = [word for word in range(len(spans) // 2) if own[spans[f"target{word}"][0]] not in known]
-    made = []
+    made: list[_Row] = []
     for tokens, where in rows:
         slots: list[_Slot] = [None] * (len(spans) // 2)
         for word in words:
@@ -155,7 +148,7 @@ def _passage(name: str, language: str, drawn: Mapping[str, list[int]]) -> str:
     said, word = [], 0
     for clause in zip(*(drawn[slot] for slot in _SLOTS), strict=True):
         for slot, row in zip(_SLOTS, clause, strict=True):
-            phrase = _phrases(slot)[row]
+            phrase = [each for each in _listed("parallel.txt", "\t") if each[0] == slot][row]
             text = phrase[_COLUMNS[language]]
             for aligned in phrase[-1].split():
                 own = aligned.split("=")[_COLUMNS[language] - 1]
@@ -173,24 +166,23 @@ def _lines(model: HasLanguage, generator: np.random.Generator) -> tuple[_Row, _R
     order = [*generator.permutation(each.repeat(SHOWN_OF_A_KIND)).tolist(), *generator.permutation(each).tolist()]
     pairs = [" ".join(words[name].pop() for name in _KINDS[kind]) for kind in order]
     exchanged = [pairs[row] for row in (*generator.permutation(shown), *range(shown, len(pairs)))]
-    made = []
+    made: list[_Row] = []
     for listed in (pairs, exchanged):
         lines = (f"{said}: {{{row}|{labels[order[row]]}}}" for row, said in enumerate(listed))
-        tokens, spans = _tokenised(model, "\n".join(lines))
+        tokens, where = _tokenised(model, "\n".join(lines))
         slots: list[_Slot] = []
         for row in range(shown, len(pairs)):
-            same, others = (
-                tuple(at for k in range(shown) if (order[k] == order[row]) is alike for at in spans[str(k)])
-                for alike in (True, False)
-            )
-            slots.append((spans[str(row)][0], same, others))
+            kinds: dict[bool, tuple[int, ...]] = {True: (), False: ()}
+            for before in range(shown):
+                kinds[order[before] == order[row]] += where[str(before)]
+            slots.append((where[str(row)][0], kinds[True], kinds[False]))
         made.append((tokens, slots))
     return made[0], made[1]
 
 
 def _tokenised(model: HasLanguage, marked: str) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
     """Token ids of a text, and the positions of what is marked in it as {name|words}."""
-    text, spans = "", {}
+    text, spans = "", dict[str, tuple[int, int]]()
     for plain, name, words in re.findall(r"([^{]+)|\{(\w+)\|(.+?)\}", marked):
         spans |= {name: (len(text), len(text) + len(words))} if name else {}
         text += plain or words
@@ -198,19 +190,13 @@ def _tokenised(model: HasLanguage, marked: str) -> tuple[tuple[int, ...], dict[s
         raise PromptError("its tokenizer does not say where tokens stand in a text")
     start, tokenizer = text_start(model), model.tokenizer
     told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = list(enumerate(told["offset_mapping"], len(start)))
-    where = {
-        name: tuple(at for at, (low, high) in offsets if max(low, begin) < min(high, end))
-        for name, (begin, end) in spans.items()
-    }
+    offsets, where = list(enumerate(told["offset_mapping"], len(start))), dict[str, tuple[int, ...]]()
+    for name, (begin, end) in spans.items():
+        where[name] = tuple(at for at, (low, high) in offsets if max(low, begin) < min(high, end))
     every = [at for each in where.values() for at in each]
     if not all(where.values()) or len(set(every)) < len(every) or tokenizer.unk_token_id in told["input_ids"]:
         raise PromptError("its tokenizer has no tokens for some of the words")
     return (*start, *told["input_ids"]), where
-
-
-def _phrases(slot: str) -> list[list[str]]:
-    return [row for row in _listed("parallel.txt", "\t") if row[0] == slot]
 
 
 def _listed(file: str, separator: str) -> list[list[str]]:

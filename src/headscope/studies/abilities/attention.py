@@ -7,7 +7,7 @@ missing. The selection half chooses the induction head that is judged.
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from headscope.detectors import COPYING_MARGIN, NAMED_MARGIN, above_null
 from headscope.detectors.counterparts import counterpart_attention
@@ -33,7 +33,6 @@ COUNTERPARTS = {
     "translation": "the original of a translation's next word",
     "pattern_matching": "the labels of lines of the same kinds",
 }
-MOST_NAMED = 6
 
 
 def attention(ctx: Ctx) -> Part:
@@ -42,24 +41,21 @@ def attention(ctx: Ctx) -> Part:
     why = unserved_direct_effects(ctx.model)
     none = why or ("no window reaches back to the counterpart" if heads else NO_HEADS)
     claims = [
-        attends(name, *needed(ctx, name, none), heads, read.get(name), written.get(name)) for name in BEHAVIOURS
+        attends(each, *needed(ctx, each, none), heads, read.get(each), written.get(each)) for each in BEHAVIOURS
     ]
-    samples, effects = (
-        [each.estimation.labelled(BEHAVIOUR, name) for name, each in by.items()] for by in (read, written)
-    )
-    listed = table(samples, "heads", bounded=effects)
+    halves = ({name: each.estimation for name, each in by.items()} for by in (read, written))
+    shown, effects = ([each.labelled(BEHAVIOUR, name) for name, each in half.items()] for half in halves)
+    listed = table(shown, "heads", bounded=effects)
     grid = head_grid(
         listed,
         "attention",
         facet="behaviour",
         diverging=True,
         title="Attention to the counterpart of what comes next",
-        caption="From the position that predicts a token to its counterpart in the passage or the lines before, "
-        "beyond the larger of two nulls: what stands beside it, and what stands there where it is missing. Mean "
-        f"over {ctx.settings.n} prompts.",
+        caption="From the position that predicts a token to its counterpart, beyond the larger of two nulls: what "
+        f"stands beside it, and what stands there where it is missing. Mean over {ctx.settings.n} prompts.",
     )
-    says = [_others(name, named(each.estimation), heads) for name, each in read.items()]
-    notes = [why] if why else []
+    says, notes = [_in_words(name, each.estimation, heads) for name, each in read.items()], [why] if why else []
     return Part(tables=[listed], claims=claims, figures=[grid], says=says, attention=[_example(ctx)], notes=notes)
 
 
@@ -71,19 +67,19 @@ def attends(
     above: Split[Samples] | None,
     written: Split[Samples] | None,
 ) -> Claim:
-    """Whether some of these heads attends to the counterpart and raises it; samples [prompt, (layer, head)].
+    """Whether some of these heads attends to the counterpart and raises the right token; both [prompt, head].
 
-    The selection half chooses the head: of those that may attend the one that raises most. `none`: why not known.
+    The selection half chooses the head: of those that attend the one that raises most. `none`: why not known.
     """
     attending = raising = None
     some = None if above is None else above.map(lambda half: half.only(head=[str(head) for head in heads]))
     if some is not None and len(some.selection):
-        may = some.selection.together().at_most > NAMED_MARGIN
-        patterned = [head for (_, head), each in zip(some.selection.cells, may, strict=True) if each]
-        first = some.selection.best("head")
-        if written is not None and patterned:
-            first = written.selection.only(head=patterned).best("head")
-            raising = written.estimation.only(head=patterned).choosing(head=first)
+        bounds, first = some.selection.together(), some.selection.best("head")
+        names = np.array(some.selection.coordinates("head"))
+        may, does_attend = (names[each > NAMED_MARGIN].tolist() for each in (bounds.at_most, bounds.mean))
+        if written is not None and may:
+            first = written.selection.only(head=does_attend or [first]).best("head")
+            raising = written.estimation.only(head=may).choosing(head=first)
         attending = some.estimation.choosing(head=first)
     tests = [any_of("attention on the counterpart beyond the nulls", attending, above=NAMED_MARGIN, reason=none)]
     # Where surely none attends, nothing else is left to be asked.
@@ -92,7 +88,8 @@ def attends(
         tests.append(any_of(what, raising, above=COPYING_MARGIN, reason=none))
     return claim(
         behaviour,
-        f"Some induction heads attend to {COUNTERPARTS[behaviour]}, beyond the nulls, and raise the right token.",
+        f"Some induction heads give over 10% of attention, beyond the nulls, to {COUNTERPARTS[behaviour]}, and raise "
+        "the right token.",
         needs=[does],
         tests=tests,
         tables=["behaviours", "heads"],
@@ -114,27 +111,23 @@ def raised(ctx: Ctx) -> dict[str, Split[Samples]]:
 
 
 def _raised(ctx: Ctx, half: Counterparts) -> Samples:
-    clean = direct_effects(ctx.model, half.both, PREDICTING).clean
-    of_heads = torch.stack([clean.of(head) for head in ctx.model.heads], dim=1).numpy()
-    return over_heads(RAISED, ctx.model.heads, of_heads[: len(half)] - of_heads[len(half) :])
+    clean, heads = direct_effects(ctx.model, half.both, PREDICTING).clean, ctx.model.heads
+    there, missing = np.split(np.stack([clean.of(head) for head in heads], axis=1), 2)
+    return over_heads(RAISED, heads, there - missing)
 
 
-def _others(behaviour: str, found: Sequence[Head], induction: Sequence[Head]) -> str:
+def _in_words(behaviour: str, above: Samples, induction: Sequence[Head]) -> str:
     """Heads that attend to the counterpart, and which of them are no induction heads."""
-    other = [head for head in found if head not in induction]
-    beside = f", of which {first_few(other, MOST_NAMED)} were not named induction heads" if other else ""
-    told = (
-        f"In {behaviour.replace('_', ' ')} the heads that attend to the counterpart, by a bound for all at once, are"
-    )
-    return f"{told} {first_few(found, MOST_NAMED) or 'none'}{beside}."
+    found = named(above)
+    other = first_few([head for head in found if head not in induction], 6)
+    told = f"In {behaviour.replace('_', ' ')} {first_few(found, 6) or 'no heads'} attend to the counterpart"
+    return f"{told}, by a bound for all at once; no induction heads are {other or 'none'} of these."
 
 
 def _example(ctx: Ctx) -> AttentionExample:
     """Every head's pattern on a prompt: a translation where there is one."""
     shown, kinds = ctx.once(prompts), ctx.once(named_heads).items()
     one = shown.get("translation", shown["literal_copying"]).estimation.matched.rows(slice(0, 1))
-    return attention_example(
-        ctx.model.run(one, capture="pattern"),
-        labels={str(head): kind.replace("_", " ") for kind, heads in kinds for head in heads},
-        caption="A head that helps looks from where a word is predicted to the word's counterpart.",
-    )
+    labels = {str(head): kind.replace("_", " ") for kind, heads in kinds for head in heads}
+    caption = "A head that helps looks from where a word is predicted to the word's counterpart."
+    return attention_example(ctx.model.run(one, capture="pattern"), labels=labels, caption=caption)

@@ -1,8 +1,8 @@
 """What the questions about abilities share: settings, prompts in two halves, induction heads, and losses.
 
-In: a model and settings. Out: functions of the context, each computed once (`ctx.once`). Induction heads are named by
-the usual detector on repeated random tokens, on which no behaviour is judged. Of each behaviour's prompts one half
-chooses among these heads and is what a mean ablation averages over; all estimates are of the other half.
+In: a model and settings. Out: functions of the context, each computed once. Induction heads are named by the usual
+detector on repeated random tokens, on which no behaviour is judged. Of each behaviour's prompts one half chooses
+among these heads and is what an ablation averages over; all estimates are of the other half.
 """
 
 from dataclasses import dataclass
@@ -10,21 +10,22 @@ from typing import ClassVar
 
 import polars as pl
 
-from headscope import detectors
-from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS
+from headscope.detectors.detect import LARGEST_SEED, NAMING_UNITS, default_prompts
 from headscope.errors import PromptError
 from headscope.evidence import Test
 from headscope.measures import loss
 from headscope.measures.samples import Samples
 from headscope.studies.context import Context, Settings, setting
-from headscope.studies.head_sets import named
+from headscope.studies.head_sets import heads_by_kind
 from headscope.sweeps import evaluate
 from headscope.sweeps.controls import FEWEST_SETS
 from headscope.tables import Column, Quantity
-from headscope.tasks.counterparts import BEHAVIOURS, MOST_CLAUSES, PREDICTING, Counterparts, counterparts
+from headscope.tasks.counterparts import BEHAVIOURS, LITERAL, MOST_CLAUSES, PREDICTING, Counterparts, counterparts
 from headscope.tasks.split import Split, halves
 from headscope.vocabulary import Head
 
+FEWEST, SETS = NAMING_UNITS, FEWEST_SETS
+NAMED_ON = 32  # prompts at least: with fewer, heads that write little are not named
 MARGIN = 0.1  # nats a token; a model that gains less from the counterpart does not do it
 BEHAVIOUR = Column("behaviour", pl.String, "what is done in context")
 LOSS = Quantity("loss", "mean loss of the judged tokens after their counterpart", "nats")
@@ -38,19 +39,11 @@ class AbilitiesSettings(Settings):
     """What can be chosen; the command's options and help come from these fields."""
 
     doing: ClassVar[str] = "study abilities"
-    n: int = setting(
-        50,
-        "prompts of each behaviour for estimates (as many again select heads)",
-        quick=16,
-        at_least=NAMING_UNITS,
-        least=NAMING_UNITS,
-    )
+    n: int = setting(50, "prompts of each behaviour in each half", quick=FEWEST, at_least=FEWEST, least=FEWEST)
     seed: int = setting(0, "seed of everything random", at_least=0, at_most=LARGEST_SEED)
     clauses: int = setting(2, "clauses of a passage", quick=1, at_least=1, at_most=MOST_CLAUSES, least=1)
     length: int = setting(12, "tokens of a passage where a model reads no text", at_least=3)
-    random_sets: int = setting(
-        40, "random sets of heads beside induction heads", quick=FEWEST_SETS, at_least=FEWEST_SETS, least=FEWEST_SETS
-    )
+    random_sets: int = setting(40, "random sets of as many heads", quick=SETS, at_least=SETS, least=SETS)
 
 
 Ctx = Context[AbilitiesSettings]
@@ -58,12 +51,14 @@ Ctx = Context[AbilitiesSettings]
 
 def asked(ctx: Ctx) -> dict[str, Split[Counterparts] | str]:
     """Prompts of every behaviour in two halves, or why it is not asked."""
-    chosen, found = ctx.settings, dict[str, Split[Counterparts] | str]()
-    sizes = {"n": 2 * chosen.n, "clauses": chosen.clauses, "length": chosen.length, "seed": chosen.seed}
+    own, found = ctx.settings, dict[str, Split[Counterparts] | str]()
+    sizes = {"n": 2 * own.n, "clauses": own.clauses, "length": own.length, "seed": own.seed}
     for behaviour in BEHAVIOURS:
         try:
             found[behaviour] = halves(counterparts(ctx.model, behaviour, **sizes))
         except PromptError as error:
+            if behaviour == LITERAL:
+                raise
             found[behaviour] = f"not asked: {error}"
     return found
 
@@ -74,19 +69,10 @@ def prompts(ctx: Ctx) -> dict[str, Split[Counterparts]]:
 
 
 def named_heads(ctx: Ctx) -> dict[str, tuple[Head, ...]]:
-    """Heads by kind, most strongly first; those with the pattern of induction alone are a kind of their own."""
-    n, seed, stage = ctx.settings.n, ctx.settings.seed, ctx.stage("naming induction heads")
-    shown = detectors.default_prompts(
-        ctx.model, n=n, seed=seed, length=12, repeats=3, gaps=(0, 4), spoken=32, fewest=NAMING_UNITS
-    )
-    kinds = ("induction", "previous_token", "duplicate_token")
-    read = detectors.head_attention(ctx.model, kinds, prompts=shown, progress=stage)
-    above = {kind: detectors.above_null(layers) for kind, layers in read.items()}
-    sign = detectors.kinds(above["induction"], detectors.signed_raise(ctx.model, shown, progress=stage)[0])
-    found = {kind: named(each) for kind, each in above.items()}
-    copies = tuple(head for head in found["induction"] if sign[str(head)] == "induction")
-    other = tuple(head for head in found["induction"] if head not in copies)
-    return {**found, "induction": copies, "like_induction": other}
+    """Heads by kind, most strongly first, named on repeated random tokens at changing distances."""
+    n, seed, stage = max(ctx.settings.n, NAMED_ON), ctx.settings.seed, ctx.stage("naming induction heads")
+    shown = default_prompts(ctx.model, n=n, seed=seed, length=12, repeats=3, gaps=(0, 4), spoken=32)
+    return heads_by_kind(ctx.model, shown, stage)
 
 
 def induction_heads(ctx: Ctx) -> tuple[Head, ...]:

@@ -1,7 +1,4 @@
-"""What the study of abilities asks of a model, question by question: stages (studies.forecasts).
-
-In: settings and a model. Out: stages, counted as if induction heads are named.
-"""
+"""What the study of abilities asks of a model: stages (studies.forecasts), as if induction heads are named."""
 
 from dataclasses import replace
 
@@ -9,7 +6,7 @@ import numpy as np
 
 from headscope.detectors.detect import NAMING_UNITS
 from headscope.models.model import Model
-from headscope.studies.abilities.experiment import AbilitiesSettings, prompts
+from headscope.studies.abilities.experiment import NAMED_ON, AbilitiesSettings, prompts
 from headscope.studies.context import Context
 from headscope.studies.forecasts import Stage, checked
 from headscope.tasks.counterparts import PREDICTING
@@ -20,7 +17,7 @@ _NATURAL, _REPEATED, _HOST_SECONDS = 32, 45, 2.0  # tokens; bounds and figures o
 def stages(settings: AbilitiesSettings, model: Model) -> list[Stage]:
     """In the order of the questions."""
     n = settings.n
-    named = Stage("naming induction heads", n, _REPEATED, passes=3)
+    named = Stage("naming induction heads", max(n, NAMED_ON), _REPEATED, passes=3)
     listed = [replace(named, name="naming heads on text", tokens=_NATURAL, passes=1), named]
     # In which layers induction heads are is not known before: taken is that they begin in the middle.
     share = (1 - model.n_layers // 2 / model.n_layers + 1 / model.n_layers) / 2

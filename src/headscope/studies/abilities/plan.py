@@ -1,8 +1,7 @@
 """The abilities study: do induction heads do more than copy, and what is left without them?
 
-In: any causal language model. Out: a Study. It puts to the test, on the model at hand, argument 4 of Olsson et al.
-(2022): that the heads which copy repeated tokens also translate and match patterns. A model that reads no text is
-asked for copying alone.
+In: any causal language model. Out: a Study, which puts argument 4 of Olsson et al. (2022) to the test: that the heads
+which copy repeated tokens also translate and match patterns. A model that reads no text is asked to copy alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,12 @@ from headscope.studies.context import Plan
 from headscope.studies.head_sets import first_few, rank_in_words
 from headscope.studies.sources import INDUCTION_HEADS
 
-MOST_NAMED = 6
-
 
 def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     """Which behaviours the model shows, and what of each is lost without its induction heads."""
     gains, heads = ctx.once(experiment.gains), ctx.once(experiment.induction_heads)
-    told = [f"{name.replace('_', ' ')} {in_words(each)}" for name, each in gains.items()]
-    sentences = [f"What {ctx.model.name} gains a token from the counterpart of what comes next: {', '.join(told)}."]
+    found = ", ".join(f"{name.replace('_', ' ')} {in_words(each)}" for name, each in gains.items())
+    sentences = [f"What {ctx.model.name} gains a token from the counterpart of what comes next: {found}."]
     if not heads:
         return [*sentences, f"Whether induction heads take part is not known: {experiment.NO_HEADS}."]
     told, lost = [], ctx.once(lost_without)
@@ -35,7 +32,7 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
         costs, alone = (in_words(Samples.one(LOST, lost[name, done].damage)) for done in (ABLATED, EDGES))
         rank = rank_in_words(lost[name, ABLATED])
         told.append(f"{costs} of {name.replace('_', ' ')}, {rank} (knocking out their edges alone {alone})")
-    which = f"its {len(heads)} induction heads ({first_few(heads, MOST_NAMED)})" if len(heads) > 1 else f"{heads[0]}"
+    which = f"its induction head{'s' * (len(heads) > 1)} {first_few(heads, 6)}"
     return [*sentences, f"Ablating {which} costs {'; '.join(told)}."] if told else sentences
 
 
@@ -52,8 +49,8 @@ PLAN: Plan[experiment.AbilitiesSettings] = Plan(
     prompts=lambda ctx: [half.matched for split in ctx.once(experiment.prompts).values() for half in split],
     lead="without_induction-behaviour",
     terms={
-        "counterpart": "what stands before and tells the next token: the same token of the passage, the word that it "
-        "translates, or the labels of lines of the same kinds",
+        "counterpart": "what stands before and tells the next token: the same token, the word that it translates, or "
+        "the labels of lines of the same kinds",
         "edge": "attention of one head from the position that predicts a token to the token's counterpart",
     },
     sources=(INDUCTION_HEADS,),

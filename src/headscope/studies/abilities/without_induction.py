@@ -1,10 +1,8 @@
 """Which behaviours survive without the induction heads, and which without their edges to the counterpart alone?
 
-In: the induction heads of the model. Out: what is lost of every behaviour's gain when they are ablated together (each
-by its mean over the nulls of the selecting half, which have everything but the structure), and when only their
-attention from a predicting position to the counterpart is knocked out; beside the same done to as many other heads,
-of the same layers where enough are left. What the loss without the counterpart rises by is subtracted throughout, so
-that what an ablation costs any text is no cost of the behaviour.
+In: the induction heads. Out: what is lost of each behaviour's gain when they are ablated together (by their means
+over nulls of the selecting half), or when only their attention from predicting positions to counterparts is knocked
+out, beside as many other heads. What the loss without the counterpart rises by is no cost of the behaviour.
 """
 
 from collections.abc import Sequence
@@ -22,13 +20,12 @@ from headscope.results.study import Claim
 from headscope.studies.abilities import experiment
 from headscope.studies.abilities.experiment import BEHAVIOUR, NO_HEADS, Ctx, gains, induction_heads, named_heads
 from headscope.studies.context import Part
-from headscope.studies.head_sets import FLOOR, beyond_random, columns_of
+from headscope.studies.head_sets import FLOOR, apart, beyond_random, columns_of
 from headscope.sweeps.controls import AgainstRandom, Control, against_random_sets
 from headscope.tables import Column, Quantity
 from headscope.tasks.counterparts import BEHAVIOURS, PREDICTING, Counterparts
 
-SHARE = 0.5
-NOTHING, ABLATED, EDGES = ("nothing", "ablated", "edges knocked out")
+NOTHING, ABLATED, EDGES = "nothing", "ablated", "edges knocked out"
 NOT_DONE = "the heads were not ablated, since the model is not shown to do this (--force ablates them)"
 DONE = Column("done", pl.String, "what is done to the induction heads")
 LOST = Quantity("lost", "what is lost of the gain", "nats")
@@ -63,9 +60,9 @@ def without_induction(ctx: Ctx) -> Part:
         reference=beside,
         name="without_induction",
         title="What is left of each behaviour",
-        caption="How much lower the loss is after the counterpart than without it, with nothing changed, with the "
-        "induction heads ablated, and with only their attention to the counterpart knocked out; the stroke is the "
-        f"mean over random sets of as many heads. Mean over {ctx.settings.n} prompts.",
+        caption="How much lower the loss is after the counterpart than without it: unchanged, with induction heads "
+        "ablated, and with only their attention to the counterpart knocked out; the stroke is the mean over random "
+        f"sets of as many heads. Mean over {ctx.settings.n} prompts.",
     )
     listed = table(shown, figure.table, beside=[beside], bounded=[damage], more=columns_of(lost, told))
     return Part(tables=[listed], claims=claims, figures=[figure], notes=_notes(ctx))
@@ -89,7 +86,7 @@ def edges_suffice(
     whole = beyond = None
     if ablated is not None and edges is not None:
         whole = Samples.one(LOST, ablated.damage)
-        beyond = Samples.one(LOST, edges.damage - SHARE * ablated.damage)
+        beyond = Samples.one(LOST, edges.damage - 0.5 * ablated.damage)
     return claim(
         f"edges_suffice_{behaviour}",
         "Knocking out only induction heads' attention to the counterpart costs half of what ablating them costs "
@@ -118,14 +115,15 @@ def lost_without(ctx: Ctx) -> dict[tuple[str, str], AgainstRandom]:
 
 
 def _lost(ctx: Ctx, half: Counterparts, templates: Sequence[Intervention]) -> AgainstRandom:
+    used, tested = ctx.once(induction_heads), {head for heads in ctx.once(named_heads).values() for head in heads}
     found = against_random_sets(
         ctx.model,
         half.both,
-        {"induction": ctx.once(induction_heads)},
+        {"induction": used},
         ablation=templates,
         measure=loss(PREDICTING),
         control=Control(ctx.settings.random_sets, ctx.settings.seed),
-        apart_from={head for heads in ctx.once(named_heads).values() for head in heads},
+        apart_from=apart(ctx.model, used, tested),
         progress=ctx.stage(
             f"{half.matched.made_by['task'].replace('_', ' ')}: {templates[0].verb.replace('_', ' ')}"
         ),
@@ -137,11 +135,9 @@ def _lost(ctx: Ctx, half: Counterparts, templates: Sequence[Intervention]) -> Ag
 
 def _notes(ctx: Ctx) -> list[str]:
     every, used = ctx.once(named_heads)["induction"], ctx.once(induction_heads)
-    notes = [
-        "A head is ablated by its mean over prompts of the other half without the counterpart. What the loss without "
-        "the counterpart rises by is subtracted from what the loss with it rises by."
-    ]
-    few = (
-        f"Of {len(every)} induction heads the {len(used)} strongest were ablated, which the others may make up for: "
-    )
-    return [*notes, *([f"{few}too few heads of no kind are left to compare more with."] if used != every else [])]
+    few = f"Of {len(every)} induction heads the {len(used)} strongest were ablated, for which others may make up"
+    far = "Random sets hold heads of other layers than the induction heads too"
+    layers, sets = {head.layer for head in used}, [one.sets for one in ctx.once(lost_without).values()]
+    elsewhere = any(head.layer not in layers for each in sets for heads in each for head in heads)
+    told = {few: len(used) < len(every), far: elsewhere}
+    return [f"{note}: too few heads of no kind are left." for note, holds in told.items() if holds]
