@@ -120,8 +120,10 @@ def _in_words(behaviour: str, above: Samples, induction: Sequence[Head]) -> str:
     """Heads that attend to the counterpart, and which of them are no induction heads."""
     found = named(above)
     other = first_few([head for head in found if head not in induction], 6)
-    told = f"In {behaviour.replace('_', ' ')} {first_few(found, 6) or 'no heads'} attend to the counterpart"
-    return f"{told}, by a bound for all at once; no induction heads are {other or 'none'} of these."
+    told = (
+        f"In {behaviour.replace('_', ' ')} {first_few(found, 6) or 'no heads'} attend to the counterpart, by a bound"
+    )
+    return f"{told} for all at once{f'; {other} were not named induction heads' if other else ''}."
 
 
 def _example(ctx: Ctx) -> AttentionExample:
