@@ -1,10 +1,11 @@
 """Copying, translation, pattern matching: prompts in which every judged token has a counterpart, and their study."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import headscope as hs
@@ -16,7 +17,7 @@ from headscope.studies.abilities import experiment, plan
 from headscope.studies.abilities.experiment import AbilitiesSettings
 from headscope.studies.abilities.without_induction import ABLATED, EDGES, lost_without
 from headscope.studies.context import Context
-from headscope.tasks.counterparts import BEHAVIOURS, LITERAL, PATTERN, TRANSLATION, counterparts
+from headscope.tasks.counterparts import BEHAVIOURS, LITERAL, PATTERN, PREDICTING, TRANSLATION, counterparts
 from headscope.vocabulary import Head
 from tests import planted
 from tests.counted import counting
@@ -106,7 +107,7 @@ def test_the_null_has_other_words_of_the_same_kind_before_the_same_tokens(reader
             assert kinds[other] == kinds[original]
 
 
-def test_a_copied_word_is_not_judged_where_the_null_has_it(reader):
+def test_a_copied_word_is_none_that_the_null_has(reader):
     made = counterparts(reader, LITERAL, n=6, clauses=2)
     for row in range(6):
         judged = told(reader, made.matched, row)
@@ -116,6 +117,21 @@ def test_a_copied_word_is_not_judged_where_the_null_has_it(reader):
         assert not {word for word, _, _ in judged} & set(
             reader.tokenizer.decode(made.null.tokens[row][:second]).split()
         )
+
+
+def test_a_word_that_begins_like_its_original_is_not_judged(reader):
+    # With one token for house, maison and Haus the translation of "house" could be copied.
+    words = reader.tokenizer.get_vocab()
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.normalizer = normalizers.Sequence([normalizers.Replace(word, "house") for word in ("maison", "Haus")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+    told_of = SimpleNamespace(tokenizer=tokenizer, language=None, context=None, bos_token_id=0, vocab_size=len(words))
+    made = counterparts(told_of, TRANSLATION, n=40, clauses=1)
+    for row, tokens in enumerate(made.matched.tokens):
+        assert len(made.matched.roles[PREDICTING][row]) == 5 - (words["house"] in tokens)
+        assert len(made.null.roles[PREDICTING][row]) == len(made.matched.roles[PREDICTING][row])
+    assert any(words["house"] in tokens for tokens in made.matched.tokens)
 
 
 def test_lines_of_the_same_kinds_have_the_same_number(reader):

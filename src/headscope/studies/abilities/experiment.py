@@ -26,7 +26,7 @@ from headscope.vocabulary import Head
 
 FEWEST, SETS = NAMING_UNITS, FEWEST_SETS
 NAMED_ON = 32  # prompts at least: with fewer, heads that write little are not named
-MARGIN = 0.1  # nats a token; a model that gains less from the counterpart does not do it
+MARGIN = 0.1  # nats a token; a model that gains less does not do it
 BEHAVIOUR = Column("behaviour", pl.String, "what is done in context")
 LOSS = Quantity("loss", "mean loss of the judged tokens after their counterpart", "nats")
 NULL_LOSS = Quantity("null_loss", "the same after another passage, or lines with exchanged words", "nats")
@@ -104,6 +104,5 @@ def does_it(gain: Samples | None, none: str = "") -> Test:
 
 def needed(ctx: Ctx, behaviour: str, otherwise: str) -> tuple[Test, str]:
     """That need for a behaviour, and why its tests have no numbers where they have none."""
-    each = ctx.once(asked)[behaviour]
-    why = each if isinstance(each, str) else ""
+    why = found if isinstance(found := ctx.once(asked)[behaviour], str) else ""
     return does_it(ctx.once(gains).get(behaviour), why), why or otherwise
