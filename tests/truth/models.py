@@ -159,7 +159,7 @@ class LastPair:
         return f"last-pair-{self.seed}"
 
     def asks(self, study: str) -> bool:
-        return study != "heads"
+        return study not in ("heads", "abilities")
 
     def open(self, folder: Path) -> hs.Model:
         return _opened(folder / self.name, self._make)

@@ -5,18 +5,19 @@ the tests that a set costs more than random ones do; columns of a table of sets.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from headscope.detectors import NAMED_MARGIN
+from headscope.detectors import NAMED_MARGIN, DetectorPrompts, above_null, head_attention, kinds, signed_raise
 from headscope.evidence import Rank, Test
 from headscope.evidence.comparisons import head_names
 from headscope.measures.samples import Samples
-from headscope.sweeps.controls import AgainstRandom
+from headscope.models.model import Model
+from headscope.sweeps.controls import FEWEST_SETS, AgainstRandom
 from headscope.tables import Column, Quantity
-from headscope.vocabulary import Head
+from headscope.vocabulary import Head, Progress, silent
 
 INTERACTION_SHARE = 0.1
 FLOOR = 0.1  # in the unit of the damage: logits or nats; less is not worth a sentence
@@ -40,6 +41,30 @@ def named(above: Samples) -> tuple[Head, ...]:
     heads = above.named(above=NAMED_MARGIN) if len(above) else above
     order = (-heads.estimate().low).argsort(kind="stable") if len(heads) else ()
     return tuple(Head.parse(heads.coordinates("head")[place]) for place in order)
+
+
+def heads_by_kind(model: Model, prompts: DetectorPrompts, progress: Progress = silent) -> dict[str, tuple[Head, ...]]:
+    """Induction, previous-token and duplicate-token heads, strongest first; "like_induction" are those that have the
+    pattern of induction and another sign, or one that is not known."""
+    kinds_of = ("induction", "previous_token", "duplicate_token")
+    read = head_attention(model, kinds_of, prompts=prompts, progress=progress)
+    above = {kind: above_null(layers) for kind, layers in read.items()}
+    sign = kinds(above["induction"], signed_raise(model, prompts, progress=progress)[0])
+    found = {kind: named(each) for kind, each in above.items()}
+    copies = tuple(head for head in found["induction"] if sign[str(head)] == "induction")
+    other = tuple(head for head in found["induction"] if head not in copies)
+    return {**found, "induction": copies, "like_induction": other}
+
+
+def apart(model: Model, picked: Collection[Head], tested: Collection[Head]) -> set[Head]:
+    """What no random set beside `picked` may hold: heads under test, and those of layers that hold no picked one.
+
+    The latter only where as many sets as are needed are left, of at most half of the heads that are.
+    """
+    elsewhere = {head for head in model.heads if head.layer not in {own.layer for own in picked}}
+    left = len(model.heads) - len({*tested, *picked, *elsewhere})
+    enough = left >= 2 * len(picked) and math.comb(left, len(picked)) >= FEWEST_SETS
+    return {*tested, *(elsewhere if enough else ())}
 
 
 def first_few(heads: Sequence[Head], most: int) -> str:
@@ -95,7 +120,7 @@ def costly_together(
     return Test("joint damage", together, above=floor, reason=reason)
 
 
-def columns_of(sets: Mapping[str, AgainstRandom], names: str) -> dict[Column, dict[str, Any]]:
+def columns_of(sets: Mapping[Any, AgainstRandom], names: str) -> dict[Column, dict[Any, Any]]:
     """Columns with these names (`more=`) of a table with a row for each set."""
     by_name = {column.name: column for column in COLUMNS}
     wanted = [by_name[name] for name in names.split()]

@@ -18,6 +18,7 @@ from headscope.results.folder import check_free, save_somewhere
 from headscope.results.provenance import command
 from headscope.results.study import Study
 from headscope.results.unfinished import check_ours, going_on
+from headscope.studies.abilities import plan as abilities
 from headscope.studies.bayes import plan as bayes
 from headscope.studies.budgets import Budget, seconds_of
 from headscope.studies.context import Plan
@@ -27,7 +28,8 @@ from headscope.studies.redundancy import plan as redundancy
 from headscope.studies.vectors import plan as vectors
 from headscope.vocabulary import Progress, silent
 
-STUDIES: dict[str, Plan[Any]] = {plan.name: plan for plan in (heads.PLAN, bayes.PLAN, redundancy.PLAN, vectors.PLAN)}
+_PLANS = (heads.PLAN, abilities.PLAN, bayes.PLAN, redundancy.PLAN, vectors.PLAN)
+STUDIES: dict[str, Plan[Any]] = {plan.name: plan for plan in _PLANS}
 
 
 def entry(name: str) -> Plan[Any]:

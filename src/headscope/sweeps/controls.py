@@ -131,7 +131,7 @@ def against_random_sets(
     prompts: Prompts,
     groups: Mapping[str, Collection[Head]],
     *,
-    ablation: Intervention,
+    ablation: Intervention | Sequence[Intervention],
     measure: Measure,
     control: Control | None = None,
     apart_from: Collection[Head] = (),
@@ -140,17 +140,20 @@ def against_random_sets(
     """Each group ablated together, beside random sets of heads of the same model, on the same prompts.
 
     `ablation` is a template on z that is filled in with each set of heads: `hs.mean("z", over=...)`,
-    `hs.zero("z")`, `hs.to_bos("z")`. No random set holds a head of any group, or one of `apart_from`: heads that are
+    `hs.zero("z")`, `hs.to_bos("z")`; several act together, such as `hs.knock_out("z", ...)` of several edges. No
+    random set holds a head of any group, or one of `apart_from`: heads that are
     under test elsewhere. A set that several groups draw is run once.
 
     Raises:
         BadArgument: for an empty group, an ablation that is no template on z, or no random set asked for.
     """
-    if any((target.site, target.layer) != ("z", None) for target in ablation.targets):
-        raise BadArgument(
-            f"cannot ablate random heads by '{ablation}': it names its own target. Give a template on z, for example "
-            "hs.zero('z')."
-        )
+    templates = [ablation] if isinstance(ablation, Intervention) else list(ablation)
+    for each in templates:
+        if any((target.site, target.layer) != ("z", None) for target in each.targets):
+            raise BadArgument(
+                f"cannot ablate random heads by '{each}': it names its own target. Give a template on z, for example "
+                "hs.zero('z')."
+            )
     control = control or Control()
     named = {group: tuple(dict.fromkeys(listed)) for group, listed in groups.items()}
     tested = {*apart_from, *itertools.chain(*named.values())}
@@ -158,7 +161,7 @@ def against_random_sets(
     drawn = {group: _drawn(own, control.count, control.seed) for group, own in pools.items()}
     every = [heads for group, picked in named.items() for heads in (picked, *drawn[group])]
     distinct = list({frozenset(heads): heads for heads in every}.values())
-    cells = [Cell((replace(ablation, targets=targets_of(heads)),)) for heads in distinct]
+    cells = [Cell(tuple(replace(each, targets=targets_of(heads)) for each in templates)) for heads in distinct]
     harm = damages(model, prompts, cells, measure, progress=staged(progress, "sets of heads"))
     row = {frozenset(heads): index for index, heads in enumerate(distinct)}
     return {
