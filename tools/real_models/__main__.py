@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import subprocess
 import sys
+from collections.abc import Collection, Sequence
 
 import torch
 from tools.real import ROOT, SOURCES, folder_of
@@ -29,15 +31,27 @@ def main() -> int:
     elif given.verb == "page":
         PAGE.write_text(page(kept()), encoding="utf-8")
     else:
-        names = [given.name] if given.name else list(SOURCES)
-        if absent := [name for name in names if not folder_of(name).is_dir()]:
-            print(f"{absent[0]} not fetched: make real", file=sys.stderr)
-            return 3
-        for name in names:
-            for what in commands(name):
-                if given.only is None or what in given.only:
-                    run(name, what)
+        return run_all([given.name] if given.name else list(SOURCES), given.only)
     return 0
+
+
+def run_all(names: Sequence[str], only: Collection[str] | None) -> int:
+    """What has not been run of these models, or of these commands alone; the exit code: 0 if all is there."""
+    if absent := [name for name in names if not folder_of(name).is_dir()]:
+        print(f"{absent[0]} not fetched: make real", file=sys.stderr)
+        return 3
+    asked = [(name, what) for name in names for what in commands(name) if only is None or what in only]
+    return int(any([_fails(name, what) for name, what in asked]))
+
+
+def _fails(name: str, what: str) -> bool:
+    """Run a command unless that was done; where it fails, it says why itself, and the others are still run."""
+    try:
+        run(name, what)
+    except subprocess.CalledProcessError as error:
+        print(f"{' '.join(commands(name)[what])} fails with exit code {error.returncode}", file=sys.stderr)
+        return True
+    return False
 
 
 if __name__ == "__main__":
