@@ -3,22 +3,28 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from tools.real import ROOT
 from tools.real_models import commands
 from tools.real_models.commands import STUDIES
 from tools.real_models.experiments import kinds, objects, repair, top
+from tools.real_models.kinds import READ, prose, strongest
 from tools.real_models.markdown import NOT_RUN, bounded, layers
+from tools.real_models.objects import ROLES, pairs
 from tools.real_models.page import CLAIMS, page
 from tools.real_models.studies import ARTICLES, article, decided_by, studied
 
+import headscope as hs
 from headscope.evidence import Test, claim
 from headscope.measures.samples import Samples
 from headscope.results.study import Study
 from headscope.studies.sources import REDUNDANT_HEADS
 from headscope.tables import Quantity
+from headscope.tasks.prompts import Prompts
 
 SINKS, FULL, BEFORE, RAISED = (decide for _, decide in CLAIMS)
 
@@ -247,3 +253,61 @@ def test_a_page_without_the_studies_says_so():
     told = page({"gemma": {**whole, **rest}})
     assert "in 2 CPU-minutes" in told
     assert told.count(NOT_RUN) == len(rest) + 1  # and the article's claims
+
+
+class Words:
+    """A tokenizer of whole words and commas that puts BOS, 0, before a text; "computer" is two tokens."""
+
+    def __init__(self):
+        self.known = {"": 0}
+
+    def __call__(self, text, add_special_tokens=True, verbose=False):
+        words = re.findall(r"[\w]+|,", text.replace("computer", "com puter"))
+        ids = [self.known.setdefault(word, len(self.known)) for word in words]
+        return {"input_ids": [0] * add_special_tokens + ids}
+
+    def encode(self, text, add_special_tokens):
+        return self(text, add_special_tokens)["input_ids"]
+
+
+def test_pairs_of_indirect_objects_differ_in_who_gives():
+    words = Words()
+    clean, corrupted = pairs(SimpleNamespace(tokenizer=words, bos_token_id=0), n=20)
+    assert set(clean.lengths) == set(corrupted.lengths) == {15}
+    token = {name: clean.longest + place for name, place in ROLES.items()}
+    orders = set()
+    for shown, other, answer, foil in zip(clean.tokens, corrupted.tokens, clean.answers, clean.foils, strict=True):
+        differing = [at for at in range(15) if shown[at] != other[at]]
+        assert differing == [token["second subject"]]
+        assert (shown[differing[0]], other[differing[0]]) == (foil, answer)
+        assert {shown[token["first name"]], shown[token["first name"] + 2]} == {answer, foil}
+        assert shown[token["gave"]] == words.known["gave"]
+        assert shown[token["end"]] == words.known["to"]
+        orders.add(shown[token["first name"]] == foil)
+    assert orders == {True, False}
+    assert "com" not in words.known or words.known["com"] not in {shown[token["thing"]] for shown in clean.tokens}
+
+
+def test_prose_that_is_judged_named_nothing(monkeypatch):
+    def natural(model, *, length, n=50):
+        count = min(n, 170)
+        starts = [place * (170 // count) for place in range(count)]
+        return Prompts(tuple((start, *range(1000, 1000 + length - 1)) for start in starts))
+
+    monkeypatch.setattr(hs.tasks, "natural", natural)
+    judged, others = prose(None, read=8, n=12)
+    named = {tokens[0] for tokens in natural(None, length=64).tokens}
+    taken = [{tokens[0] for tokens in shown.tokens} for shown in (judged, others)]
+    assert [len(each) for each in taken] == [12, 12]
+    assert not (taken[0] & taken[1])
+    assert not ((taken[0] | taken[1]) & named)
+    assert {len(set(places)) for places in judged.roles[READ]} == {8}
+    assert max(map(max, judged.roles[READ])) < 63  # the last token predicts none of the prompt
+
+
+def test_the_strongest_heads_of_a_kind():
+    row = {"detector": "induction", "kind": "induction", "named": True}
+    rows = [{**row, "head": f"3.{index}", "score": index / 20} for index in range(12)]
+    rows += [{**row, "head": "4.0", "score": 0.9, "kind": "anti-induction"}]
+    rows += [{**row, "head": "4.1", "score": 0.9, "named": False}]
+    assert strongest(rows, "induction", "induction") == [hs.Head(3, index) for index in range(11, 1, -1)]
