@@ -162,16 +162,17 @@ def left(*claims, answer="/a/folder answers all."):
 def test_a_study_is_told_by_its_answer_and_claims():
     absent = {what: {"command": f"headscope study {what}"} for what in STUDIES}
     own = {**absent, "redundancy": left(judged("carried", UP), judged("backups", DOWN))}
-    parts = studied("gemma", own)
-    assert parts[0] == "### `headscope study redundancy`"
-    assert parts[1] == "> Gemma 3 270M answers all."  # not the place that it was opened from
-    assert parts[2] == "99 CPU-seconds; n = 16, made smaller to fit: 16 problems in place of 100."
-    carried, backups = rows_of(parts[3])
+    told, *others = studied("gemma", own)
+    heading, answer, cost, _ = told.split("\n\n")
+    assert heading == "### `headscope study redundancy`"
+    assert answer == "> Gemma 3 270M answers all."  # not the place that it was opened from
+    assert cost == "99 CPU-seconds; n = 16, made smaller to fit: 16 problems in place of 100."
+    carried, backups = rows_of(told)
     assert carried[:2] == ["carried", "supported"]
     assert carried[2].startswith("Gain 0.99 [")
     assert carried[3] == "6"
     assert backups[1] == "refuted"
-    assert parts.count(NOT_RUN) == len(STUDIES) - 1
+    assert [other.split("\n\n")[1:] for other in others] == [[NOT_RUN]] * (len(STUDIES) - 1)
 
 
 def test_what_decided_is_found_again():
@@ -253,6 +254,10 @@ def test_a_page_without_the_studies_says_so():
     told = page({"gemma": {**whole, **rest}})
     assert "in 2 CPU-minutes" in told
     assert told.count(NOT_RUN) == len(rest) + 1  # and the article's claims
+    assert "| holds: layer 2 before 5 |" in told
+    nothing = page({"gemma": {what: {"command": what} for what in commands.commands("gemma")}})
+    assert nothing.count(NOT_RUN) == len(commands.commands("gemma")) + 1
+    assert "| not run |" in nothing
 
 
 class Words:

@@ -7,7 +7,7 @@ sentences in Markdown, all numbers from there.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tools.real_models.markdown import NOT_RUN, Printed, bounded, table
+from tools.real_models.markdown import Printed, bounded, section, table
 
 Told = Mapping[str, Any]
 KINDS = {
@@ -25,12 +25,8 @@ RESIDUAL = "direct_effect", "total_change", "self_repair", "by_heads", "by_mlps"
 
 
 def experiments(own: Printed) -> list[str]:
-    """Headings and paragraphs of what was run besides the verbs of `page`."""
-    parts = []
-    for what, told in _SECTIONS.items():
-        run = own[what]
-        parts += [f"### `{run['command']}`", told(run["told"]) if "told" in run else NOT_RUN]
-    return parts
+    """The sections of what was run besides the commands of `page`."""
+    return [section(own[what], told) for what, told in _SECTIONS.items()]
 
 
 def kinds(told: Told) -> str:

@@ -1,7 +1,7 @@
 """Numbers, spans of layers and tables as Markdown: what the parts of the page have in common."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 # What one command left: "command", and once it was run "cpu_seconds" and "told", the JSON that it printed.
@@ -15,6 +15,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; what would break a cell is escaped."""
     lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def section(run: Run, tell: Callable[[Any], str]) -> str:
+    """A heading that is the command, and what is told of what it printed."""
+    return f"### `{run['command']}`\n\n{tell(run['told']) if 'told' in run else NOT_RUN}"
 
 
 def bounded(numbers: Sequence[float | None], *, sign: str = "") -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tools.real_models.experiments import experiments
-from tools.real_models.markdown import TITLES, Printed, layer_of, short, table
+from tools.real_models.markdown import TITLES, Printed, layer_of, section, short, table
 from tools.real_models.markdown import layers as spans
 from tools.real_models.studies import article, studied
 
@@ -65,9 +65,9 @@ def page(printed: Mapping[str, Printed]) -> str:
     """The whole page; `printed` by model and command."""
     every = [run for own in printed.values() for run in own.values()]
     costs = [(run["command"], run["cpu_seconds"]) for run in every if "told" in run]
-    told = next(iter(printed.values()))["check"]["told"]["versions"]
+    told = next((own["check"]["told"]["versions"] for own in printed.values() if "told" in own["check"]), {})
     introduction = _INTRODUCTION.format(
-        versions=", ".join(f"{name} {number}" for name, number in told.items()),
+        versions=", ".join(f"{name} {number}" for name, number in told.items()) or "no command yet",
         minutes=sum(seconds for _, seconds in costs) / 60,
         costs=table(("command", "CPU-seconds"), [(f"`{command}`", f"{seconds:.0f}") for command, seconds in costs]),
     )
@@ -76,15 +76,11 @@ def page(printed: Mapping[str, Printed]) -> str:
 
 
 def _model(name: str, own: Printed) -> str:
-    heads = own["heads"]["told"]["heads"]
     parts = [
         f"## {TITLES[name]}",
-        f"### `{own['check']['command']}`",
-        _checked(own["check"]["told"]),
-        f"### `{own['heads']['command']}`",
-        _by_kind(name, heads),
-        f"### `{own['measure']['command']}`",
-        _measured(name, own["measure"]["told"]),
+        section(own["check"], _checked),
+        section(own["heads"], lambda told: _by_kind(name, told["heads"])),
+        section(own["measure"], lambda told: _measured(name, told)),
         *experiments(own),
         *studied(name, own),
     ]
@@ -165,13 +161,17 @@ def _ablated(told: Mapping[str, Any]) -> str:
 def _claims(printed: Mapping[str, Printed]) -> str:
     """Each published claim on each model: holds or not, with what decides."""
     names = list(printed)
-    rows = [(words, *(decide(name, printed[name]) for name in names)) for words, decide in CLAIMS]
+    rows = [(words, *(_decided(decide, name, printed[name]) for name in names)) for words, decide in CLAIMS]
     return (
         "## Published claims, on these two\n\n"
         + table(("claim", *(TITLES[name] for name in names)), rows)
         + "\n\n"
         + _CLAIMS_NOTE
     )
+
+
+def _decided(decide: Callable[[str, Printed], str], name: str, own: Printed) -> str:
+    return decide(name, own) if "told" in own["heads"] and "told" in own["measure"] else "not run"
 
 
 _CLAIMS_NOTE = """\

@@ -6,10 +6,11 @@ Out: Markdown. The verdicts and numbers are the study's; which comparison decide
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tools.real_models.commands import STUDIES
-from tools.real_models.markdown import NOT_RUN, TITLES, Printed, Run, bounded, table
+from tools.real_models.markdown import NOT_RUN, TITLES, Printed, Run, bounded, section, table
 
 from headscope.evidence.claim import told as in_words
 from headscope.results.study import EvidenceRow
@@ -34,22 +35,18 @@ ARTICLES_OWN = "redundancy-article"
 
 
 def studied(name: str, own: Printed) -> list[str]:
-    """Headings, answers and tables of every study of a model."""
-    return [part for what in STUDIES for part in _study(name, own[what])]
+    """A section for every study of a model: its answer, what it took, its claims."""
+    return [section(own[what], partial(_study, name, own[what].get("cpu_seconds"))) for what in STUDIES]
 
 
-def _study(name: str, run: Run) -> list[str]:
-    heading = f"### `{run['command']}`"
-    if "told" not in run:
-        return [heading, NOT_RUN]
-    told = run["told"]
+def _study(name: str, seconds: float, told: Mapping[str, Any]) -> str:
     # Studies tell of a model by the place that it was opened from.
     answer = " ".join(filter(None, told["answer"])).replace(told["provenance"]["model"], TITLES[name])
     budget = told["provenance"].get("budget", {})
     reduced = f", made smaller to fit: {'; '.join(budget['reduced'])}" if budget.get("reduced") else ""
-    cost = f"{run['cpu_seconds']:.0f} CPU-seconds; n = {told['provenance']['settings']['n']}{reduced}."
+    cost = f"{seconds:.0f} CPU-seconds; n = {told['provenance']['settings']['n']}{reduced}."
     rows = [(claim["name"], claim["verdict"], claim["because"], _judged_on(claim)) for claim in told["claims"]]
-    return [heading, f"> {answer}", cost, table(("claim", "verdict", "what decided", "n"), rows)]
+    return f"> {answer}\n\n{cost}\n\n{table(('claim', 'verdict', 'what decided', 'n'), rows)}"
 
 
 def _judged_on(claim: Claim) -> str:
