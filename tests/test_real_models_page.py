@@ -10,18 +10,21 @@ from types import SimpleNamespace
 import pytest
 from tools.real import ROOT
 from tools.real_models import commands
+from tools.real_models import kinds as kinds_module
 from tools.real_models.commands import STUDIES
 from tools.real_models.experiments import kinds, objects, repair, top
-from tools.real_models.kinds import READ, prose, strongest
+from tools.real_models.kinds import READ, costs, prose, strongest
 from tools.real_models.markdown import NOT_RUN, bounded, layers
 from tools.real_models.objects import ROLES, pairs
 from tools.real_models.page import CLAIMS, page
+from tools.real_models.repair import repaired
 from tools.real_models.studies import ARTICLES, article, decided_by, studied
 
 import headscope as hs
 from headscope.evidence import Test, claim
 from headscope.measures.samples import Samples
 from headscope.results.study import Study
+from headscope.studies.self_repair import NEAR_ZERO_LOGITS
 from headscope.studies.sources import REDUNDANT_HEADS
 from headscope.tables import Quantity
 from headscope.tasks.prompts import Prompts
@@ -316,3 +319,27 @@ def test_the_strongest_heads_of_a_kind():
     rows += [{**row, "head": "4.0", "score": 0.9, "kind": "anti-induction"}]
     rows += [{**row, "head": "4.1", "score": 0.9, "named": False}]
     assert strongest(rows, "induction", "induction") == [hs.Head(3, index) for index in range(11, 1, -1)]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return hs.load("zoo:induction-3l")
+
+
+def test_induction_heads_cost_more_than_random_ones(zoo, monkeypatch):
+    monkeypatch.setattr(kinds_module, "_ALL", 150)  # of a language there is no end of prose
+    heads = hs.detect(zoo, n=16).rows()
+    told = costs(zoo, heads, read=8, n=8, sets=3)
+    cost = told["found"]["repeated"]["induction"]
+    assert cost["rise"][1] > max(cost["random"]) > -0.1
+    assert rows_of(kinds(told))[0][0] == "induction"
+
+
+def test_self_repair_adds_up_for_heads_that_write(zoo):
+    told = repaired(zoo, read=8)
+    assert len(told["heads"]) == min(3, told["writing"])
+    for own in told["heads"].values():
+        parts = (own[name][0] for name in ("by_heads", "by_mlps", "by_norms"))
+        assert own["self_repair"][0] == pytest.approx(sum(parts), abs=1e-4)
+        assert abs(own["direct_effect"][0]) > NEAR_ZERO_LOGITS
+    assert len(rows_of(repair(told))) == len(told["heads"])
