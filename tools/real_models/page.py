@@ -1,21 +1,24 @@
 """The page about real models, from what the commands printed: tables, sentences with numbers, claims with verdicts.
 
-In: per model what `headscope check --json`, `headscope heads --json` and `python -m tools.real_models measure` gave,
-each with its command and processor time. Out: Markdown. Nothing here runs a model; no number is written by hand
-but those of an earlier measurement, with plain transformers and on other prompts, that stand beside ours.
+In: per model what each command left (commands.kept). Out: Markdown: checks, kinds of heads, layers and single heads
+here, the rest by `experiments` and `studies`. Nothing here runs a model; no number is written by hand but those of an
+earlier measurement, with plain transformers and on other prompts, that stand beside ours.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-Printed = Mapping[str, Mapping[str, Any]]
+from tools.real_models.experiments import experiments
+from tools.real_models.markdown import TITLES, Printed, layer_of, section, short, table
+from tools.real_models.markdown import layers as spans
+from tools.real_models.studies import article, studied
+
 Row = Mapping[str, Any]
 
 HALF = 0.5
 FULL_ATTENTION = {"gemma": (5, 11, 17)}  # the others see 512 tokens back
 MOST = 10  # heads of a kind in a cell
-TITLES = {"smollm2": "SmolLM2-135M-Instruct", "gemma": "Gemma 3 270M"}
 KINDS = (
     ("induction", "induction", "induction: attends to what followed, raises it"),
     ("induction", "anti-induction", "anti-induction: attends to what followed, lowers it"),
@@ -54,33 +57,32 @@ in {minutes:.0f} CPU-minutes on one thread; the commands and what each cost:
 
 Scores are mean attention over prompts. A head is *named* if its score exceeds its null by more than .1, for all heads
 at once. Signs are direct effects on the logit of the token attended to, minus that on other tokens of the prompt.
-These are readings of heads; claims with controls come from `headscope study heads`.
+These are readings of heads; claims with controls come from `headscope study`.
 `tests/real` holds the same models to plain transformers with forward hooks."""
 
 
 def page(printed: Mapping[str, Printed]) -> str:
     """The whole page; `printed` by model and command."""
-    costs = [(run["command"], run["cpu_seconds"]) for own in printed.values() for run in own.values()]
-    told = next(iter(printed.values()))["check"]["told"]["versions"]
+    every = [run for own in printed.values() for run in own.values()]
+    costs = [(run["command"], run["cpu_seconds"]) for run in every if "told" in run]
+    told = next((own["check"]["told"]["versions"] for own in printed.values() if "told" in own["check"]), {})
     introduction = _INTRODUCTION.format(
-        versions=", ".join(f"{name} {number}" for name, number in told.items()),
+        versions=", ".join(f"{name} {number}" for name, number in told.items()) or "no command yet",
         minutes=sum(seconds for _, seconds in costs) / 60,
-        costs=_table(("command", "CPU-seconds"), [(f"`{command}`", f"{seconds:.0f}") for command, seconds in costs]),
+        costs=table(("command", "CPU-seconds"), [(f"`{command}`", f"{seconds:.0f}") for command, seconds in costs]),
     )
-    parts = [introduction, *(_model(name, own) for name, own in printed.items()), _claims(printed)]
+    parts = [introduction, *(_model(name, own) for name, own in printed.items()), _claims(printed), article(printed)]
     return "\n\n".join(parts) + "\n"
 
 
 def _model(name: str, own: Printed) -> str:
-    heads = own["heads"]["told"]["heads"]
     parts = [
         f"## {TITLES[name]}",
-        f"### `{own['check']['command']}`",
-        _checked(own["check"]["told"]),
-        f"### `{own['heads']['command']}`",
-        _by_kind(name, heads),
-        f"### `{own['measure']['command']}`",
-        _measured(name, own["measure"]["told"]),
+        section(own["check"], _checked),
+        section(own["heads"], lambda told: _by_kind(name, told["heads"])),
+        section(own["measure"], lambda told: _measured(name, told)),
+        *experiments(own),
+        *studied(name, own),
     ]
     return "\n\n".join(parts)
 
@@ -92,9 +94,9 @@ def _checked(told: Mapping[str, Any]) -> str:
         for check in told["checks"]
     ]
     refused = [
-        f"Refused: {each['site']} in {_layers(each['layers'])}: {each['reason']}." for each in told["refused"]
+        f"Refused: {each['site']} in {spans(each['layers'])}: {each['reason']}." for each in told["refused"]
     ] or ["Everything that this model has is served."]
-    return "\n\n".join([_table(("property", "", "error", "tolerance", ""), rows), *refused])
+    return "\n\n".join([table(("property", "", "error", "tolerance", ""), rows), *refused])
 
 
 def _by_kind(name: str, heads: Sequence[Row]) -> str:
@@ -105,20 +107,20 @@ def _by_kind(name: str, heads: Sequence[Row]) -> str:
         found.sort(key=lambda row: -row["score"])
         if found:
             signed = detector == "induction"
-            rows.append((words, str(len(found)), _layers(row["layer"] for row in found), _highest(found, signed)))
+            rows.append((words, str(len(found)), spans(row["layer"] for row in found), _highest(found, signed)))
     every = len({row["head"] for row in heads})
-    table = _table(("kind", f"heads of {every}", "layers", "the highest: attention (and sign, in logits)"), rows)
+    of_kinds = table(("kind", f"heads of {every}", "layers", "the highest: attention (and sign, in logits)"), rows)
     compared = [
         (kind.replace("_", " "), told, _same_heads(told, heads, kind)) for kind, told in BY_HAND[name].items()
     ]
-    by_hand = _table(("attention of", "by hand, with plain transformers on other prompts", "here"), compared)
-    return f"{table}\n\n{by_hand}"
+    by_hand = table(("attention of", "by hand, with plain transformers on other prompts", "here"), compared)
+    return f"{of_kinds}\n\n{by_hand}"
 
 
 def _same_heads(told: str, heads: Sequence[Row], detector: str) -> str:
     scores = {row["head"]: row["score"] for row in heads if row["detector"] == detector}
     named = [each.split()[0] for each in told.split(", ")]
-    return ", ".join(f"{head} {_short(scores[head])}" for head in named)
+    return ", ".join(f"{head} {short(scores[head])}" for head in named)
 
 
 def _measured(name: str, told: Mapping[str, Any]) -> str:
@@ -128,15 +130,16 @@ def _measured(name: str, told: Mapping[str, Any]) -> str:
     least = ", ".join(f"{layer} ({factors[layer]:.2f})" for layer in order[:3])
     hand = f" By hand before, on other prose: {REMOVED_BY_HAND[name]}." if name in REMOVED_BY_HAND else ""
     sinks = [
-        (kind, str(len(found)), str(len([head for head in found if _layer(head) <= 1])), _first(found))
+        (kind, str(len(found)), str(len([head for head in found if layer_of(head) <= 1])), _first(found))
         for kind, found in told["first_token"].items()
     ]
-    table = _table(
+    resting = table(
         ("heads with over half on the first token, on", "heads", "in layers 0 and 1", "first layers"), sinks
     )
     return (
         f"Perplexity on prose without a layer (attention and MLP), in times: the most without {most}; the least "
-        f"without {least}.{hand}\n\n{table}\n\nBy hand before: {SINKS_BY_HAND[name]}.\n\n{_ablated(told['ablated'])}"
+        f"without {least}.{hand}\n\n{resting}\n\nBy hand before: "
+        f"{SINKS_BY_HAND[name]}.\n\n{_ablated(told['ablated'])}"
         + (f" By hand before, {ABLATED_BY_HAND[name]}." if name in ABLATED_BY_HAND else "")
     )
 
@@ -158,17 +161,21 @@ def _ablated(told: Mapping[str, Any]) -> str:
 def _claims(printed: Mapping[str, Printed]) -> str:
     """Each published claim on each model: holds or not, with what decides."""
     names = list(printed)
-    rows = [(words, *(decide(name, printed[name]) for name in names)) for words, decide in CLAIMS]
+    rows = [(words, *(_decided(decide, name, printed[name]) for name in names)) for words, decide in CLAIMS]
     return (
         "## Published claims, on these two\n\n"
-        + _table(("claim", *(TITLES[name] for name in names)), rows)
+        + table(("claim", *(TITLES[name] for name in names)), rows)
         + "\n\n"
         + _CLAIMS_NOTE
     )
 
 
+def _decided(decide: Callable[[str, Printed], str], name: str, own: Printed) -> str:
+    return decide(name, own) if "told" in own["heads"] and "told" in own["measure"] else "not run"
+
+
 _CLAIMS_NOTE = """\
-Decided by a line of code each (`tools/real_models_page.py`) from the tables above: layers and signs from
+Decided by a line of code each (`tools/real_models/page.py`) from the tables above: layers and signs from
 `headscope heads`, first tokens on prose from `measure`. Two models show what a claim is worth on these two."""
 
 
@@ -183,8 +190,8 @@ def _early_sinks(name: str, own: Printed) -> str:
     """From layer 2 on, and not before: the layers below have none, and most heads above rest there."""
     found = own["measure"]["told"]["first_token"]["prose"]
     heads = {row["head"] for row in own["heads"]["told"]["heads"]}
-    below = [head for head in found if _layer(head) < 2]
-    above = [head for head in heads if _layer(head) >= 2]
+    below = [head for head in found if layer_of(head) < 2]
+    above = [head for head in heads if layer_of(head) >= 2]
     share = (len(found) - len(below)) / len(above)
     said = f"{len(below)} heads below layer 2; {share:.0%} of those above; {_first(found)} first"
     return _verdict(not below and share > HALF) + said
@@ -238,7 +245,7 @@ def _verdict(holds: bool) -> str:
 def _highest(found: Sequence[Row], signed: bool) -> str:
     def told(row: Row) -> str:
         sign = f" ({row['copying']:+.2f})" if signed and row["copying"] is not None else ""
-        return f"{row['head']} {_short(row['score'])}{sign}"
+        return f"{row['head']} {short(row['score'])}{sign}"
 
     more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
     return ", ".join(map(told, found[:MOST])) + more
@@ -246,33 +253,9 @@ def _highest(found: Sequence[Row], signed: bool) -> str:
 
 def _first(heads: Iterable[str]) -> str:
     """The first three layers that have any of these heads, with how many."""
-    layers = [_layer(head) for head in heads]
+    layers = [layer_of(head) for head in heads]
     return ", ".join(f"{layer} ({layers.count(layer)})" for layer in sorted(set(layers))[:3]) or "none"
-
-
-def _layer(head: str) -> int:
-    return int(head.split(".")[0])
-
-
-def _layers(layers: Iterable[int]) -> str:
-    """Whole numbers as spans: 0, 2-5."""
-    spans: list[list[int]] = []
-    for layer in sorted(set(layers)):
-        if spans and spans[-1][1] == layer - 1:
-            spans[-1][1] = layer
-        else:
-            spans.append([layer, layer])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans) or "all layers"
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0")
 
 
 def _error(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.0e}" if value else "0"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
