@@ -6,8 +6,9 @@ one at which attention is nearly hard, five seeds, of which the first three have
 text. Trained: `tests.truth.last_pair`. Shipped: what each study shows itself on.
 """
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from transformers import (
 
 import headscope as hs
 from headscope.architectures import ToyConfig
+from headscope.models.history import History
 from headscope.studies.registry import STUDIES
 from headscope.tasks.pairs import PairLanguage
 from tests.truth import last_pair
@@ -180,6 +182,28 @@ class Shipped:
 
     def open(self, folder: Path) -> hs.Model:
         return hs.load(self.name)
+
+
+@dataclass(frozen=True)
+class Wandering(History):
+    """A training in which nothing is learnt: the weights of a model move a little at random, step by step."""
+
+    model: hs.Model | None = None
+
+    @classmethod
+    def of(cls, model: hs.Model, steps: Sequence[int] = tuple(range(0, 1300, 100))) -> "Wandering":
+        return cls("wandering", tuple(steps), dict.fromkeys(steps, ""), model=model)
+
+    def open(self, step: int, *, device: str = "auto") -> hs.Model:
+        assert self.model is not None
+        moved = copy.deepcopy(self.model.hf)
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            for weights in moved.parameters():
+                weights += 0.1 * weights.std() * torch.randn(weights.shape, generator=generator)
+        opened = hs.load(moved, tokenizer=self.model.tokenizer)
+        opened.language = self.model.language
+        return opened
 
 
 RANDOM = tuple(Random(name, scale, seed) for seed in range(5) for name in ARCHITECTURES for scale in SCALES)

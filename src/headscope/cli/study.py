@@ -10,6 +10,7 @@ from headscope.cli.common import (
     Json,
     Quiet,
     default_out,
+    guarded,
     opened,
     opens_model,
     print_json,
@@ -34,6 +35,10 @@ Limit = Annotated[
 ]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask of the model, and how long.")]
 ModelName = Annotated[str, typer.Option(help="zoo:NAME, a folder, a GGUF file, or a Hub id.")]
+Trainings = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="zoo:NAME, a folder with step-N folders, or a Hub id; again for more."),
+]
 
 _COLOUR = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNDETERMINED: "yellow"}
 
@@ -48,6 +53,8 @@ def register(app: typer.Typer, name: str, text: str) -> None:
 
 def verb(name: str, found: Plan[Any], place: Path | None = None) -> Any:
     """The command of one study; its options are the fields of its settings, `place` the default of --out."""
+    if found.suites:
+        return _of_trainings(name, found)
 
     @with_fields(found.settings)
     @opens_model
@@ -98,6 +105,36 @@ def verb(name: str, found: Plan[Any], place: Path | None = None) -> Any:
         show(result, folder if unkept is None else unkept.folder, json)
         if unkept is not None:
             raise unkept
+
+    return run
+
+
+def _of_trainings(name: str, found: Plan[Any]) -> Any:
+    """The command of a study of trainings, whose checkpoints are opened one by one."""
+
+    @with_fields(found.settings)
+    @guarded
+    def run(
+        model: Trainings = None,
+        out: Out = None,
+        quick: Quick = False,
+        budget: Limit = None,
+        dry_run: Dry = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        *,
+        settings: dict[str, Any],
+    ) -> None:
+        found.settings(**settings)
+        if dry_run:
+            told = forecast(name, model=model, quick=quick, budget=budget, **settings)
+            print_json(told.to_json()) if json else show_forecast(told)
+            return
+        folder = out if out is not None else default_out(name, model[0] if model else "shipped")
+        check_free(folder)
+        with progress_bar(quiet) as progress:
+            result = study(name, model=model, out=folder, quick=quick, budget=budget, progress=progress, **settings)
+        show(result, folder, json)
 
     return run
 

@@ -233,6 +233,27 @@ class Rank:
         return EvidenceRow(role, self.what, "p_value", "", p, NAN, NAN, *compared)
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """What was found against simulations in which it is not so: p is the share of these that go as far or farther.
+
+    A large p shows nothing, so that it never says no. `draws` simulations; `reason` says why there is no p, or what
+    else is `lacking`, without which a small one shows nothing either.
+    """
+
+    what: str
+    p: float
+    draws: int
+    reason: str = ""
+    lacking: bool = False
+
+    def row(self, role: str, no_level: float = LEVEL) -> EvidenceRow:
+        """The p value with its outcome; `low` and `high` are undefined."""
+        side = _side(self.p <= SIGNIFICANT and not self.lacking, False)
+        compared = ("p at most", SIGNIFICANT, side, "simulations", self.draws, self.reason)
+        return EvidenceRow(role, self.what, "p_value", "", self.p, NAN, NAN, *compared)
+
+
 def injected(test: Test) -> Test:
     """A positive control where there is no exact observer: the same samples with their mean put at twice the margin.
 

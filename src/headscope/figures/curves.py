@@ -35,6 +35,7 @@ def lines(
     high: str | None = None,
     *,
     log_x: bool = False,
+    along: str | None = None,
     title: str,
     caption: str,
     name: str | None = None,
@@ -42,18 +43,20 @@ def lines(
     """Lines of the column `y` over the column `x`, one for each value of `series`.
 
     `low` and `high` name the ends of the interval, in the unit of `y`. `log_x` spaces `x` by its
-    logarithm, with 0 kept at the left end (training steps begin there). NaN breaks a line.
+    logarithm, with 0 kept at the left end (training steps begin there). NaN breaks a line. `along` names a
+    column in whose order points are joined, for paths through a plane; else they are joined from left to right.
 
     Raises:
         UnknownName: if a column does not exist.
         BadArgument: if the table is empty or has more series than can be told apart.
     """
-    rows = rows_of(table, f"lines of {y!r}", x, y, series, low, high)
+    rows = rows_of(table, f"lines of {y!r}", x, y, series, low, high, along)
     shown = {"y": y} if low is None or high is None else {"y": y, "low": low, "high": high}
     records: list[dict[str, Any]] = [
         {
             "x": float(row[x]),
             "series": "" if series is None else legible(str(row[series])),
+            **({} if along is None else {"along": float(row[along])}),
             **{name: drawn(row[column]) for name, column in shown.items()},
         }
         for row in rows
@@ -85,7 +88,8 @@ def _chart(
         layers.append(base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"))
     # The next kind of dash only when the colours are used up.
     dashed = by_series(alt.StrokeDash, [dash for dash in _DASHES for _ in OKABE_ITO])
-    layers.append(base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dashed))
+    joined = {"order": alt.Order("along:Q")} if "along" in records[0] else {}
+    layers.append(base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dashed, **joined))
     if max(Counter(record["series"] for record in records).values()) <= _MOST_POINTS:
         points = base.transform_filter("datum.y !== null").mark_point(size=34, filled=True, opacity=1)
         layers.append(points.encode(y=y, shape=by_series(alt.Shape, _SHAPES)))

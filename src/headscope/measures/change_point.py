@@ -7,6 +7,7 @@ approach to a last value (measures.step_curves). It is shown if all of these hol
     p <= .05        the logistic fits better than each drift, by more than such a drift with noise makes it do
                     (parametric bootstrap of the log of the ratio of squared errors; the larger p of the two drifts)
     rise > margin   what is seen of the rise, first to last checkpoint, is large enough to matter
+    rise >= 4 noise a curve that goes up and down by as much (checkpoints in another order) has no change
     ratio <= 5      10 to 90% of the rise take at most five times the steps: a slow S is a drift too
     whole           the steps of 10 and of 90% lie between the first and the last checkpoint
 
@@ -34,6 +35,7 @@ RESAMPLES: Final = 400
 MARGIN: Final = 0.1
 MIN_CHECKPOINTS: Final = 6
 WIDEST: Final = 5.0
+LEAST: Final = 4.0
 LEVEL: Final = 0.05
 _AT_10 = float(np.log(9))
 # Noise below this share of a curve's range counts as so much: no fit is more exact than its search.
@@ -111,7 +113,7 @@ def change_point(
     middle, reach = change.parameters[0, 0], float(np.exp(change.parameters[0, 1])) * _AT_10
     window = float(np.exp(middle - reach)), float(np.exp(middle + reach))
     rise = float(curve[-1] - curve[0])
-    reason = _not_shown(p_none, drift, rise, margin, window, steps)
+    reason = _not_shown(p_none, drift, rise, noise, margin, window, steps)
     none = ChangePoint(
         shown=False,
         reason=reason,
@@ -153,9 +155,13 @@ def _undefined(steps: Array, values: Array) -> str:
     return "" if np.ptp(values) > 0 else "the values do not vary"
 
 
-def _not_shown(p: float, drift: str, rise: float, margin: float, window: tuple[float, float], steps: Array) -> str:
+def _not_shown(
+    p: float, drift: str, rise: float, noise: float, margin: float, window: tuple[float, float], steps: Array
+) -> str:
     if p > LEVEL:
         return f"a drift ({drift}) fits as well: p = {p:.2f}"
+    if abs(rise) < LEAST * noise:
+        return f"the rise of {rise:.3g} is {abs(rise) / noise:.1f} times the noise about it, and {LEAST:g} are needed"
     if abs(rise) <= margin:
         return f"the rise of {rise:.3g} is within the margin of {margin:g}"
     if window[1] > WIDEST * window[0]:

@@ -24,7 +24,7 @@ def provenance(model: Model, study: str, config: Any, *prompts: Prompts) -> dict
         "prompts": [{**shown.made_by, "hash": digest(shown)} for shown in prompts],
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
         "seed": settings.get("seed"),
-        "command": command(model, study, config),
+        "command": command([model.name], study, config),
     }
 
 
@@ -66,18 +66,20 @@ def _certified(model: Model) -> dict[str, Any]:
     }
 
 
-def command(model: Model, study: str, config: Any, options: Mapping[str, object] = MappingProxyType({})) -> str:
+def command(
+    models: Sequence[str], study: str, config: Any, options: Mapping[str, object] = MappingProxyType({})
+) -> str:
     """The command line that does this again: every option and setting that is not at its default.
 
     `options` are those with which the model was loaded; "auto" and None are the defaults of all of them.
 
-    >>> from types import SimpleNamespace
-    >>> command(SimpleNamespace(name="zoo:induction-2l"), "heads", dataclasses.make_dataclass("C", [])())
+    >>> command(["zoo:induction-2l"], "heads", dataclasses.make_dataclass("C", [])())
     'headscope study heads --model zoo:induction-2l'
     """
     given = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
     changed = {field.name: value for field, value in given.items() if value != field.default}
-    return command_line(["headscope", "study", study, "--model", model.name], {**options, **changed})
+    named = [word for name in models for word in ("--model", name)]
+    return command_line(["headscope", "study", study, *named], {**options, **changed})
 
 
 def command_line(words: Sequence[str], options: Mapping[str, object]) -> str:

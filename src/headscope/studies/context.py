@@ -12,6 +12,7 @@ from operator import ge, gt, le
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args, get_type_hints
 
 from headscope.errors import BadArgument
+from headscope.models.history import History
 from headscope.models.model import Model
 from headscope.results.provenance import provenance
 from headscope.results.study import AttentionExample, Claim, Figure, Source, Study, Verdict
@@ -97,13 +98,15 @@ S = TypeVar("S", bound=Settings)
 class Context(Generic[S]):
     """What every question is answered in: one model or several, settings, and whom to tell how far it is.
 
-    `budget` is None, or knows how long the study may take, and what of that is spent and left.
+    `budget` is None, or knows how long the study may take, and what of that is spent and left. `histories` are the
+    trainings of a study of several checkpoints, whose `model` is the last one of the first training.
     """
 
     settings: S
     models: tuple[Model, ...]
     progress: Progress = silent
     budget: Budget | None = None
+    histories: tuple[History, ...] = ()
     _known: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
     @property
@@ -165,7 +168,8 @@ class Plan(Generic[S]):
     `answer(ctx, parts)` gives the one or two sentences that a reader sees first; `lead` names the figure beside them;
     `prompts(ctx)` are those that the record describes. `shown_on` is the model that the study shows itself on.
     `stages(settings, model)` say what will be asked of the model; without `fit(settings, model, seconds)`, settings
-    that fit into a budget are found by shrinking what may shrink (studies.budgets).
+    that fit into a budget are found by shrinking what may shrink (studies.budgets). A study of trainings names in
+    `suites` those that it shows itself on; its stages are `stages(settings, model, histories)`.
     """
 
     name: str
@@ -178,21 +182,22 @@ class Plan(Generic[S]):
     answer: Callable[[Any, Mapping[str, Claim]], Sequence[str]]
     prompts: Callable[[Any], Iterable[Prompts]]
     gate: Callable[[Any], Gate] = open_gate
-    stages: Callable[[Any, Model], Sequence[Stage]] | None = None
+    stages: Callable[..., Sequence[Stage]] | None = None
     fit: Callable[[Any, Model, float], Fitted] | None = None
+    suites: tuple[str, ...] = ()
     lead: str = ""
     sources: tuple[Source, ...] = ()
     terms: Mapping[str, str] = field(default_factory=dict)
 
-    def forecast(self, settings: S, model: Model) -> Forecast:
+    def forecast(self, settings: S, model: Model, histories: Sequence[History] = ()) -> Forecast:
         """What the study will ask of a model, by stage; nothing is run but a few passes that are timed.
 
         Raises:
             BadArgument: for a study that does not say what it will ask.
         """
-        return forecast(self.name, model, self._stages(settings, model), cost_of(model))
+        return forecast(self.name, model, self._stages(settings, model, histories), cost_of(model))
 
-    def fitting(self, settings: S, model: Model, seconds: float) -> Fitted:
+    def fitting(self, settings: S, model: Model, seconds: float, histories: Sequence[History] = ()) -> Fitted:
         """Settings with which the study fits into so many seconds, and what was reduced for it.
 
         Raises:
@@ -201,21 +206,31 @@ class Plan(Generic[S]):
         if self.fit is not None:
             return self.fit(settings, model, seconds)
         return fitted(
-            settings, lambda each: self.forecast(each, model).seconds, seconds, doing=f"run the study {self.name!r}"
+            settings,
+            lambda each: self.forecast(each, model, histories).seconds,
+            seconds,
+            doing=f"run the study {self.name!r}",
         )
 
-    def _stages(self, settings: S, model: Model) -> Sequence[Stage]:
+    def _stages(self, settings: S, model: Model, histories: Sequence[History]) -> Sequence[Stage]:
         if self.stages is None:
             raise BadArgument(
                 f"cannot say how long the study {self.name!r} takes: its plan does not say what it asks. Leave "
                 "--budget and --dry-run away."
             )
-        return self.stages(settings, model)
+        return self.stages(settings, model, histories) if self.suites else self.stages(settings, model)
 
-    def run(self, settings: S, model: Model, progress: Progress = silent, budget: Budget | None = None) -> Study:
+    def run(
+        self,
+        settings: S,
+        model: Model,
+        progress: Progress = silent,
+        budget: Budget | None = None,
+        histories: Sequence[History] = (),
+    ) -> Study:
         """Answer the questions about a model; a budget is told in the record, with what was reduced for it."""
         settings.check(model)
-        ctx = Context(settings, (model,), progress, budget)
+        ctx = Context(settings, (model,), progress, budget, tuple(histories))
         gate = self.gate(ctx)
         stops = () if settings.force else gate.stops
         parts = [gate.part, *(question(ctx) for question in (() if stops else self.questions))]
@@ -223,7 +238,7 @@ class Plan(Generic[S]):
         by_name = {claim.name: claim for claim in claims}
         return Study(
             name=self.name,
-            title=f"{self.title}: {model.name}",
+            title=f"{self.title}: {', '.join(each.name for each in histories) or model.name}",
             question=self.question,
             answer=stops or tuple(self.answer(ctx, by_name)),
             claims=tuple(claims),
@@ -241,6 +256,7 @@ class Plan(Generic[S]):
             provenance={
                 **provenance(model, self.name, settings, *(() if stops else self.prompts(ctx))),
                 **({} if budget is None else {"budget": budget.to_json()}),
+                **({"trainings": {each.name: list(each.steps) for each in histories}} if histories else {}),
             },
         )
 

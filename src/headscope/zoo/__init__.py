@@ -51,6 +51,14 @@ def steps(name: str) -> tuple[int, ...]:
     return tuple(checkpoints_in(path(name)))
 
 
+def seeds(recipe: str) -> dict[str, dict[str, list[float]]]:
+    """Scores over training by seed: lists by name, one number for each entry of "step"; empty where none ship."""
+    path = _FOLDER / "seeds" / f"{recipe}.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: dict[str, dict[str, list[float]]] = kept.get("seeds", {})
+    return found
+
+
 def standing(model: str) -> str:
     """How far a model can stand for others, by its card, as a sentence of a report; empty unless it is "zoo:NAME"."""
     if not model.startswith("zoo:"):
