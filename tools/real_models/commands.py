@@ -31,15 +31,17 @@ VERBS: dict[str, Callable[[Model, str], dict[str, Any]]] = {
 }
 READ = {"smollm2": 24, "gemma": 8}  # predicted tokens read in a prompt: one costs Gemma's 262,144 logits
 _ADD_ONE = ["--a", "1..1", "--b", "1..1", "--inputs", "1..8"]
+# The article's function; its own twelve pairs (--article) have one list of examples.
+_ARTICLES = ["--a", "2..2", "--b", "3..3", "--inputs", "1..99"]
 # Studies by the words that follow "headscope study NAME --model ...".
 STUDIES: dict[str, tuple[str, list[str]]] = {
     "redundancy": ("redundancy", _ADD_ONE),
     "redundancy-past-tense": ("redundancy", ["--task", "past_tense"]),
-    "redundancy-article": ("redundancy", ["--article"]),
+    "redundancy-article": ("redundancy", _ARTICLES),
     "vectors": ("vectors", _ADD_ONE),
     "vectors-past-tense": ("vectors", ["--task", "past_tense"]),
-    "vectors-default": ("vectors", []),
-    "bayes-default": ("bayes", []),
+    "vectors-article": ("vectors", _ARTICLES),
+    "bayes-article": ("bayes", _ARTICLES),
     "heads-study": ("heads", []),
 }
 

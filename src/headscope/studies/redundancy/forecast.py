@@ -54,6 +54,6 @@ def stages(settings: RedundancySettings, model: Model) -> list[Stage]:
     ]
     if in_text:
         answers = Stage("whole answers", _HALVES * 2 * n, written, cells=layers + 1, share=middle, read=length.answer)
-        writing = Stage("written answers", n, whole, passes=kinds, decoded=(kinds + 1) * written)
+        writing = Stage("written answers", n, whole, whole=kinds, decoded=(kinds + 1) * written)
         return [*stages[:4], answers, writing, *stages[4:]]
     return stages
