@@ -14,10 +14,12 @@ from headscope.results.study import Verdict
 from headscope.studies.context import Context
 from headscope.studies.phase_change import plan
 from headscope.studies.phase_change.circuit import Circuit, k_composition
+from headscope.studies.phase_change.head_ablations import attributions
 from headscope.studies.phase_change.readings import PATTERNS_KEPT, ablation_of, token_losses
 from headscope.studies.phase_change.settings import PhaseSettings, suites
 from headscope.vocabulary import Head
 from tests.test_command import run
+from tests.truth import phase_change
 from tests.truth.models import Wandering
 
 QUICK = PhaseSettings(n=32, texts=64, ablated=16, every=4, preserving=False)
@@ -164,3 +166,13 @@ def test_steps_and_models_that_are_not_there_are_named():
         hs.study("phase-change", model=hs.load(PLAIN))
     with pytest.raises(BadArgument, match="on 2 models: it takes one"):
         hs.study("heads", model=[PLAIN, SMEARED])
+
+
+def test_attributions_are_shares_of_the_change():
+    """Where ablating a head undoes all that it brings, its share is minus what it brings of all."""
+    each = phase_change.training(0, undone=(1.0, 0.0))
+    ctx, point = phase_change.asked(each)
+    assert point.shown
+    found = {head: value for (_, head), value in attributions(ctx, each).items()}
+    assert found["1.0"] == pytest.approx(-1.0, abs=0.15)
+    assert all(abs(found[head]) < 0.2 for head in ("0.0", "0.1", "1.1"))

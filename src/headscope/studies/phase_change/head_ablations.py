@@ -32,9 +32,7 @@ ICL_MARGIN = 0.05
 ABLATION = Column("ablation", pl.String, "zero, or the same with patterns, or values, as in the clean run")
 KIND = Column("kind", pl.String, "what the head is at the last checkpoint")
 UNDONE = Quantity("undone", "rise of the ICL score when ablated: in-context learning that is lost", "nats")
-ATTRIBUTION = Column(
-    "attribution", pl.Float64, "along the change, per token; negative: as the change moved it", "nats"
-)
+ATTRIBUTION = Column("attribution", pl.Float64, "share of the change of losses that ablating adds; below 0: undoes")
 WHOSE = Column("whose", pl.String, "suite, and the kind of the heads")
 
 
@@ -123,11 +121,14 @@ def rests(ctx: Ctx, each: Read, undone: Samples) -> Claim:
 
 
 def attributions(ctx: Ctx, each: Read) -> dict[tuple[str, str], float]:
-    """How far each ablation moves losses along the change, by ablation and head; NaN where there is no change."""
+    """Which share of the change each ablation adds, by ablation and head; negative: it undoes that much of it.
+
+    NaN where there is no change.
+    """
     along, last = _along(ctx, each), each.at[-1]
     moved = last.ablated - last.loss[: last.ablated.shape[2]]
     flat = moved.reshape(*moved.shape[:2], -1)
-    values = np.full(flat.shape[:2], np.nan) if along is None else attribution(along, flat)
+    values = np.full(flat.shape[:2], np.nan) if along is None else attribution(along[0], flat) / along[1]
     kinds = kinds_of_ablation(ctx.settings.preserving)
     return {
         (kind, str(head)): float(value)
@@ -136,14 +137,14 @@ def attributions(ctx: Ctx, each: Read) -> dict[tuple[str, str], float]:
     }
 
 
-def _along(ctx: Ctx, each: Read) -> Array | None:
-    """The unit vector of the change of losses per token; None without a change."""
+def _along(ctx: Ctx, each: Read) -> tuple[Array, float] | None:
+    """The unit vector of the change of losses per token, and its length; None without a change."""
     point = ctx.once(points)[each.name][PREFIX]
     if not point.shown:
         return None
     texts = each.at[0].ablated.shape[2]
     before, after = (each.at[each.steps.index(step)].loss[:texts] for step in around(each.steps, point))
-    return change_direction(before.ravel(), after.ravel())[0]
+    return change_direction(before.ravel(), after.ravel())
 
 
 def _peaks(ctx: Ctx, each: Read) -> str:
@@ -153,8 +154,8 @@ def _peaks(ctx: Ctx, each: Read) -> str:
     share, head = peakiness(np.array(list(values.values()))).largest, min(values, key=lambda name: values[name])
     kind = each.chosen.kinds[_head(each, head)]
     return (
-        f"{each.name}: {head} ({kind}) moves losses most the way the change did, {values[head]:+.3f}; the largest "
-        f"has {share:.0%} of what all heads do."
+        f"{each.name}: {head} ({kind}) moves losses most the way the change did: without it {-values[head]:.0%} of "
+        f"the change is undone. The largest has {share:.0%} of what all heads do."
     )
 
 
