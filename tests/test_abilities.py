@@ -17,6 +17,7 @@ from headscope.studies.abilities import experiment, plan
 from headscope.studies.abilities.experiment import AbilitiesSettings
 from headscope.studies.abilities.without_induction import ABLATED, EDGES, lost_without
 from headscope.studies.context import Context
+from headscope.studies.head_sets import apart
 from headscope.tasks.counterparts import BEHAVIOURS, LITERAL, PATTERN, PREDICTING, TRANSLATION, counterparts
 from headscope.vocabulary import Head
 from tests import planted
@@ -156,6 +157,16 @@ def test_a_model_of_a_language_of_its_own_is_asked_to_copy_alone():
             counterparts(model, behaviour, n=2)
 
 
+def test_a_tokenizer_that_drops_words_is_not_asked_in_text():
+    # It has the numbers and nothing else: of lines these would be left alone.
+    backend = Tokenizer(models.BPE(vocab={sign: k for k, sign in enumerate(("<s>", *"0123456789:\n "))}, merges=[]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    digits = SimpleNamespace(tokenizer=tokenizer, language=None, context=None, bos_token_id=0, vocab_size=14)
+    with pytest.raises(PromptError, match="no tokens for some of the words"):
+        counterparts(digits, PATTERN, n=2)
+    assert counterparts(digits, LITERAL, n=2, length=30).matched.made_by["length"] == 6  # of 13 ordinary tokens
+
+
 def test_attention_to_the_counterpart_is_that_of_the_planted_head():
     # Head 1.0 attends from a token to what followed its copy, and has nothing to attend to in the null.
     circuit = planted.induction_circuit()
@@ -178,6 +189,14 @@ def test_edges_of_the_planted_heads_carry_all_that_they_add():
     for done in (ABLATED, EDGES):
         assert float(lost[LITERAL, done].damage.mean()) == pytest.approx(gain, rel=0.05)
         assert abs(lost[LITERAL, done].means).max() < 0.05 * gain
+
+
+def test_random_sets_are_drawn_as_near_to_the_picked_heads_as_enough_are_left():
+    model = SimpleNamespace(heads=[Head(layer, index) for layer in range(6) for index in range(8)])
+    ends = [Head(2, 0), Head(4, 0)]  # 14 others in their layers, of which 8 are needed
+    tested = [Head(4, index) for index in range(1, 8)]  # with these 7, and 15 with layer 3
+    for more, kept in (([], {0, 1, 3, 5}), (tested, {0, 1, 5}), ([*tested, *model.heads[24:32]], set())):
+        assert {head.layer for head in apart(model, ends, more) - set(more)} == kept
 
 
 def test_the_study_finds_copying_and_says_what_was_not_asked():

@@ -57,14 +57,18 @@ def heads_by_kind(model: Model, prompts: DetectorPrompts, progress: Progress = s
 
 
 def apart(model: Model, picked: Collection[Head], tested: Collection[Head]) -> set[Head]:
-    """What no random set beside `picked` may hold: heads under test, and those of layers that hold no picked one.
+    """What no random set beside `picked` may hold: heads under test, and those of other layers.
 
-    The latter only where as many sets as are needed are left, of at most half of the heads that are.
+    Other layers than those of the picked heads where four times as many heads are left in these, else those before
+    the first and after the last of them, else none: sets of nearly all that are left would hardly differ.
     """
-    elsewhere = {head for head in model.heads if head.layer not in {own.layer for own in picked}}
-    left = len(model.heads) - len({*tested, *picked, *elsewhere})
-    enough = left >= 2 * len(picked) and math.comb(left, len(picked)) >= FEWEST_SETS
-    return {*tested, *(elsewhere if enough else ())}
+    own = {head.layer for head in picked}
+    for layers in (own, range(min(own), max(own) + 1)):
+        elsewhere = {head for head in model.heads if head.layer not in layers}
+        left = len(model.heads) - len({*tested, *picked, *elsewhere})
+        if left >= 4 * len(picked) and math.comb(left, len(picked)) >= FEWEST_SETS:
+            return {*tested, *elsewhere}
+    return set(tested)
 
 
 def first_few(heads: Sequence[Head], most: int) -> str:

@@ -98,8 +98,8 @@ def _made(model: HasLanguage, pairs: list[tuple[_Row, _Row]], recipe: Mapping[st
     if not all(any(slots) for pair in pairs for _, slots in pair):
         raise PromptError("its words begin with tokens that stand before them")
     matched, null = zip(*pairs, strict=True)
-    both = _prompts(matched, {**recipe, "counterpart": True}), _prompts(null, {**recipe, "counterpart": False})
-    return Counterparts(*both, len(matched[0][1]))
+    told = ({**recipe, "counterpart": there} for there in (True, False))
+    return Counterparts(_prompts(matched, next(told)), _prompts(null, next(told)), len(matched[0][1]))
 
 
 def _prompts(rows: Sequence[_Row], recipe: Mapping[str, Any]) -> Prompts:
@@ -124,9 +124,9 @@ def _random_tokens(model: HasLanguage, length: int, generator: torch.Generator) 
 
 def _passages(model: HasLanguage, to: str, clauses: int, generator: np.random.Generator) -> tuple[_Row, _Row]:
     """A passage and, on the next line, the same in the language `to`, or again; after another one in the null."""
-    drawn = {slot: generator.permutation(_PHRASES)[: 2 * clauses].tolist() for slot in _SLOTS}
-    target = _passage("target", to or "English", {slot: each[::2] for slot, each in drawn.items()})
-    sources = [_passage("source", "English", {slot: each[k::2] for slot, each in drawn.items()}) for k in (0, 1)]
+    drawn = [generator.permutation(_PHRASES)[: 2 * clauses].tolist() for _ in _SLOTS]
+    target = _passage("target", to or "English", [each[::2] for each in drawn])
+    sources = [_passage("source", "English", [each[part::2] for each in drawn]) for part in (0, 1)]
     opening, between = ("English: ", f"\n{to}: ") if to else ("", "\n")
     rows = [_tokenised(model, f"{opening}{source}{between}{target}") for source in sources]
     (own, spans), (other, null_spans) = rows
@@ -143,10 +143,10 @@ def _passages(model: HasLanguage, to: str, clauses: int, generator: np.random.Ge
     return made[0], made[1]
 
 
-def _passage(name: str, language: str, drawn: Mapping[str, list[int]]) -> str:
+def _passage(name: str, language: str, drawn: list[list[int]]) -> str:
     """Clauses of the phrases with these numbers, aligned words marked by name in the order of the English ones."""
     said, word = [], 0
-    for clause in zip(*(drawn[slot] for slot in _SLOTS), strict=True):
+    for clause in zip(*drawn, strict=True):
         for slot, row in zip(_SLOTS, clause, strict=True):
             phrase = [each for each in _listed("parallel.txt", "\t") if each[0] == slot][row]
             text = phrase[_COLUMNS[language]]
@@ -186,15 +186,20 @@ def _tokenised(model: HasLanguage, marked: str) -> tuple[tuple[int, ...], dict[s
     for plain, name, words in re.findall(r"([^{]+)|\{(\w+)\|(.+?)\}", marked):
         spans |= {name: (len(text), len(text) + len(words))} if name else {}
         text += plain or words
-    if not getattr(model.tokenizer, "is_fast", False):
-        raise PromptError("its tokenizer does not say where tokens stand in a text")
     start, tokenizer = text_start(model), model.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError("its tokenizer does not say where tokens stand in a text")
     told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets, where = list(enumerate(told["offset_mapping"], len(start))), dict[str, tuple[int, ...]]()
-    for name, (begin, end) in spans.items():
-        where[name] = tuple(at for at, (low, high) in offsets if max(low, begin) < min(high, end))
+
+    def tokens_of(begin: int, end: int) -> tuple[int, ...]:
+        offsets = enumerate(told["offset_mapping"], len(start))
+        return tuple(at for at, (low, high) in offsets if max(low, begin) < min(high, end))
+
+    where = {name: tokens_of(*span) for name, span in spans.items()}
     every = [at for each in where.values() for at in each]
-    if not all(where.values()) or len(set(every)) < len(every) or tokenizer.unk_token_id in told["input_ids"]:
+    # Some tokenizers drop what they do not know.
+    written = all(tokens_of(*word.span()) for word in re.finditer(r"\w+", text))
+    if not written or len(set(every)) < len(every) or tokenizer.unk_token_id in told["input_ids"]:
         raise PromptError("its tokenizer has no tokens for some of the words")
     return (*start, *told["input_ids"]), where
 

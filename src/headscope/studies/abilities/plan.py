@@ -30,8 +30,8 @@ def answer(ctx: Ctx, claims: Mapping[str, Claim]) -> Sequence[str]:
     told, lost = [], ctx.once(lost_without)
     for name in (name for name, done in lost if done == ABLATED):
         costs, alone = (in_words(Samples.one(LOST, lost[name, done].damage)) for done in (ABLATED, EDGES))
-        rank = rank_in_words(lost[name, ABLATED])
-        told.append(f"{costs} of {name.replace('_', ' ')}, {rank} (knocking out their edges alone {alone})")
+        beside = f"{rank_in_words(lost[name, ABLATED])} (knocking out their edges alone {alone})"
+        told.append(f"{costs} of {name.replace('_', ' ')}, {beside}")
     which = f"its induction head{'s' * (len(heads) > 1)} {first_few(heads, 6)}"
     return [*sentences, f"Ablating {which} costs {'; '.join(told)}."] if told else sentences
 
