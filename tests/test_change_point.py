@@ -62,6 +62,15 @@ def test_noise_widens_the_interval_and_unit_and_scale_do_not_decide():
     assert other.p_none == one.p_none
 
 
+def test_noise_that_lasts_from_checkpoint_to_checkpoint_widens_the_interval():
+    # The same size of noise: in waves of eight checkpoints, and up and down from one to the next.
+    turn = np.arange(len(EVEN))
+    waves, teeth = (0.05 * np.sqrt(2) * np.cos(np.pi * turn * each + 0.3) for each in (1 / 4, 7 / 8))
+    lasting, brief = (change_point(EVEN, logistic(EVEN, 800, 10) + noise) for noise in (waves, teeth))
+    assert lasting.correlation > 0.5 > 0.05 > brief.correlation
+    assert lasting.high - lasting.low > 1.4 * (brief.high - brief.low)
+
+
 def test_step_0_is_left_out_whatever_it_holds():
     values = noisy(logistic(EVEN, 800, 10))
     found = change_point(np.append(0, EVEN), np.append(np.nan, values))
@@ -81,6 +90,7 @@ def test_step_0_is_left_out_whatever_it_holds():
         (noisy(logistic(EVEN, 500, 2.2), 0.003), "times the steps, more than 5"),
         (noisy(logistic(EVEN, 1500, 12)), "the change is not over at the last checkpoint: 10 to 90% are steps 12"),
         (noisy(logistic(EVEN, 80, 4), 0.003), "the change is begun before the first checkpoint"),
+        (noisy(logistic(EVEN, 800, 20), 0.4), "times the noise about it, and 4 are needed"),
         (np.where(EVEN == 700, np.nan, EVEN), "undefined at step 700"),
     ],
 )
@@ -108,8 +118,9 @@ def test_two_layers_change_and_one_layer_drifts():
     one, two = (np.array(text.split(), float) / 1000 for text in (ICL_1L, ICL_2L))
     changed = change_point(EVEN, two)
     assert changed.shown
-    assert 1100 < changed.window[0] < changed.midpoint < changed.window[1] < 1200
-    assert changed.inside == 1  # the source's caveat: hardly a checkpoint within the change
+    # By a search with 60 scales and 25 rounds: 1098.1, 1141.1 and 1185.7.
+    assert_allclose([changed.window[0], changed.midpoint, changed.window[1]], [1098.1, 1141.1, 1185.7], atol=0.5)
+    assert changed.inside == 2  # the source's caveat: hardly a checkpoint within the change
     # An S of small noise, so p alone would call it a change: what tells it is that it takes over 6 times the steps.
     drifted = change_point(np.arange(1, 21) * 80.0, one)
     assert not drifted.shown
@@ -139,7 +150,7 @@ def test_fits_are_no_worse_than_a_slow_search_from_the_truth(shapes, parameters,
     found = fit(family, curves)
     for curve, error in zip(curves, found.error, strict=True):
         slow = least_squares(lambda x, y=curve: x[0] + x[1] * family.f(x[2:]) - y, (0.0, sign, *parameters))
-        assert error <= 2 * slow.cost * 1.001  # the test of "none" looks at logarithms of ratios of errors
+        assert error <= 2 * slow.cost * 1.0005  # the test of "none" looks at logarithms of ratios of errors
     spelled = found.base[:, None] + found.height[:, None] * family.f(found.parameters)
     assert_allclose(((spelled - curves) ** 2).sum(1), found.error)
     if len(parameters) == 2:

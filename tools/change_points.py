@@ -5,13 +5,14 @@
 Curves have 24 to 33 checkpoints, even in step or in log step, and a rise (or fall) of 1 with normal noise. The window
 of a change (10 to 90%) takes 2 to 12 checkpoints and lies between a fifth and nine tenths of the checkpoints. Rows
 whose curves the model does not describe (correlated noise, a straight ramp, a change on top of a drift) stand beside
-the rest. Seeds are fixed; a share has one standard error beside it. 25 minutes of one thread for 500 curves.
+the rest. Seeds are fixed; a share has one standard error beside it. Ten minutes of one thread; goes on after a kill.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,12 @@ from scipy.special import expit
 from headscope.measures.change_point import ChangePoint, change_point, overlap
 
 Array = np.ndarray
+Row = tuple[str, Callable[[], tuple[Array, ...]]]
 RESAMPLES = 200
+HEADING_OF_CHANGES = (
+    "| curve | grid | window, checkpoints | noise | shown | overlap >= .7 | interval covers | thinned |"
+)
+HEADING_OF_DRIFTS = "| curve | grid | noise | no change shown | by p alone |"
 
 
 @dataclass(frozen=True)
@@ -152,41 +158,71 @@ def share(hits: Array) -> str:
     return f"{rate:.3f} ± {np.sqrt(max(rate * (1 - rate), 1 / len(hits)) / len(hits)):.3f}"
 
 
-def page(curves: int) -> Iterator[str]:
-    yield "# How often the change point is right\n"
-    yield f"By `python -m tools.change_points --curves {curves}` (`make change-points`): {curves} curves a row.\n"
-    yield """A curve has 24 to 33 checkpoints (every 50 steps, or 1.2 times the last), a rise of 1 and normal noise of
-this standard deviation; the true window lies between a fifth and nine tenths of the checkpoints. *Overlap* counts a
-change that is not shown as 0; *covers* and *thinned* are of those shown. Thinned: on every other checkpoint the
-midpoint lies within one spacing of those (of curves whose change is shown on both).
-"""
-    yield "## Changes\n"
-    yield "| curve | grid | window, checkpoints | noise | shown | overlap >= .7 | interval covers | thinned |"
-    yield "|---|---|---|---|---|---|---|---|"
+def rows_of_changes(curves: int) -> Iterator[Row]:
     for row in CHANGES:
-        got = found(row, curves)
-        told = (got.shown, got.overlaps >= 0.7, got.covered, got.moved <= 1)
-        yield f"| {row.name} | {row.grid} | {row.width} | {row.noise:g} | {' | '.join(map(share, told))} |"
-    yield "\n## Drifts\n"
-    yield "| curve | grid | noise | no change shown | by p alone |\n|---|---|---|---|---|"
+        yield f"| {row.name} | {row.grid} | {row.width} | {row.noise:g} |", partial(_change, row, curves)
+
+
+def rows_of_drifts(curves: int) -> Iterator[Row]:
     for grid in ("even", "log"):
         for name in DRIFTS:
-            for noise in (0.05,) if name == "flat" else (0.01, 0.05):
-                told = none_shown(name, noise, grid, curves)
-                yield f"| {name} | {grid} | {noise:g} | {' | '.join(map(share, told))} |"
+            noises = (0.05,) if name == "flat" else (0.01, 0.05)
+            label = f"| {name} | {grid} | {' and '.join(map(str, noises))} |"
+            yield label, partial(_drift, name, noises, grid, curves)
+
+
+def _change(row: Change, curves: int) -> tuple[Array, ...]:
+    got = found(row, curves)
+    return got.shown, got.overlaps >= 0.7, got.covered, got.moved <= 1
+
+
+def _drift(name: str, noises: tuple[float, ...], grid: str, curves: int) -> tuple[Array, ...]:
+    each = [none_shown(name, noise, grid, curves // len(noises)) for noise in noises]
+    return tuple(np.concatenate(parts) for parts in zip(*each, strict=True))
+
+
+def page(curves: int, done: dict[str, str]) -> Iterator[str]:
+    """The lines of the page; those that are `done`, by what they begin with, are not simulated again."""
+    yield f"""# How often the change point is right
+
+By `python -m tools.change_points --curves {curves}` (`make change-points`): {curves} curves a row.
+
+A curve has 24 to 33 checkpoints (every 50 steps, or 1.2 times the last), a rise of 1 and normal noise of this
+standard deviation; the true window lies between a fifth and nine tenths of the checkpoints. *Overlap* counts a change
+that is not shown as 0; *covers* and *thinned* are of those shown. Thinned: on every other checkpoint the midpoint is
+within one spacing of those (of curves whose change is shown on both). Drifts with two noises have half the curves of
+each."""
+    for title, heading, rows in (
+        ("Changes", HEADING_OF_CHANGES, rows_of_changes(curves)),
+        ("Drifts", HEADING_OF_DRIFTS, rows_of_drifts(curves)),
+    ):
+        yield f"\n## {title}\n\n{heading}\n{'|---' * (heading.count('|') - 1)}|"
+        for label, hits in rows:
+            yield done.get(label) or f"{label} {' | '.join(map(share, hits()))} |"
+
+
+def kept(path: Path | None, curves: int) -> dict[str, str]:
+    """Rows of a page of as many curves that was begun and not finished, by their labels."""
+    begun = path.with_suffix(".part") if path else None
+    text = begun.read_text(encoding="utf-8") if begun and begun.exists() else ""
+    labels = [label for label, _ in (*rows_of_changes(curves), *rows_of_drifts(curves))]
+    lines = text.splitlines() if f"--curves {curves}`" in text else []
+    return {label: line for line in lines for label in labels if line.startswith(label)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--curves", type=int, default=500, help="simulated curves for each row")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="the page; goes on from PAGE.part after a kill")
     args = parser.parse_args()
     lines = []
-    for line in page(args.curves):
+    for line in page(args.curves, kept(args.out, args.curves)):
         lines.append(line)
         print(line, flush=True)
+        if args.out:
+            args.out.with_suffix(".part").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if args.out:
-        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.out.with_suffix(".part").replace(args.out)
     return 0
 
 

@@ -9,6 +9,7 @@ approach to a last value (measures.step_curves). It is shown if all of these hol
     rise > margin   what is seen of the rise, first to last checkpoint, is large enough to matter
     rise >= 4 noise a curve that goes up and down by as much (checkpoints in another order) has no change
     ratio <= 5      10 to 90% of the rise take at most five times the steps: a slow S is a drift too
+                    (5 and 4 are ours, each set after seeing a curve without a change that passed)
     whole           the steps of 10 and of 90% lie between the first and the last checkpoint
 
 Step 0 has no logarithm and is left out. Noise is normal, with the standard deviation of the residuals and their
@@ -42,7 +43,7 @@ _AT_10 = float(np.log(9))
 _EXACT = 1e-4
 _MOST_CORRELATED = 0.7
 # Midpoints between two of the grid at which the squared error is looked up for an interval.
-_FINER = 3
+_FINER = 6
 
 
 @dataclass(frozen=True)
